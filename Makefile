@@ -1,4 +1,5 @@
 # One line for each thing a contributor does. The environment lives in .venv; nothing else is touched but Debian packages.
+.PHONY: proto
 PY := .venv/bin/python
 
 proto:
