@@ -91,7 +91,11 @@ def _plan(image: mmap.mmap) -> Plan:
         if name in functions:
             return Plan(kind, reason=f"{kind} is not probed")
     if elf.get_section_by_name(".gopclntab") and elf.get_section_by_name(".go.buildinfo"):
-        return Plan("Go crypto/tls", reason="Go programs are not probed") if _contains(elf, image, b"crypto/tls") else Plan()
+        return (
+            Plan("Go crypto/tls", reason="Go programs are not probed")
+            if _contains(elf, image, b"crypto/tls")
+            else Plan()
+        )
     if _contains(elf, image, b"ssl/ssl_lib.cc"):
         return Plan("BoringSSL", reason="its symbols are stripped")
     if _contains(elf, image, b"/rustls-"):
@@ -110,9 +114,7 @@ def _contains(elf: ELFFile, image: mmap.mmap, words: bytes) -> bool:
 def _functions(elf: ELFFile, image: mmap.mmap) -> dict[bytes, int]:
     """File offsets of the wanted functions that the file defines."""
     found: dict[bytes, int] = {}
-    loads = [
-        (s["p_vaddr"], s["p_offset"], s["p_filesz"]) for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"
-    ]
+    loads = [(s["p_vaddr"], s["p_offset"], s["p_filesz"]) for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
     for section in elf.iter_sections():
         if section["sh_type"] not in ("SHT_DYNSYM", "SHT_SYMTAB"):
             continue
@@ -152,6 +154,7 @@ def _addresses(table: bytes, names: dict[int, bytes]) -> Iterator[tuple[bytes, i
 
 def _sites(functions: dict[bytes, int]) -> Iterable[Site]:
     # Returns come first: a return without its entry is ignored, an entry without its return is a call that seems lost.
+    # SSL_new comes last: a stream whose making was seen is one of which everything was seen.
     seen: set[int] = set()
     entries: list[Site] = []
     for name, call in _CALLS.items():
@@ -159,9 +162,9 @@ def _sites(functions: dict[bytes, int]) -> Iterable[Site]:
             seen.add(functions[name])
             yield Site("tls_return", name.decode(), functions[name], call, returns=True)
             entries.append(Site("tls_enter", name.decode(), functions[name], call))
-    if _NEW in functions:
-        yield Site("tls_new", "SSL_new", functions[_NEW], returns=True)
     for name, program in _LIFE.items():
         if name in functions:
             yield Site(program, name.decode(), functions[name])
     yield from entries
+    if _NEW in functions:
+        yield Site("tls_new", "SSL_new", functions[_NEW], returns=True)

@@ -97,7 +97,9 @@ class Probes(Protocol):
 
 def object_path() -> Path:
     """The object built for this machine. FileNotFoundError tells how to build it."""
-    path = Path(str(importlib.resources.files("probes"))) / f"capture.{platform.machine().replace('aarch64', 'arm64')}.o"
+    path = (
+        Path(str(importlib.resources.files("probes"))) / f"capture.{platform.machine().replace('aarch64', 'arm64')}.o"
+    )
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: build it with `make probes`")
     return path
@@ -129,7 +131,15 @@ class CoreProbes:
         self._object.load()
         self._maps = {
             name: self._object.map(name)
-            for name in ("settings", "counters", "target_cgroups", "target_processes", "known_files", "tls_streams", "sockets")
+            for name in (
+                "settings",
+                "counters",
+                "target_cgroups",
+                "target_processes",
+                "known_files",
+                "tls_streams",
+                "sockets",
+            )
         }
         self._levels = 0
         self._ring_bytes = ring_bytes
@@ -175,7 +185,7 @@ class CoreProbes:
         """See Probes."""
         for name, kind in (("target_cgroups", c_uint64), ("target_processes", c_uint32)):
             table, value = self._maps[name], c_uint32()
-            for key in [kind.from_buffer_copy(key) for key in table.keys(kind)]:  # noqa: SIM118 not a dict
+            for key in [kind.from_buffer_copy(key) for key in table.keys(kind)]:
                 if table.get(key, value) and value.value & ~CAPTURE_HOLDS == capture:
                     table.delete(key)
 
@@ -224,11 +234,11 @@ class CoreProbes:
 
     def streams(self, capture: int) -> Iterator[tuple[TlsKey | int, StreamEntry]]:
         """See Probes."""
-        for key in [TlsKey.from_buffer_copy(key) for key in self._maps["tls_streams"].keys(TlsKey)]:  # noqa: SIM118
+        for key in [TlsKey.from_buffer_copy(key) for key in self._maps["tls_streams"].keys(TlsKey)]:
             entry = StreamEntry()
             if self._maps["tls_streams"].get(key, entry) and entry.process.capture == capture:
                 yield key, entry
-        for sock in [c_uint64.from_buffer_copy(key) for key in self._maps["sockets"].keys(c_uint64)]:  # noqa: SIM118
+        for sock in [c_uint64.from_buffer_copy(key) for key in self._maps["sockets"].keys(c_uint64)]:
             entry = StreamEntry()
             if self._maps["sockets"].get(sock, entry) and entry.process.capture == capture:
                 yield sock.value, entry
