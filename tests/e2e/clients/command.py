@@ -27,7 +27,7 @@ class Options:
 
 
 def options() -> Options:
-    """Reads the command line: URL, CA file ("" for plain HTTP), log, connections and exchanges, a name for the markers."""
+    """Reads the command line: where to, whom to trust, where to log, how much to do."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--ca", default="")

@@ -87,7 +87,7 @@ _SHAPES = (
     ("POST", Form.LENGTH, 700, 1_460, False),
     ("GET", Form.CHUNKED, 20_000, 0, False),
 )
-"""Method, form, answer's size, request's size, whether the request is chunked: what a connection does, over and over."""
+"""Method, form, answer's size, request's size, whether the request is chunked: what a connection does in turn."""
 
 BIG = 4 * 1024 * 1024
 _BIG_EVERY = 16

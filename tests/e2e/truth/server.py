@@ -6,8 +6,9 @@ import contextlib
 import socket
 import ssl
 import threading
+from io import BufferedIOBase
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from tests.e2e.truth.log import Digest, Exchange, Headers
 from tests.e2e.truth.plan import EMPTY, GZIPPED, MARKER, Form, answer_body
@@ -119,7 +120,7 @@ class TruthServer:
                     return
 
 
-def respond(stream: BinaryIO, head: Head, peer: str, index: int) -> tuple[Exchange, bytes, bool]:
+def respond(stream: BufferedIOBase, head: Head, peer: str, index: int) -> tuple[Exchange, bytes, bool]:
     """Reads the rest of a request; what to write down, what to send and whether the connection goes on."""
     if head.get("Expect").lower() == "100-continue":
         stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -6,7 +6,7 @@ Only for well-behaved clients: anything else is a ValueError and ends the connec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BufferedIOBase
 
 from tests.e2e.truth.log import Headers
 
@@ -23,7 +23,7 @@ class Head:
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
-def read_head(stream: BinaryIO) -> Head | None:
+def read_head(stream: BufferedIOBase) -> Head | None:
     """The next head; None where the peer has ended the connection (RFC 9112, sections 2 and 5)."""
     line = stream.readline()
     if not line:
@@ -31,7 +31,7 @@ def read_head(stream: BinaryIO) -> Head | None:
     return Head(line.decode("latin-1").rstrip("\r\n"), read_fields(stream))
 
 
-def read_fields(stream: BinaryIO) -> Headers:
+def read_fields(stream: BufferedIOBase) -> Headers:
     """Header or trailer fields up to and with the empty line."""
     fields = []
     while (line := stream.readline()) not in (b"\r\n", b""):
@@ -40,14 +40,14 @@ def read_fields(stream: BinaryIO) -> Headers:
     return tuple(fields)
 
 
-def read_body(stream: BinaryIO, head: Head) -> bytes:
+def read_body(stream: BufferedIOBase, head: Head) -> bytes:
     """A request's body without its transfer coding (RFC 9112, section 6.3)."""
     if head.get("Transfer-Encoding").lower() == "chunked":
         return _read_chunked(stream)
     return _read_exactly(stream, int(head.get("Content-Length") or 0))
 
 
-def _read_chunked(stream: BinaryIO) -> bytes:
+def _read_chunked(stream: BufferedIOBase) -> bytes:
     parts = []
     while size := int(stream.readline().split(b";")[0], 16):
         parts.append(_read_exactly(stream, size))
@@ -56,7 +56,7 @@ def _read_chunked(stream: BinaryIO) -> bytes:
     return b"".join(parts)
 
 
-def _read_exactly(stream: BinaryIO, size: int) -> bytes:
+def _read_exactly(stream: BufferedIOBase, size: int) -> bytes:
     body = stream.read(size)
     if len(body) != size:
         raise ValueError(f"connection ended {size - len(body)} bytes short of a body")
