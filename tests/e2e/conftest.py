@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.e2e.machine import Machine
 from tests.e2e.truth.server import TruthServer
 
 
@@ -44,3 +45,11 @@ def plain_server() -> Iterator[TruthServer]:
     """A truth server without TLS."""
     with TruthServer() as server:
         yield server
+
+
+@pytest.fixture
+def nothing_left_behind() -> Iterator[None]:
+    """Fails the test after which something is on this machine that was not there before."""
+    before = Machine.now()
+    yield
+    assert before.left_since() == set()

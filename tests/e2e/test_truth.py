@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Authority
 from tests.e2e.programs import CLIENTS, ROOT, client, environment
+from tests.e2e.recording import differences
 from tests.e2e.truth.log import read_told
 from tests.e2e.truth.plan import BIG, Form, plan
 from tests.e2e.truth.server import TruthServer
@@ -49,6 +51,18 @@ def test_client_and_server_agree_over_tls(
 def test_client_and_server_agree_without_tls(name: str, plain_server: TruthServer, tmp_path: Path) -> None:
     run(name, plain_server, tmp_path / "log")
     compare(plain_server, tmp_path / "log")
+
+
+def test_differences_are_told_apart(plain_server: TruthServer, tmp_path: Path) -> None:
+    run("with_http_client", plain_server, tmp_path / "log")
+    truth = sorted(plain_server.exchanges, key=lambda exchange: exchange.marker)
+    first, second, *rest = truth
+    other = replace(first, connection=second.connection + "1")
+    assert differences(truth, truth) == []
+    assert differences([first, *truth], truth) == [f"{first.marker}: captured 2 times"]
+    assert differences([second, *rest], truth) == [f"{first.marker}: missed"]
+    assert differences(truth, [second, *rest]) == [f"{first.marker}: never happened"]
+    assert differences([other, second, *rest], truth) == [f"{first.marker}: {other}\nis not\n{first}"]
 
 
 def test_the_plan_holds_every_form_and_the_sizes_in_question() -> None:
