@@ -44,10 +44,10 @@ CLANG_BPF = clang -O2 -g -Wall -Werror -target bpf -mcpu=v3 -I/usr/include/$(she
 
 probes: $(PROBES:=.x86_64.o) $(PROBES:=.arm64.o)
 
-probes/%.x86_64.o: probes/%.bpf.c $(wildcard probes/*.h) build/.toolchain
+probes/%.x86_64.o: probes/%.bpf.c $(wildcard probes/*.[ch]) build/.toolchain
 	$(CLANG_BPF) -D__TARGET_ARCH_x86 -c $< -o $@ && llvm-strip -g $@
 
-probes/%.arm64.o: probes/%.bpf.c $(wildcard probes/*.h) build/.toolchain
+probes/%.arm64.o: probes/%.bpf.c $(wildcard probes/*.[ch]) build/.toolchain
 	$(CLANG_BPF) -D__TARGET_ARCH_arm64 -c $< -o $@ && llvm-strip -g $@
 
 # A stamp that is missing, or older than what it stands for: the thing is made again.
