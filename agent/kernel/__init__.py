@@ -1,0 +1,1 @@
+"""The only place that touches libbpf: loading, attaching, maps, the rings."""

@@ -1,0 +1,271 @@
+"""The probes in the kernel: loaded, attached to files, told whose traffic counts, and read.
+
+`Probes` is the Protocol that the rest of the agent knows; `CoreProbes` is the prebuilt CO-RE object through libbpf.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import platform
+import select
+from collections.abc import Iterable, Iterator
+from ctypes import c_uint32, c_uint64
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol
+
+from agent.events import CAPTURE_HOLDS, Counter, FileKey, Settings, StreamEntry, TlsKey
+from agent.kernel import libbpf
+from agent.kernel.planner import Site
+
+RING_BYTES = 16 << 20
+"""Default size of the ring of events. With a reader every 5 ms, 1 MiB lost three in four events of 16 KiB, this none."""
+
+SMALL_EVENTS_SHARE = 8
+"""One part in so many of the ring is kept for the small events, which tell how streams begin, bind and end."""
+
+_RAW_TRACEPOINTS = (
+    "process_fork",
+    "process_exec",
+    "process_exit",
+    "socket_state",
+    "syscall_exit",
+    "syscall_enter",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What could not be followed, since the probes were loaded."""
+
+    runs: int
+    calls: int
+    events: int
+    holds: int
+
+
+class Probes(Protocol):
+    """What the agent needs of its probes, however they came into the kernel."""
+
+    def attach(self, path: str, sites: Iterable[Site]) -> None:
+        """Probe a file, for as long as these probes live. OSError where the kernel refuses."""
+
+    def target_cgroup(self, cgroup_id: int, depth: int, capture: int, *, hold: bool) -> None:
+        """Count a cgroup and those below it as the capture's."""
+
+    def target_process(self, tgid: int, capture: int) -> None:
+        """Count a process and what it forks as the capture's."""
+
+    def forget_capture(self, capture: int) -> None:
+        """Count nothing as the capture's any more."""
+
+    def examined(self, key: FileKey) -> None:
+        """Do not tell of mappings of this file again."""
+
+    def read_events(self, at_most: int) -> list[bytes]:
+        """Take what waits in the ring of events."""
+
+    def read_mappings(self) -> list[bytes]:
+        """Take what waits in the ring of mappings."""
+
+    def wait_for_events(self, seconds: float) -> None:
+        """Sleep until the ring of events asks to be read, or so long."""
+
+    def wait_for_mappings(self, seconds: float) -> None:
+        """Sleep until the ring of mappings has something, or so long."""
+
+    def counter(self, which: Counter) -> int:
+        """A counter of the ledger."""
+
+    def missed(self) -> Missed:
+        """What could not be followed."""
+
+    def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
+        """Remove a TLS stream and return what was known of it."""
+
+    def take_socket(self, sock: int) -> StreamEntry | None:
+        """Remove a socket and return what was known of it."""
+
+    def streams(self, capture: int) -> Iterator[tuple[TlsKey | int, StreamEntry]]:
+        """All streams of a capture that are still open, by what removes them."""
+
+    def close(self) -> None:
+        """Detach and unload everything."""
+
+
+def object_path() -> Path:
+    """The object built for this machine. FileNotFoundError tells how to build it."""
+    path = (
+        Path(str(importlib.resources.files("probes"))) / f"capture.{platform.machine().replace('aarch64', 'arm64')}.o"
+    )
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: build it with `make probes`")
+    return path
+
+
+def multi_supported() -> bool:
+    """Whether the kernel attaches many uprobes in one link (6.6), which needs CAP_BPF and CAP_PERFMON only."""
+    major, minor = platform.release().split(".")[:2]
+    return (int(major), int("".join(c for c in minor if c.isdigit()))) >= (6, 6)
+
+
+class CoreProbes:
+    """Probes from the prebuilt object."""
+
+    def __init__(self, ring_bytes: int = RING_BYTES, path: Path | None = None, multi: bool | None = None) -> None:
+        """Load and attach what is not bound to a file.
+
+        `ring_bytes` is a power of two, at least a page. `multi` False attaches uprobes by perf events, the legacy way.
+        """
+        self._object = libbpf.Object(path or object_path())
+        self._multi = multi_supported() if multi is None else multi
+        self._links: list[libbpf.Link] = []
+        self._programs = {program.name: program for program in self._object.programs()}
+        if self._multi:
+            for program in self._programs.values():
+                if "probe" in program.section:
+                    program.expect_uprobe_multi()
+        self._object.set_max_entries("events", ring_bytes)
+        self._object.load()
+        self._maps = {
+            name: self._object.map(name)
+            for name in (
+                "settings",
+                "counters",
+                "target_cgroups",
+                "target_processes",
+                "known_files",
+                "tls_streams",
+                "sockets",
+            )
+        }
+        self._levels = 0
+        self._ring_bytes = ring_bytes
+        self._write_settings()
+        self._events = self._object.ring("events")
+        self._mappings = self._object.ring("mappings")
+        for name in _RAW_TRACEPOINTS:
+            program = self._programs[name]
+            tracepoint = program.section.partition("/")[2]
+            self._links.append(program.attach_raw_tracepoint(tracepoint))
+
+    def _write_settings(self) -> None:
+        settings = Settings(
+            ring_limit=self._ring_bytes - self._ring_bytes // SMALL_EVENTS_SHARE,
+            wake_at=self._ring_bytes // 4,
+            cgroup_levels=self._levels,
+        )
+        self._maps["settings"].put(c_uint32(0), settings)
+
+    def attach(self, path: str, sites: Iterable[Site]) -> None:
+        """See Probes."""
+        for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
+            program = self._programs[name]
+            places = [(site.offset, site.cookie) for site in group]
+            if self._multi:
+                self._links.append(program.attach_uprobe_multi(path, places, returns))
+            else:
+                self._links += [program.attach_uprobe(path, offset, cookie, returns) for offset, cookie in places]
+
+    def target_cgroup(self, cgroup_id: int, depth: int, capture: int, *, hold: bool) -> None:
+        """See Probes. The filter looks at 16 levels: no known system nests deeper."""
+        if not 0 <= depth < 16:
+            raise ValueError(f"the cgroup lies {depth} levels deep; 15 can be captured")
+        self._maps["target_cgroups"].put(c_uint64(cgroup_id), c_uint32(capture | (CAPTURE_HOLDS if hold else 0)))
+        self._levels |= 1 << depth
+        self._write_settings()
+
+    def target_process(self, tgid: int, capture: int) -> None:
+        """See Probes."""
+        self._maps["target_processes"].put(c_uint32(tgid), c_uint32(capture))
+
+    def forget_capture(self, capture: int) -> None:
+        """See Probes."""
+        for name, kind in (("target_cgroups", c_uint64), ("target_processes", c_uint32)):
+            table, value = self._maps[name], c_uint32()
+            for key in [kind.from_buffer_copy(key) for key in table.keys(kind)]:
+                if table.get(key, value) and value.value & ~CAPTURE_HOLDS == capture:
+                    table.delete(key)
+
+    def examined(self, key: FileKey) -> None:
+        """See Probes."""
+        self._maps["known_files"].put(key, c_uint32(1))
+
+    def read_events(self, at_most: int) -> list[bytes]:
+        """See Probes."""
+        return self._events.read(at_most)
+
+    def read_mappings(self) -> list[bytes]:
+        """See Probes."""
+        return self._mappings.read()
+
+    def wait_for_events(self, seconds: float) -> None:
+        """See Probes."""
+        _wait(self._events.epoll_fd, seconds)
+
+    def wait_for_mappings(self, seconds: float) -> None:
+        """See Probes."""
+        _wait(self._mappings.epoll_fd, seconds)
+
+    def counter(self, which: Counter) -> int:
+        """See Probes."""
+        value = c_uint64()
+        self._maps["counters"].get(c_uint32(which), value)
+        return value.value
+
+    def missed(self) -> Missed:
+        """See Probes."""
+        return Missed(
+            runs=sum(program.missed_runs() for program in self._programs.values()),
+            calls=self.counter(Counter.CALLS_UNRETURNED) + self.counter(Counter.CALLS_UNTRACKED),
+            events=self.counter(Counter.EVENTS_LOST),
+            holds=self.counter(Counter.HOLDS_FAILED),
+        )
+
+    def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
+        """See Probes."""
+        return _take(self._maps["tls_streams"], key)
+
+    def take_socket(self, sock: int) -> StreamEntry | None:
+        """See Probes."""
+        return _take(self._maps["sockets"], c_uint64(sock))
+
+    def streams(self, capture: int) -> Iterator[tuple[TlsKey | int, StreamEntry]]:
+        """See Probes."""
+        for key in [TlsKey.from_buffer_copy(key) for key in self._maps["tls_streams"].keys(TlsKey)]:
+            entry = StreamEntry()
+            if self._maps["tls_streams"].get(key, entry) and entry.process.capture == capture:
+                yield key, entry
+        for sock in [c_uint64.from_buffer_copy(key) for key in self._maps["sockets"].keys(c_uint64)]:
+            entry = StreamEntry()
+            if self._maps["sockets"].get(sock, entry) and entry.process.capture == capture:
+                yield sock.value, entry
+
+    def close(self) -> None:
+        """See Probes."""
+        for link in self._links:
+            link.close()
+        self._events.close()
+        self._mappings.close()
+        self._object.close()
+
+
+def _take(table: libbpf.Map, key: TlsKey | c_uint64) -> StreamEntry | None:
+    entry = StreamEntry()
+    if not table.get(key, entry):
+        return None
+    table.delete(key)
+    return entry
+
+
+def _wait(epoll_fd: int, seconds: float) -> None:
+    poll = select.poll()
+    poll.register(epoll_fd, select.POLLIN)
+    poll.poll(seconds * 1000)
+
+
+def cgroup_id(path: str) -> int:
+    """The kernel's id of a cgroup: the inode of its folder (64-bit systems)."""
+    return os.stat(path).st_ino

@@ -1,0 +1,126 @@
+"""The connection to the engine: batches up, acknowledgements down, again after every break."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import grpc
+from understudy.v1 import capture_pb2 as pb
+from understudy.v1 import capture_pb2_grpc
+
+from agent.window import Item, Window
+
+BATCHES_IN_FLIGHT = 8
+"""Sent and not acknowledged; with 1 MiB a batch enough to keep an engine busy."""
+
+GATHER_SECONDS = 0.01
+"""How long a batch gathers: an event waits no longer than this for company."""
+
+RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Uplink:
+    """Sends what is put into it, on a thread of its own."""
+
+    def __init__(self, address: str, agent_id: str, encode: Callable[[Item], pb.CaptureEvent]) -> None:
+        self.address = address
+        self._agent_id = agent_id
+        self._encode = encode
+        self._window = Window()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._broken = False
+        self.batches = self.reconnections = 0
+        self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def put(self, items: Iterable[Item]) -> None:
+        """Send these, in order."""
+        with self._changed:
+            self._window.put(items)
+            self._changed.notify_all()
+
+    @property
+    def full(self) -> bool:
+        """Whether the engine is behind and nothing should be put in for now."""
+        return self._window.full
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes kept for a reconnection."""
+        return self._window.kept_bytes
+
+    @property
+    def let_go_bytes(self) -> int:
+        """Bytes that a reconnection could not send again any more."""
+        return self._window.let_go_bytes
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Wait until the engine has received everything; False where it has not in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._window.idle, seconds)
+
+    def stop(self) -> None:
+        """Give up what is not sent."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping:
+            before = self.batches
+            with contextlib.suppress(grpc.RpcError):
+                self._converse()
+            failures = 0 if self.batches > before else failures + 1
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping, RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+                self._window.reconnected()
+                self.reconnections += 1
+
+    def _converse(self) -> None:
+        """One connection, until it breaks."""
+        options = [("grpc.max_send_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100)]
+        with grpc.insecure_channel(self.address, options) as channel:
+            self._broken = False
+            responses = capture_pb2_grpc.CaptureServiceStub(channel).Upload(self._requests())
+            try:
+                for response in responses:
+                    with self._changed:
+                        self._window.received(response.received_sequence)
+                        for moved in response.committed:
+                            self._window.committed(
+                                moved.stream_id, moved.read_offset, moved.write_offset, moved.finished
+                            )
+                        self._changed.notify_all()
+            finally:
+                with self._changed:
+                    self._broken = True
+                    self._changed.notify_all()
+
+    def _requests(self) -> Iterator[pb.UploadRequest]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._may_send)
+                if self._stopping or self._broken:
+                    return
+            time.sleep(GATHER_SECONDS)
+            with self._changed:
+                batch = self._window.batch()
+            if batch is not None:
+                self.batches += 1
+                sequence, items = batch
+                yield pb.UploadRequest(
+                    agent_id=self._agent_id, sequence=sequence, events=[self._encode(item) for item in items]
+                )
+
+    def _may_send(self) -> bool:
+        waiting = self._window.in_flight < BATCHES_IN_FLIGHT and not self._window.empty
+        return self._stopping or self._broken or waiting

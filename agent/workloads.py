@@ -1,0 +1,187 @@
+"""Processes, cgroups and containers, as /proc and the cgroup file system show them. Reads only, save for the cgroups it makes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+CGROUP_PREFIX = "understudy-"
+"""Of the cgroups that captures make for what they launch."""
+
+_CONTAINER = re.compile(
+    r"(?:cri-containerd-|crio-(?!conmon-)|docker-|libpod-|:cri-containerd:|/)([0-9a-f]{64})(?:\.scope)?$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A process as people know it."""
+
+    pid: int
+    started: int
+    command: str
+    executable: str = ""
+    cgroup: str = ""
+    container: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """An executable file mapping of a process: its address range (as in map_files), and its path in the process's namespace."""
+
+    range: str
+    path: str
+    device: int
+    inode: int
+
+
+def cgroup_mount() -> Path | None:
+    """Where cgroup v2 is mounted: /sys/fs/cgroup on most systems, a folder below it on hybrid ones; None where nowhere."""
+    for line in (PROC / "self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        if right.split(" ", 1)[0] == "cgroup2":
+            return Path(left.split()[4])
+    return None
+
+
+def cgroup_of(pid: int | str) -> str:
+    """The cgroup v2 path of a process, as the reader's namespace sees it; "" where it is gone."""
+    with contextlib.suppress(OSError):
+        for line in (PROC / str(pid) / "cgroup").read_text().splitlines():
+            if line.startswith("0::"):
+                return line[3:]
+    return ""
+
+
+def container_of(cgroup: str) -> str:
+    """The container id in a cgroup path; "" outside containers."""
+    for part in reversed(re.findall(r"/[^/]*", cgroup)):
+        match = _CONTAINER.search(part)
+        if match:
+            return match.group(1)
+    return ""
+
+
+def started(pid: int) -> int:
+    """Start of a process, ns since boot, to the clock tick; 0 where it is gone. Field 22 of proc(5) stat."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+        return int(fields[19]) * (10**9 // os.sysconf("SC_CLK_TCK"))
+    return 0
+
+
+def look_up(pid: int, started_at: int = 0, command: str = "") -> Workload:
+    """What is known of a process now; of one that is gone, what the caller knew."""
+    folder, executable = PROC / str(pid), ""
+    with contextlib.suppress(OSError):
+        executable = os.readlink(folder / "exe")
+        command = (folder / "comm").read_text().rstrip("\n")
+    cgroup = cgroup_of(pid)
+    return Workload(pid, started_at or started(pid), command, executable, cgroup, container_of(cgroup))
+
+
+def pids() -> Iterator[int]:
+    """Of all processes that can be seen."""
+    for name in os.listdir(PROC):
+        if name.isdigit():
+            yield int(name)
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and everything below it."""
+    children: dict[int, list[int]] = {}
+    for other in pids():
+        with contextlib.suppress(OSError, IndexError):
+            parent = int((PROC / str(other) / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(other)
+    found = [pid]
+    for member in found:
+        found += children.get(member, [])
+    return found
+
+
+def executable_mappings(pid: int) -> list[Mapping]:
+    """The files that a process has mapped executable, each once."""
+    found: dict[tuple[int, int], Mapping] = {}
+    with contextlib.suppress(OSError):
+        for line in (PROC / str(pid) / "maps").read_text(errors="surrogateescape").splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) < 6 or "x" not in fields[1] or fields[4] == "0":
+                continue
+            major, minor = (int(part, 16) for part in fields[3].split(":"))
+            path = fields[5].removesuffix(" (deleted)")
+            mapping = Mapping(fields[0], path, os.makedev(major, minor), int(fields[4]))
+            found.setdefault((mapping.device, mapping.inode), mapping)
+    return list(found.values())
+
+
+def open_mapping(pid: int, mapping: Mapping) -> int:
+    """Open a mapped file for reading: by its place in memory, which survives deletion and needs CAP_CHECKPOINT_RESTORE, else by
+    its path in the process's root. OSError where it cannot be had."""
+    with contextlib.suppress(OSError):
+        # map_files has no leading zeros (fs/proc/base.c, dname_to_vma_addr).
+        start, _, end = mapping.range.partition("-")
+        return os.open(PROC / str(pid) / "map_files" / f"{int(start, 16):x}-{int(end, 16):x}", os.O_RDONLY)
+    fd = os.open(f"{PROC}/{pid}/root{mapping.path}", os.O_RDONLY)
+    if os.fstat(fd).st_ino != mapping.inode:  # replaced since
+        os.close(fd)
+        raise FileNotFoundError(mapping.path)
+    return fd
+
+
+class Cgroup:
+    """A cgroup made for one launched process and what it forks."""
+
+    def __init__(self, mount: Path, name: str) -> None:
+        """Make it, directly below the mount, where every process may be moved to."""
+        self.path = mount / f"{CGROUP_PREFIX}{name}"
+        self.path.mkdir()
+
+    def adopt(self, pid: int) -> None:
+        """Move a process into it."""
+        (self.path / "cgroup.procs").write_text(str(pid))
+
+    def remove(self) -> bool:
+        """Remove it; False while processes are in it."""
+        return remove_cgroup(self.path)
+
+
+def remove_cgroup(path: Path) -> bool:
+    """Remove a cgroup that is empty, and those below it; False while processes are in it."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return True
+
+
+def resume(pid: int) -> None:
+    """Let a held process go on, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def depth(cgroup: str) -> int:
+    """How many levels below the root a cgroup path lies."""
+    return len([part for part in cgroup.split("/") if part])
+
+
+def find_container(mount: Path, prefix: str) -> list[Path]:
+    """The cgroups whose container id begins so."""
+    found = []
+    for folder, names, _ in os.walk(mount):
+        for name in names:
+            container = container_of("/" + name)
+            if container and container.startswith(prefix):
+                found.append(Path(folder) / name)
+    return found

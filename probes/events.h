@@ -1,0 +1,195 @@
+/* The ABI between the probes and the agent: plain types, no kernel header, the same under gcc and clang -target bpf.
+ * agent/events.py mirrors it; tests/agent/test_events.py compares both, field by field, from the debug information. */
+#ifndef UNDERSTUDY_EVENTS_H
+#define UNDERSTUDY_EVENTS_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define CHUNK_MAX 16384 /* a TLS record's plaintext (RFC 8446 section 5.1): most reads are one chunk */
+
+enum event_kind {
+	EVENT_OPENED = 1,  /* event_opened: before everything else of a stream */
+	EVENT_CHUNK,	   /* event_chunk */
+	EVENT_GAP,	   /* event_gap: bytes that passed where the probes cannot read them */
+	EVENT_BOUND,	   /* event_bound: a TLS stream's socket became known */
+	EVENT_HALF_CLOSED, /* event_half_closed: the peer ended its direction */
+	EVENT_CLOSED,	   /* event_closed: after everything else of a stream */
+	EVENT_EXECUTED,	   /* event_process: its memory, and so its TLS streams, are gone */
+	EVENT_EXITED,	   /* event_process */
+	EVENT_MAPPED,	   /* event_mapped, in the ring `mappings` */
+};
+
+enum direction { DIRECTION_READ = 0, DIRECTION_WRITE = 1 };
+
+enum source { SOURCE_TLS = 1, SOURCE_SOCKET = 2, SOURCE_OPAQUE = 3 };
+
+enum role { ROLE_UNKNOWN = 0, ROLE_CLIENT = 1, ROLE_SERVER = 2 };
+
+enum bind_method { BOUND_NOT = 0, BOUND_SOCKET = 1, BOUND_NESTED = 2, BOUND_CIPHERTEXT = 3 };
+
+/* Cookies of the TLS functions: how to read their arguments and result. */
+enum tls_call {
+	TLS_READ = 1,	 /* int f(SSL *, void *, int): the length */
+	TLS_WRITE,	 /* int f(SSL *, const void *, int): the length */
+	TLS_READ_EX,	 /* int f(SSL *, void *, size_t, size_t *length): 1 */
+	TLS_WRITE_EX,	 /* int f(SSL *, const void *, size_t, size_t *length): 1 */
+	TLS_READ_EARLY,	 /* as TLS_READ_EX, but 1 or 2 (SSL_READ_EARLY_DATA_FINISH) */
+	TLS_SENDFILE,	 /* ssize_t f(SSL *, int, off_t, size_t, int): the length, bytes out of reach */
+	TLS_OTHER,	 /* carries no application data, but may reach the socket */
+};
+
+/* Identity of a process image: a process that executes another program is another one here. */
+struct process {
+	u64 started;   /* start of the thread group's leader, ns since boot */
+	u64 execution; /* counts its executions (task_struct.self_exec_id) */
+	u32 tgid;
+	u32 capture; /* whose target it is: the agent's number of the capture */
+};
+
+struct socket_facts {
+	u64 inode;
+	u8 local[16]; /* IPv4 in the first four bytes */
+	u8 remote[16];
+	u16 family; /* AF_INET, AF_INET6; 0: nothing known */
+	u16 local_port;
+	u16 remote_port;
+	u8 role;
+	u8 method;
+};
+
+struct event_head {
+	u32 kind;
+	u32 tid;
+	u64 time;   /* CLOCK_MONOTONIC, ns */
+	u64 stream; /* unique while the agent lives; 0: not of a stream */
+	struct process process;
+};
+
+struct event_opened {
+	struct event_head head;
+	u64 cgroup;
+	u64 key; /* SSL * or struct sock * */
+	struct socket_facts socket;
+	char command[16];
+	u8 source;
+	u8 start_known;
+	u8 padding[6];
+};
+
+struct event_chunk {
+	struct event_head head;
+	u64 offset; /* of the first byte, in its direction */
+	u64 lost;   /* bytes of this direction lost so far */
+	u64 call;   /* counts the calls of this direction that carried bytes, from 0 */
+	u64 call_length;
+	u32 length; /* of data */
+	u8 direction;
+	u8 source;
+	u8 padding[2];
+	u8 data[];
+};
+
+struct event_gap {
+	struct event_head head;
+	u64 offset;
+	u64 lost;
+	u64 length;
+	u8 direction;
+	u8 padding[7];
+};
+
+struct event_bound {
+	struct event_head head;
+	struct socket_facts socket;
+};
+
+struct event_half_closed {
+	struct event_head head;
+	u64 offset; /* bytes seen before it */
+	u8 direction;
+	u8 padding[7];
+};
+
+struct tally {
+	u64 seen;
+	u64 lost;
+	u64 opaque;
+};
+
+struct event_closed {
+	struct event_head head;
+	struct tally tally[2]; /* by direction */
+	struct socket_facts socket;
+};
+
+struct event_process {
+	struct event_head head;
+	char command[16];
+};
+
+struct file_key {
+	u64 inode;
+	u64 size;
+	u32 device; /* kernel's dev_t */
+	u32 padding;
+};
+
+struct event_mapped {
+	struct event_head head;
+	struct file_key file;
+	int fd; /* -1: the executable */
+	u8 held;
+	u8 padding[3];
+};
+
+/* What a stream's entry in a map holds; the agent reads what is left of them at the end. */
+struct stream {
+	u64 id;
+	struct tally tally[2];
+	u64 calls[2];
+	struct process process;
+	struct socket_facts socket;
+	u32 references; /* SSL_up_ref and SSL_free; sockets: unused */
+	u8 source;
+	u8 start_known;
+	u8 announced;
+	u8 encrypted; /* a socket that carries TLS */
+};
+
+struct tls_key {
+	u64 ssl;
+	u64 started;
+	u64 execution;
+	u32 tgid;
+	u32 padding;
+};
+
+struct settings {
+	u64 ring_limit;	   /* bytes of `events` that chunks may fill: the rest is for the small events */
+	u64 wake_at;	   /* wake the reader when so many bytes wait */
+	u32 cgroup_levels; /* bit n: some target cgroup lies at depth n */
+	u32 padding;
+};
+
+#define CAPTURE_HOLDS 0x80000000u /* in a target's value: hold its processes until what they map is probed */
+
+enum counter {
+	COUNT_SEEN,		 /* bytes that passed */
+	COUNT_DELIVERED,	 /* bytes put into the ring */
+	COUNT_LOST_RING,	 /* bytes lost for want of room in the ring */
+	COUNT_LOST_FAULT,	 /* bytes lost because they could not be copied */
+	COUNT_LOST_UNREADABLE,	 /* bytes out of reach: sendfile, splice, sendmmsg */
+	COUNT_UNATTRIBUTED,	 /* bytes lost because a map was full */
+	COUNT_OPAQUE,		 /* bytes of ciphertext, left out */
+	COUNT_CALLS_UNRETURNED,	 /* TLS calls whose return was not seen */
+	COUNT_CALLS_UNTRACKED,	 /* TLS calls not followed because a map was full */
+	COUNT_EVENTS_LOST,	 /* small events that found no room */
+	COUNT_HOLDS_FAILED,	 /* processes that could not be held */
+	COUNT_STREAMS,		 /* makes stream ids */
+	COUNTERS,
+};
+
+#endif

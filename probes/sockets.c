@@ -1,0 +1,389 @@
+/* TCP sockets, by the system calls that read and write them.
+ *
+ * The socket is the stream, not the descriptor: descriptors are shared by forks and reused at once. So a call's socket is looked
+ * up when the call begins, while its descriptor must be valid, and its bytes are taken when it returns. Whether a socket carries
+ * TLS shows in its bytes, at any time (STARTTLS): from then on only the hellos are carried. A TLS stream is bound to a socket
+ * (a) by a call nested in the TLS library's, on a socket that speaks TLS, or (b) by the ciphertext tag. */
+
+static __always_inline void read_facts(struct socket_facts *facts, struct sock *sk)
+{
+	facts->family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	facts->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	facts->remote_port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	if (facts->family == AF_INET) {
+		u32 local = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
+		u32 remote = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+		__builtin_memcpy(facts->local, &local, sizeof(local));
+		__builtin_memcpy(facts->remote, &remote, sizeof(remote));
+	} else {
+		BPF_CORE_READ_INTO(&facts->local, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO(&facts->remote, sk, __sk_common.skc_v6_daddr);
+	}
+}
+
+static __always_inline struct file *file_of(int fd)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	if (fd < 0 || (u32)fd >= BPF_CORE_READ(table, max_fds))
+		return 0;
+	struct file **files = BPF_CORE_READ(table, fd);
+	struct file *file = 0;
+	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	return file;
+}
+
+/* The TCP socket behind a descriptor, and its inode; 0 for anything else. */
+static __noinline struct sock *tcp_socket(int fd, struct socket_facts *facts)
+{
+	struct file *file = file_of(fd);
+	if (!file || !facts)
+		return 0;
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	if ((BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	struct socket *socket = BPF_CORE_READ(file, private_data);
+	struct sock *sk = BPF_CORE_READ(socket, sk);
+	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if ((family != AF_INET && family != AF_INET6) || BPF_CORE_READ(sk, sk_type) != SOCK_STREAM)
+		return 0;
+	facts->inode = BPF_CORE_READ(inode, i_ino);
+	return sk;
+}
+
+static __noinline int open_socket(u64 sock, const struct socket_facts *facts, u32 capture, u8 start_known)
+{
+	struct stream stream = {
+		.id = next_stream_id(),
+		.source = SOURCE_SOCKET,
+		.start_known = start_known,
+	};
+	current_process(&stream.process, capture);
+	stream.socket = *facts;
+	stream.socket.method = BOUND_SOCKET;
+	bpf_map_update_elem(&sockets, &sock, &stream, BPF_NOEXIST);
+	return 0;
+}
+
+static __noinline int end_socket(u64 sock)
+{
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &sock);
+	if (stream) {
+		tell_closed(stream);
+		bpf_map_delete_elem(&sockets, &sock);
+	}
+	return 0;
+}
+
+/* The stream of a socket. The kernel reuses a struct sock; the inode tells. */
+static __noinline struct stream *socket_stream(u64 sock, const struct socket_facts *facts, u32 capture)
+{
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &sock);
+	if (stream && stream->socket.inode == facts->inode)
+		return stream;
+	if (stream)
+		end_socket(sock);
+	open_socket(sock, facts, capture, 0);
+	return bpf_map_lookup_elem(&sockets, &sock);
+}
+
+/* A socket of whose life nothing was missed. */
+static __always_inline void begin_socket(int fd, u8 role, u32 capture)
+{
+	struct socket_facts facts = {};
+	struct sock *sk = tcp_socket(fd, &facts);
+	if (!sk)
+		return;
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &sk);
+	if (stream && stream->socket.inode == facts.inode)
+		return; /* connect() called again to learn how it went */
+	if (stream)
+		end_socket((u64)sk);
+	read_facts(&facts, sk);
+	facts.role = role;
+	open_socket((u64)sk, &facts, capture, 1);
+}
+
+/* Notes a call that is to be looked at when it returns. */
+static __noinline int note_call(struct pt_regs *regs, u32 number, int fd)
+{
+	struct call call = { .number = number, .time = bpf_ktime_get_ns() };
+	call.sock = (u64)tcp_socket(fd, &call.facts);
+	if (!call.sock)
+		return 0;
+	u64 argument = SYSCALL_ARGUMENT_2(regs);
+	call.buffer = argument;
+	call.count = SYSCALL_ARGUMENT_3(regs);
+	if (number == SYS_readv || number == SYS_writev) {
+		call.vectored = 1;
+	} else if (number == SYS_sendmsg || number == SYS_recvmsg) {
+		u64 message[2] = {}; /* struct msghdr: msg_iov at 16, msg_iovlen at 24 */
+		bpf_probe_read_user(message, sizeof(message), (void *)(argument + 16));
+		call.buffer = message[0];
+		call.count = message[1];
+		call.vectored = 1;
+	}
+	u64 thread = bpf_get_current_pid_tgid();
+	if (bpf_map_update_elem(&calls, &thread, &call, BPF_ANY))
+		count(COUNT_CALLS_UNTRACKED, 1);
+	return 0;
+}
+
+static __always_inline bool compat_task(void)
+{
+#if defined(__TARGET_ARCH_x86)
+	/* 32-bit system calls have other numbers. */
+	struct task_struct *task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
+#else
+	return false;
+#endif
+}
+
+static __always_inline bool looks_only(u32 number, struct pt_regs *regs)
+{
+	u64 flags = 0;
+	if (number == SYS_recvfrom)
+		flags = SYSCALL_ARGUMENT_4(regs);
+	else if (number == SYS_recvmsg)
+		flags = SYSCALL_ARGUMENT_3(regs);
+	return flags & (MSG_PEEK | MSG_ERRQUEUE);
+}
+
+SEC("raw_tp/sys_enter")
+int syscall_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
+	u32 number = ctx->args[1];
+	switch (number) {
+	case SYS_read:
+	case SYS_write:
+	case SYS_readv:
+	case SYS_writev:
+	case SYS_sendto:
+	case SYS_recvfrom:
+	case SYS_sendmsg:
+	case SYS_recvmsg:
+	case SYS_sendmmsg:
+	case SYS_recvmmsg:
+	case SYS_sendfile:
+	case SYS_splice:
+		break;
+	default:
+		return 0;
+	}
+	if (!capture_of_current() || compat_task() || looks_only(number, regs))
+		return 0;
+	int fd = SYSCALL_ARGUMENT_1(regs);
+	if (number == SYS_splice) { /* of the two descriptors, one is a pipe */
+		int out = SYSCALL_ARGUMENT_3(regs);
+		struct socket_facts facts = {};
+		if (tcp_socket(out, &facts))
+			return note_call(regs, SYS_sendfile, out);
+	}
+	return note_call(regs, number, fd);
+}
+
+static __always_inline int call_direction(u32 number)
+{
+	switch (number) {
+	case SYS_read:
+	case SYS_readv:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_splice:
+		return DIRECTION_READ;
+	}
+	return DIRECTION_WRITE;
+}
+
+/* Whether bytes open a TLS record of a handshake (RFC 8446 section 5.1): what every TLS connection begins with. */
+static __always_inline bool opens_tls(u64 address, u64 length)
+{
+	u8 head[5];
+	if (length < sizeof(head) || bpf_probe_read_user(head, sizeof(head), (void *)address))
+		return false;
+	u32 record = ((u32)head[3] << 8) | head[4];
+	return head[0] == 22 && head[1] == 3 && head[2] <= 4 && record >= 4 && record <= CHUNK_MAX + 2048;
+}
+
+static __noinline int bind_tls(struct tls_key *key, const struct socket_facts *facts, u8 method, u32 capture)
+{
+	struct stream *stream = tls_stream(key, capture);
+	if (!stream || stream->socket.method)
+		return 0;
+	stream->socket = *facts;
+	stream->socket.method = method;
+	if (!stream->announced)
+		announce(stream, key->ssl);
+	else
+		tell_bound(stream);
+	return 0;
+}
+
+static __noinline int bind_nested(const struct socket_facts *facts, u32 capture)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
+	if (!all || !all->depth || all->depth > FRAMES_MAX)
+		return 0;
+	struct tls_key key = all->frame[(all->depth - 1) & (FRAMES_MAX - 1)].key;
+	return bind_tls(&key, facts, BOUND_NESTED, capture);
+}
+
+static __noinline int bind_by_tag(const struct socket_facts *facts, u64 address, u64 length, u32 capture)
+{
+	struct tag tag;
+	if (!read_tag(&tag, address, length))
+		return 0;
+	struct tls_key *found = bpf_map_lookup_elem(&tags, &tag);
+	if (!found)
+		return 0;
+	struct tls_key key = *found;
+	bpf_map_delete_elem(&tags, &tag);
+	return bind_tls(&key, facts, BOUND_CIPHERTEXT, capture);
+}
+
+/* Bytes that sendmmsg or recvmmsg carried: rare on TCP, so they are counted, not copied. */
+static __noinline u64 messages_length(u64 vector, u64 messages)
+{
+	u64 total = 0;
+	for (u32 i = 0; i < 16; i++) {
+		u32 length = 0;
+		if (i >= messages)
+			break;
+		bpf_probe_read_user(&length, sizeof(length), (void *)(vector + i * 64 + 56)); /* struct mmsghdr.msg_len */
+		total += length;
+	}
+	return total;
+}
+
+static __noinline int tell_half_closed(struct stream *stream)
+{
+	struct event_half_closed *event = SMALL_EVENT(event);
+	if (!event)
+		return 0;
+	fill_head(&event->head, EVENT_HALF_CLOSED, stream->id, &stream->process);
+	event->offset = stream->tally[DIRECTION_READ].seen;
+	event->direction = DIRECTION_READ;
+	__builtin_memset(event->padding, 0, sizeof(event->padding));
+	submit_small(event);
+	return 0;
+}
+
+static __always_inline u64 first_segment(const struct call *call, u64 length, u64 *first_length)
+{
+	*first_length = length;
+	if (!call->vectored)
+		return call->buffer;
+	struct user_vector vector = {};
+	bpf_probe_read_user(&vector, sizeof(vector), (void *)call->buffer);
+	if (vector.length < length)
+		*first_length = vector.length;
+	return vector.base;
+}
+
+static __noinline int emit_call(struct stream *stream, struct call *call, u64 length, u32 capture)
+{
+	u8 direction = call_direction(call->number);
+	if (call->number == SYS_sendfile || call->number == SYS_splice)
+		return emit_gap(stream, direction, length);
+	if (call->number == SYS_sendmmsg || call->number == SYS_recvmmsg)
+		return emit_gap(stream, direction, messages_length(call->buffer, length));
+	u64 first_length;
+	u64 first = first_segment(call, length, &first_length);
+	if (!stream->encrypted && opens_tls(first, first_length))
+		stream->encrypted = 1;
+	if (stream->encrypted) {
+		bind_nested(&stream->socket, capture);
+		if (direction == DIRECTION_WRITE)
+			bind_by_tag(&stream->socket, first, first_length, capture);
+	}
+	struct emission e = {
+		.time = direction == DIRECTION_WRITE ? call->time : bpf_ktime_get_ns(),
+		.remaining = length,
+		.direction = direction,
+		.source = stream->encrypted ? SOURCE_OPAQUE : SOURCE_SOCKET,
+	};
+	if (call->vectored) {
+		e.vector = call->buffer;
+		e.segments = call->count;
+	} else {
+		e.address = call->buffer;
+		e.left = length;
+	}
+	return emit(stream, &e);
+}
+
+static __noinline int leave_call(struct call *call, s64 result)
+{
+	u32 capture = capture_of_current();
+	if (!capture)
+		return 0;
+	struct sock *sk = (struct sock *)call->sock;
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &call->sock);
+	if (!stream || stream->socket.inode != call->facts.inode) {
+		if (result <= 0)
+			return 0;
+		read_facts(&call->facts, sk);
+		if (!call->facts.remote_port)
+			return 0; /* closed before it was looked at */
+		stream = socket_stream(call->sock, &call->facts, capture);
+		if (!stream) {
+			count(COUNT_SEEN, result);
+			count(COUNT_UNATTRIBUTED, result);
+			return 0;
+		}
+	}
+	announce(stream, call->sock);
+	if (result > 0)
+		return emit_call(stream, call, result, capture);
+	if (result == 0 && call->count && call_direction(call->number) == DIRECTION_READ && !stream->encrypted)
+		return tell_half_closed(stream);
+	return 0;
+}
+
+SEC("raw_tp/sys_exit")
+int syscall_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
+	s64 result = ctx->args[1];
+	u64 thread = bpf_get_current_pid_tgid();
+	struct call *noted = bpf_map_lookup_elem(&calls, &thread);
+	if (noted) {
+		struct call call = *noted;
+		bpf_map_delete_elem(&calls, &thread);
+		return leave_call(&call, result);
+	}
+	u32 number = SYSCALL_NUMBER(regs);
+	if (number != SYS_connect && number != SYS_accept && number != SYS_accept4 && number != SYS_mmap)
+		return 0;
+	u32 capture = capture_of_current();
+	if (!capture || compat_task())
+		return 0;
+	if (number == SYS_mmap) {
+		/* Addresses are positive, errors -4095 to -1. */
+		if (result > 0 && SYSCALL_ARGUMENT_3(regs) & PROT_EXEC && (int)SYSCALL_ARGUMENT_5(regs) >= 0)
+			tell_mapped(file_of(SYSCALL_ARGUMENT_5(regs)), SYSCALL_ARGUMENT_5(regs), capture);
+	} else if (number == SYS_connect) {
+		if (result == 0 || result == -EINPROGRESS)
+			begin_socket(SYSCALL_ARGUMENT_1(regs), ROLE_CLIENT, capture);
+	} else if (result >= 0) {
+		begin_socket(result, ROLE_SERVER, capture);
+	}
+	return 0;
+}
+
+/* Runs for whatever task the packet interrupted: only sockets that are known already count. */
+SEC("raw_tp/inet_sock_set_state")
+int socket_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sock = ctx->args[0];
+	if (ctx->args[2] != TCP_CLOSE)
+		return 0;
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &sock);
+	if (stream)
+		end_socket(sock);
+	return 0;
+}

@@ -1,0 +1,304 @@
+/* Streams and the ledger: every byte that passes is counted, numbered in its direction, and either put into the ring or
+ * counted as lost, at the place where that is decided. */
+#ifndef UNDERSTUDY_STREAMS_H
+#define UNDERSTUDY_STREAMS_H
+
+#include "maps.h"
+
+#define HELLO_MAX 4096 /* of a socket with TLS, so much of each direction is carried: the hellos, not the ciphertext */
+#define STEPS_MAX 8192 /* per call: 1024 segments (UIO_MAXIOV) and more than 64 MiB in chunks */
+#define STEPS_MAX_UNROLLED 16 /* before bpf_loop (Linux 5.17): what the verifier walks through in time */
+
+static __always_inline void count(enum counter which, u64 n)
+{
+	u32 key = which;
+	u64 *value = bpf_map_lookup_elem(&counters, &key);
+	if (value)
+		__sync_fetch_and_add(value, n);
+}
+
+static __always_inline u64 next_stream_id(void)
+{
+	u32 key = COUNT_STREAMS;
+	u64 *value = bpf_map_lookup_elem(&counters, &key);
+	return value ? __sync_fetch_and_add(value, 1) + 1 : 0;
+}
+
+/* The capture whose target the current task is, 0 for none. */
+static __noinline u32 capture_of_current(void)
+{
+	u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set)
+		return 0;
+	u32 levels = set->cgroup_levels;
+	for (int level = 0; level < 16; level++) {
+		if (!(levels & (1u << level)))
+			continue;
+		u64 id = bpf_get_current_ancestor_cgroup_id(level);
+		u32 *capture = bpf_map_lookup_elem(&target_cgroups, &id);
+		if (capture)
+			return *capture;
+	}
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 *capture = bpf_map_lookup_elem(&target_processes, &tgid);
+	return capture ? *capture : 0;
+}
+
+static __always_inline void current_process(struct process *process, u32 capture)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	process->tgid = bpf_get_current_pid_tgid() >> 32;
+	process->started = BPF_CORE_READ(task, group_leader, start_boottime);
+	process->execution = BPF_CORE_READ(task, self_exec_id);
+	process->capture = capture & ~CAPTURE_HOLDS;
+}
+
+static __always_inline void fill_head(struct event_head *head, u32 kind, u64 stream, const struct process *process)
+{
+	head->kind = kind;
+	head->tid = (u32)bpf_get_current_pid_tgid();
+	head->time = bpf_ktime_get_ns();
+	head->stream = stream;
+	head->process = *process;
+}
+
+/* Wakes the reader only when much is waiting (a wake-up costs about 5 us): otherwise its timer fetches the events. */
+static __always_inline u64 wake_flags(u64 waiting)
+{
+	u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	return set && waiting >= set->wake_at ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
+/* Small events may fill the ring to the end; they are lost only when that is full too. */
+#define SMALL_EVENT(event)                                                                                                     \
+	({                                                                                                                     \
+		void *_e = bpf_ringbuf_reserve(&events, sizeof(*(event)), 0);                                                  \
+		if (!_e)                                                                                                       \
+			count(COUNT_EVENTS_LOST, 1);                                                                           \
+		_e;                                                                                                            \
+	})
+
+static __always_inline void submit_small(void *event)
+{
+	bpf_ringbuf_submit(event, wake_flags(bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA)));
+}
+
+static __noinline int announce(struct stream *stream, u64 key)
+{
+	if (stream->announced)
+		return 0;
+	stream->announced = 1;
+	struct event_opened *event = SMALL_EVENT(event);
+	if (!event) {
+		stream->announced = 0; /* again with the next bytes */
+		return 0;
+	}
+	fill_head(&event->head, EVENT_OPENED, stream->id, &stream->process);
+	event->cgroup = bpf_get_current_cgroup_id();
+	event->key = key;
+	event->socket = stream->socket;
+	bpf_get_current_comm(event->command, sizeof(event->command));
+	event->source = stream->source;
+	event->start_known = stream->start_known;
+	__builtin_memset(event->padding, 0, sizeof(event->padding));
+	submit_small(event);
+	return 0;
+}
+
+/* Returns whether the end could be told; where not, the entry must stay for the agent to find. */
+static __noinline int tell_closed(struct stream *stream)
+{
+	if (!stream->announced && !stream->tally[0].seen && !stream->tally[1].seen)
+		return 1;
+	struct event_closed *event = SMALL_EVENT(event);
+	if (!event)
+		return 0;
+	fill_head(&event->head, EVENT_CLOSED, stream->id, &stream->process);
+	event->tally[0] = stream->tally[0];
+	event->tally[1] = stream->tally[1];
+	event->socket = stream->socket;
+	submit_small(event);
+	return 1;
+}
+
+static __noinline int tell_bound(struct stream *stream)
+{
+	struct event_bound *event = SMALL_EVENT(event);
+	if (!event)
+		return 0;
+	fill_head(&event->head, EVENT_BOUND, stream->id, &stream->process);
+	event->socket = stream->socket;
+	submit_small(event);
+	return 0;
+}
+
+struct user_vector {
+	u64 base;
+	u64 length;
+};
+
+/* One call's bytes on their way into the ring. */
+struct emission {
+	struct stream *stream;
+	u64 time;
+	u64 offset;
+	u64 lost; /* of this direction so far. Begins unknown to the verifier, or it would walk each step of the loop anew */
+	u64 call;
+	u64 call_length;
+	u64 vector;    /* user address of the next segment's struct iovec */
+	u64 segments;  /* segments left there */
+	u64 address;   /* of the next byte */
+	u64 left;      /* bytes of the current segment */
+	u64 remaining; /* bytes of the call */
+	u64 ring_limit;
+	u8 direction;
+	u8 source;
+};
+
+static __always_inline int put_chunk(struct emission *e, u64 n, const u64 room, u64 waiting)
+{
+	struct event_chunk *event = bpf_ringbuf_reserve(&events, sizeof(*event) + room, 0);
+	if (!event)
+		return COUNT_LOST_RING;
+	asm volatile("" : "+r"(n)); /* clang 14 else proves the bound away that the verifier needs */
+	if (n > room)
+		n = room;
+	if (bpf_probe_read_user(event->data, n, (void *)e->address)) {
+		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+		return COUNT_LOST_FAULT;
+	}
+	fill_head(&event->head, EVENT_CHUNK, e->stream->id, &e->stream->process);
+	event->head.time = e->time;
+	event->offset = e->offset;
+	event->lost = e->lost;
+	event->call = e->call;
+	event->call_length = e->call_length;
+	event->length = n;
+	event->direction = e->direction;
+	event->source = e->source;
+	event->padding[0] = event->padding[1] = 0;
+	bpf_ringbuf_submit(event, wake_flags(waiting + n));
+	return COUNT_DELIVERED;
+}
+
+/* A ring record's size must be a constant: the smallest of four that holds the bytes. */
+static __noinline int put(struct emission *e, u64 n)
+{
+	u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	if (waiting + n > e->ring_limit)
+		return COUNT_LOST_RING;
+	if (n <= 256)
+		return put_chunk(e, n, 256, waiting);
+	if (n <= 2048)
+		return put_chunk(e, n, 2048, waiting);
+	if (n <= 8192)
+		return put_chunk(e, n, 8192, waiting);
+	return put_chunk(e, n, CHUNK_MAX, waiting);
+}
+
+/* Takes one step: the next chunk, or the next segment. Returns 1 when there is nothing left to do. */
+static long emit_step(u32 index, struct emission *e)
+{
+	if (!e->remaining)
+		return 1;
+	if (!e->left) {
+		struct user_vector vector;
+		if (!e->segments || bpf_probe_read_user(&vector, sizeof(vector), (void *)e->vector))
+			return 1;
+		e->vector += sizeof(vector);
+		e->segments--;
+		e->address = vector.base;
+		e->left = vector.length < e->remaining ? vector.length : e->remaining;
+		return 0;
+	}
+	u64 n = e->left < CHUNK_MAX ? e->left : CHUNK_MAX;
+	int outcome = put(e, n);
+	if (e->source != SOURCE_OPAQUE) {
+		if (outcome != COUNT_DELIVERED)
+			e->lost += n;
+		count(outcome, n);
+	}
+	e->offset += n;
+	e->address += n;
+	e->left -= n;
+	e->remaining -= n;
+	return 0;
+}
+
+static __always_inline void emit_steps(struct emission *e)
+{
+#ifndef WITHOUT_BPF_LOOP
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) {
+		bpf_loop(STEPS_MAX, emit_step, e, 0);
+		return;
+	}
+#endif
+	for (int i = 0; i < STEPS_MAX_UNROLLED; i++)
+		if (emit_step(i, e))
+			break;
+}
+
+/* Emits what the caller described: time, direction, remaining, and address with left, or vector with segments. */
+static __noinline int emit(struct stream *stream, struct emission *e)
+{
+	u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set || !stream || !e)
+		return 0;
+	struct tally *tally = &stream->tally[e->direction & 1];
+	u64 length = e->remaining;
+	e->stream = stream;
+	e->ring_limit = set->ring_limit;
+	e->call_length = length;
+	if (e->source == SOURCE_OPAQUE) {
+		count(COUNT_OPAQUE, length);
+		e->offset = __sync_fetch_and_add(&tally->opaque, length);
+		if (e->offset >= HELLO_MAX)
+			return 0;
+		if (e->remaining > HELLO_MAX - e->offset)
+			e->remaining = HELLO_MAX - e->offset;
+		if (e->left > e->remaining)
+			e->left = e->remaining;
+	} else {
+		count(COUNT_SEEN, length);
+		e->offset = __sync_fetch_and_add(&tally->seen, length);
+	}
+	u64 lost_before = tally->lost;
+	e->lost = lost_before;
+	e->call = __sync_fetch_and_add(&stream->calls[e->direction & 1], 1);
+	emit_steps(e);
+	if (e->source == SOURCE_OPAQUE)
+		return 0;
+	if (e->remaining) {
+		count(COUNT_LOST_FAULT, e->remaining);
+		e->lost += e->remaining;
+	}
+	if (e->lost != lost_before)
+		__sync_fetch_and_add(&tally->lost, e->lost - lost_before);
+	return 0;
+}
+
+/* Bytes that passed where they cannot be read. */
+static __noinline int emit_gap(struct stream *stream, u8 direction, u64 length)
+{
+	struct tally *tally = &stream->tally[direction & 1];
+	u64 offset = __sync_fetch_and_add(&tally->seen, length);
+	u64 lost = __sync_fetch_and_add(&tally->lost, length);
+	count(COUNT_SEEN, length);
+	count(COUNT_LOST_UNREADABLE, length);
+	struct event_gap *event = SMALL_EVENT(event);
+	if (!event)
+		return 0;
+	fill_head(&event->head, EVENT_GAP, stream->id, &stream->process);
+	event->offset = offset;
+	event->lost = lost;
+	event->length = length;
+	event->direction = direction;
+	__builtin_memset(event->padding, 0, sizeof(event->padding));
+	submit_small(event);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,302 @@
+/* TLS libraries: uprobes on OpenSSL and what shares its API (BoringSSL, LibreSSL, AWS-LC).
+ *
+ * Plaintext is taken at the return of a call, with the length that the call reports: on an error or a retry nothing passed.
+ * CPython >= 3.10 calls only the *_ex functions, so both kinds are probed. SSL_peek carries nothing: its bytes are read again.
+ * SSL pointers are reused at once by allocators and by nginx: SSL_new, SSL_clear and the last SSL_free cut a stream. */
+
+static __always_inline void key_of(struct tls_key *key, u64 ssl, const struct process *process)
+{
+	key->ssl = ssl;
+	key->started = process->started;
+	key->execution = process->execution;
+	key->tgid = process->tgid;
+	key->padding = 0;
+}
+
+static __noinline int open_tls(struct tls_key *key, u32 capture, u8 start_known)
+{
+	struct stream stream = {
+		.id = next_stream_id(),
+		.process = { key->started, key->execution, key->tgid, capture & ~CAPTURE_HOLDS },
+		.references = 1,
+		.source = SOURCE_TLS,
+		.start_known = start_known,
+	};
+	/* NOEXIST: of two threads that see a stream first, one makes it. */
+	bpf_map_update_elem(&tls_streams, key, &stream, BPF_NOEXIST);
+	return 0;
+}
+
+static __always_inline struct stream *tls_stream(struct tls_key *key, u32 capture)
+{
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
+	if (stream)
+		return stream;
+	open_tls(key, capture, 0);
+	return bpf_map_lookup_elem(&tls_streams, key);
+}
+
+static __noinline int end_tls(struct tls_key *key)
+{
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
+	if (stream && tell_closed(stream))
+		bpf_map_delete_elem(&tls_streams, key);
+	return 0;
+}
+
+/* Drops the frames of calls that were left without a return (longjmp, a missed uretprobe): a stack frame that still runs
+ * lies above the current stack pointer. */
+static __always_inline u32 drop_abandoned(struct frames *all, u64 stack_pointer)
+{
+	u32 depth = all->depth;
+	for (int i = 0; i < FRAMES_MAX; i++) {
+		if (!depth || depth > FRAMES_MAX)
+			break;
+		struct frame *top = &all->frame[(depth - 1) & (FRAMES_MAX - 1)];
+		if (top->stack_pointer > stack_pointer)
+			break;
+		if (top->stack_pointer < stack_pointer)
+			count(COUNT_CALLS_UNRETURNED, 1);
+		/* An equal one is the same call, seen twice: a library reached by two inodes of an overlay. */
+		depth--;
+	}
+	return depth;
+}
+
+SEC("uprobe")
+int tls_enter(struct pt_regs *ctx)
+{
+	u32 capture = capture_of_current();
+	if (!capture)
+		return 0;
+	u64 thread = bpf_get_current_pid_tgid();
+	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
+	if (!all) {
+		u32 zero = 0;
+		struct frames *none = bpf_map_lookup_elem(&no_frames, &zero);
+		if (none)
+			bpf_map_update_elem(&frames, &thread, none, BPF_ANY);
+		all = bpf_map_lookup_elem(&frames, &thread);
+	}
+	if (!all) {
+		count(COUNT_CALLS_UNTRACKED, 1);
+		return 0;
+	}
+	u64 stack_pointer = PT_REGS_SP(ctx);
+	u32 depth = drop_abandoned(all, stack_pointer);
+	if (depth >= FRAMES_MAX) {
+		count(COUNT_CALLS_UNTRACKED, 1);
+		return 0;
+	}
+	struct process process;
+	current_process(&process, capture);
+	struct frame *frame = &all->frame[depth & (FRAMES_MAX - 1)];
+	key_of(&frame->key, PT_REGS_PARM1(ctx), &process);
+	frame->buffer = PT_REGS_PARM2(ctx);
+	frame->count = PT_REGS_PARM3(ctx);
+	frame->length_pointer = PT_REGS_PARM4(ctx);
+	frame->stack_pointer = stack_pointer;
+	frame->time = bpf_ktime_get_ns();
+	frame->call = bpf_get_attach_cookie(ctx);
+	all->depth = depth + 1;
+	return 0;
+}
+
+static __always_inline int direction_of(u32 call)
+{
+	if (call == TLS_READ || call == TLS_READ_EX || call == TLS_READ_EARLY)
+		return DIRECTION_READ;
+	if (call == TLS_WRITE || call == TLS_WRITE_EX || call == TLS_SENDFILE)
+		return DIRECTION_WRITE;
+	return -1;
+}
+
+/* How many bytes a call carried. */
+static __always_inline u64 length_of(const struct frame *frame, u64 result)
+{
+	u64 length = 0;
+	switch (frame->call) {
+	case TLS_READ:
+	case TLS_WRITE:
+		return (s32)result > 0 ? (u32)result : 0;
+	case TLS_READ_EX:
+	case TLS_WRITE_EX:
+		if ((s32)result == 1)
+			bpf_probe_read_user(&length, sizeof(length), (void *)frame->length_pointer);
+		return length;
+	case TLS_READ_EARLY:
+		if ((s32)result == 1 || (s32)result == 2)
+			bpf_probe_read_user(&length, sizeof(length), (void *)frame->length_pointer);
+		return length;
+	case TLS_SENDFILE:
+		return (s64)result > 0 ? result : 0;
+	}
+	return 0;
+}
+
+/* Whether a frame further out carries the same bytes: AWS-LC and LibreSSL build SSL_read_ex on SSL_read. */
+static __always_inline bool carried_outside(struct frames *all, u32 depth, struct frame *inner)
+{
+	for (u32 i = 0; i < FRAMES_MAX; i++) {
+		if (i >= depth)
+			break;
+		struct frame *outer = &all->frame[i];
+		if (outer->key.ssl == inner->key.ssl && direction_of(outer->call) == direction_of(inner->call))
+			return true;
+	}
+	return false;
+}
+
+static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
+{
+	struct stream *stream = tls_stream(&frame->key, capture);
+	if (!stream) {
+		count(COUNT_SEEN, length);
+		count(COUNT_UNATTRIBUTED, length);
+		return 0;
+	}
+	announce(stream, frame->key.ssl);
+	int direction = direction_of(frame->call);
+	if (frame->call == TLS_SENDFILE)
+		return emit_gap(stream, DIRECTION_WRITE, length);
+	struct emission e = {
+		/* A request is as old as the call that sent it; a response is here when the call returns. */
+		.time = direction == DIRECTION_WRITE ? frame->time : bpf_ktime_get_ns(),
+		.address = frame->buffer,
+		.left = length,
+		.remaining = length,
+		.direction = direction,
+		.source = SOURCE_TLS,
+	};
+	return emit(stream, &e);
+}
+
+SEC("uretprobe")
+int tls_return(struct pt_regs *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
+	if (!all)
+		return 0;
+	u64 stack_pointer = PT_REGS_SP(ctx) - RETURN_POPS;
+	u32 depth = all->depth;
+	for (int i = 0; i < FRAMES_MAX; i++) {
+		if (!depth || depth > FRAMES_MAX)
+			return 0;
+		struct frame *top = &all->frame[(depth - 1) & (FRAMES_MAX - 1)];
+		if (top->stack_pointer > stack_pointer)
+			return 0; /* the second probe of a call that is done */
+		depth--;
+		if (top->stack_pointer == stack_pointer)
+			break;
+		count(COUNT_CALLS_UNRETURNED, 1);
+	}
+	struct frame *frame = &all->frame[depth & (FRAMES_MAX - 1)];
+	if (frame->stack_pointer != stack_pointer)
+		return 0;
+	u64 length = length_of(frame, PT_REGS_RC(ctx));
+	u32 capture = length ? capture_of_current() : 0;
+	if (capture && !carried_outside(all, depth, frame))
+		emit_tls(frame, length, capture);
+	all->depth = depth;
+	if (!depth)
+		bpf_map_delete_elem(&frames, &thread);
+	return 0;
+}
+
+SEC("uretprobe")
+int tls_new(struct pt_regs *ctx)
+{
+	u32 capture = capture_of_current();
+	u64 ssl = PT_REGS_RC(ctx);
+	if (!capture || !ssl)
+		return 0;
+	struct process process;
+	struct tls_key key;
+	current_process(&process, capture);
+	key_of(&key, ssl, &process);
+	end_tls(&key);
+	bpf_map_delete_elem(&tls_streams, &key); /* one whose end found no room: its bytes stay in the totals */
+	open_tls(&key, capture, 1);
+	return 0;
+}
+
+SEC("uprobe")
+int tls_clear(struct pt_regs *ctx)
+{
+	u32 capture = capture_of_current();
+	if (!capture)
+		return 0;
+	struct process process;
+	struct tls_key key;
+	current_process(&process, capture);
+	key_of(&key, PT_REGS_PARM1(ctx), &process);
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, &key);
+	if (stream && !stream->tally[0].seen && !stream->tally[1].seen)
+		return 0; /* SSL_new clears what it makes */
+	end_tls(&key);
+	bpf_map_delete_elem(&tls_streams, &key);
+	open_tls(&key, capture, 1);
+	return 0;
+}
+
+static __always_inline struct stream *existing_stream(struct pt_regs *ctx, struct tls_key *key)
+{
+	u32 capture = capture_of_current();
+	if (!capture)
+		return 0;
+	struct process process;
+	current_process(&process, capture);
+	key_of(key, PT_REGS_PARM1(ctx), &process);
+	return bpf_map_lookup_elem(&tls_streams, key);
+}
+
+SEC("uprobe")
+int tls_up_ref(struct pt_regs *ctx)
+{
+	struct tls_key key;
+	struct stream *stream = existing_stream(ctx, &key);
+	if (stream)
+		__sync_fetch_and_add(&stream->references, 1);
+	return 0;
+}
+
+SEC("uprobe")
+int tls_free(struct pt_regs *ctx)
+{
+	struct tls_key key;
+	struct stream *stream = existing_stream(ctx, &key);
+	if (stream && __sync_fetch_and_add(&stream->references, -1) <= 1)
+		end_tls(&key);
+	return 0;
+}
+
+/* Reads the ciphertext tag of a TLS record: the random of a hello (a handshake record's first 11 bytes are lengths and
+ * types, much alike), else the first bytes of the ciphertext. RFC 8446 section 5.1 and 4.1.2. */
+static __noinline int read_tag(struct tag *tag, u64 address, u64 length)
+{
+	u8 record[6];
+	if (length < 35 || bpf_probe_read_user(record, sizeof(record), (void *)address))
+		return 0;
+	if (record[0] < 20 || record[0] > 23 || record[1] != 3)
+		return 0;
+	tag->tgid = bpf_get_current_pid_tgid() >> 32;
+	return !bpf_probe_read_user(tag->bytes, TAG_LENGTH, (void *)(address + (record[0] == 22 ? 11 : 5)));
+}
+
+SEC("uprobe")
+int bio_write(struct pt_regs *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
+	if (!all || !all->depth || all->depth > FRAMES_MAX)
+		return 0;
+	struct tls_key key = all->frame[(all->depth - 1) & (FRAMES_MAX - 1)].key;
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, &key);
+	if (stream && stream->socket.method)
+		return 0;
+	struct tag tag;
+	if (read_tag(&tag, PT_REGS_PARM2(ctx), (u32)PT_REGS_PARM3(ctx)))
+		bpf_map_update_elem(&tags, &tag, &key, BPF_ANY);
+	return 0;
+}
