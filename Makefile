@@ -1,6 +1,74 @@
 # One line for each thing a contributor does. The environment lives in .venv; nothing else is touched but Debian packages.
-.PHONY: proto
+.PHONY: setup check fix test bench demo probes proto
+.DELETE_ON_ERROR:
 PY := .venv/bin/python
+BUF := $(CURDIR)/.venv/buf/node_modules/.bin/buf
+# Every protobuf stub goes below here: `make check` generates a second set to compare.
+OUT := proto
+BUF_VERSION := 1.75.0
+LOCALSTRIPE_VERSION := 1.15.10
 
-proto:
-	PATH=$(CURDIR)/.venv/bin:$$PATH $(PY) -m grpc_tools.protoc -Iproto --python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto proto/understudy/v1/*.proto
+setup: .venv/.ready .venv/buf/.ready
+
+check: setup probes
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code
+	rm -rf build/proto && mkdir -p build/proto
+	$(MAKE) --no-print-directory proto OUT=build/proto
+	diff -r -x '*.proto' -x '__*__*' -x buf.yaml build/proto proto
+
+fix: setup
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+	cd proto && $(BUF) format --write
+
+test: .venv/.ready build/.e2e probes
+	$(PY) -m pytest
+
+bench: .venv/.ready probes
+	set -e; for file in tests/bench/[a-z]*.py; do $(PY) -m tests.bench.$$(basename $$file .py); done
+
+demo: .venv/.ready build/.e2e .demo/localstripe/.ready probes
+	$(PY) -m deploy.demo.run
+
+proto: .venv/.ready
+	PATH=$(CURDIR)/.venv/bin:$$PATH $(PY) -m grpc_tools.protoc -Iproto --python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) proto/understudy/v1/*.proto
+
+# --- What the lines above stand on -----------------------------------------------------------------------------------
+PROBES := $(patsubst %.bpf.c,%,$(wildcard probes/*.bpf.c))
+# No vmlinux.h: the types that the probes need of the kernel are written out, only asm/types.h comes from the system.
+CLANG_BPF = clang -O2 -g -Wall -Werror -target bpf -mcpu=v3 -I/usr/include/$(shell gcc -print-multiarch)
+
+probes: $(PROBES:=.x86_64.o) $(PROBES:=.arm64.o)
+
+probes/%.x86_64.o: probes/%.bpf.c $(wildcard probes/*.[ch]) build/.toolchain
+	$(CLANG_BPF) -D__TARGET_ARCH_x86 -c $< -o $@ && llvm-strip -g $@
+
+probes/%.arm64.o: probes/%.bpf.c $(wildcard probes/*.[ch]) build/.toolchain
+	$(CLANG_BPF) -D__TARGET_ARCH_arm64 -c $< -o $@ && llvm-strip -g $@
+
+# A stamp that is missing, or older than what it stands for: the thing is made again.
+build/.toolchain: .ci/need
+	.ci/need clang llvm-strip=llvm gcc /usr/include/bpf/bpf_helpers.h=libbpf-dev
+	mkdir -p build && touch $@
+
+build/.e2e: .ci/need
+	.ci/need bpftool ip=iproute2 nginx=nginx-light curl sudo setpriv=util-linux
+	mkdir -p build && touch $@
+
+.venv/.ready: pyproject.toml .ci/need
+	.ci/venv .venv
+	.venv/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/buf/.ready: Makefile .venv/.ready
+	.venv/bin/npm install --silent --no-fund --no-audit --prefix .venv/buf @bufbuild/buf@$(BUF_VERSION)
+	touch $@
+
+.demo/localstripe/.ready: Makefile .ci/need
+	.ci/venv .demo/localstripe
+	.demo/localstripe/bin/pip install --quiet localstripe==$(LOCALSTRIPE_VERSION)
+	touch $@

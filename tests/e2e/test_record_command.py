@@ -1,0 +1,58 @@
+"""`record -- CMD` is CMD to the one who calls it: its input, its output, its end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.machine import eventually
+from tests.e2e.programs import ROOT
+from tests.e2e.recording import TIMEOUT, pairs, record, start_recording, understudy
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 0", 0), ("exit 7", 7), ("exit 125", 125), ("kill -TERM $$", 128 + 15), ("kill -KILL $$", 128 + 9)],
+)
+def test_exit_status_is_that_of_the_command(script: str, status: int, tmp_path: Path) -> None:
+    assert record(tmp_path / "snapshot", "sh", "-c", script).status == status
+    assert pairs(tmp_path / "snapshot") == []
+
+
+def test_input_and_output_are_those_of_the_command(tmp_path: Path) -> None:
+    sent = bytes(range(256)) * 1000
+    done = record(tmp_path / "snapshot", "cat", stdin=sent)
+    assert (done.status, done.stdout) == (0, sent)
+
+
+def test_arguments_and_environment_arrive_unchanged(tmp_path: Path) -> None:
+    script = "import os, sys; print(sys.argv[1:], os.environ['A_WORD'], os.getcwd())"
+    arguments = ["", "two words", "--help", "-o", "--", "ünï"]
+    done = record(tmp_path / "snapshot", sys.executable, "-c", script, *arguments, variables={"A_WORD": "with spaces"})
+    expected = f"{arguments} with spaces {ROOT}\n"
+    assert (done.status, done.stdout.decode()) == (0, expected)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_record_reaches_the_command(sent: signal.Signals, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    # The shell answers the signal once its sleep is over, so it sleeps in small steps.
+    script = f"trap 'exit 5' {sent.name[3:]}; : > {ready}; while :; do sleep 0.05; done"
+    process = start_recording(tmp_path / "snapshot", "sh", "-c", script)
+    with process:
+        assert eventually(ready.exists, TIMEOUT)
+        process.send_signal(sent)
+        process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 5
+    assert pairs(tmp_path / "snapshot") == []
+
+
+@pytest.mark.parametrize(("options", "name"), [((), "true.snapshot"), (("--name", "till"), "till.snapshot")])
+def test_the_snapshot_bears_the_name_of_the_service(options: tuple[str, ...], name: str, tmp_path: Path) -> None:
+    assert understudy("record", *options, "--", "true", cwd=tmp_path).status == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,0 +1,120 @@
+"""Under sudo everything but the agent is the person who called."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Authority
+from tests.e2e.recording import TIMEOUT, UNDERSTUDY, pairs
+from tests.e2e.truth.server import TruthServer
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
+
+NAME = "understudy-test"
+GROUP = "understudy-test-more"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody with a home, a second group and the right to use sudo without a password."""
+
+    uid: int
+    gid: int
+    home: Path
+
+    def run(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command as this person, at home."""
+        own = {"HOME": str(self.home), "USER": NAME, "LOGNAME": NAME, "PATH": f"{self.home}/bin:/usr/bin:/bin"}
+        return subprocess.run(
+            command,
+            user=self.uid,
+            group=self.gid,
+            extra_groups=os.getgrouplist(NAME, self.gid),
+            env=own | extra,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+
+    def record(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """Records a command by sudo into ~/snapshot."""
+        return self.run("sudo", "-n", UNDERSTUDY, "record", "-o", "snapshot", "--", *command, **extra)
+
+
+@pytest.fixture
+def person() -> Iterator[Person]:
+    """A person for the time of a test."""
+    rule = Path("/etc/sudoers.d") / NAME
+    subprocess.run(["groupadd", GROUP], check=True)
+    try:
+        # The home lies where everybody may go: /tmp has room for it on every machine.
+        subprocess.run(["useradd", "--create-home", "--base-dir", "/tmp", "--groups", GROUP, NAME], check=True)
+        rule.write_text(f"{NAME} ALL=(ALL) NOPASSWD: ALL\n")
+        rule.chmod(0o440)
+        entry = pwd.getpwnam(NAME)
+        yield skip_unless_reachable(Person(entry.pw_uid, entry.pw_gid, Path(entry.pw_dir)))
+    finally:
+        rule.unlink(missing_ok=True)
+        subprocess.run(["userdel", "--remove", NAME], check=False, capture_output=True)
+        subprocess.run(["groupdel", GROUP], check=True)
+
+
+def skip_unless_reachable(somebody: Person) -> Person:
+    """The engine runs as the person, with this interpreter: it must not lie in a folder that only root may enter."""
+    try:
+        somebody.run(sys.executable, "-c", "")
+    except PermissionError:
+        pytest.skip(f"only root may execute {Path(sys.executable).resolve()}")
+    return somebody
+
+
+def test_the_command_is_the_person(person: Person) -> None:
+    script = 'id -u; id -g; id -Gn; echo "$HOME $USER $LOGNAME"; pwd'
+    done = person.record("sh", "-c", script)
+    alone = person.run("sh", "-c", script)
+    assert (done.returncode, done.stdout) == (0, alone.stdout)
+    assert GROUP in done.stdout
+
+
+def test_the_command_has_the_environment_of_the_person(person: Person) -> None:
+    script = 'echo "$PATH"; echo "$A_WORD"; echo "${SUDO_UID-none}"'
+    done = person.record("sh", "-c", script, A_WORD="with spaces")
+    alone = person.run("sh", "-c", script, A_WORD="with spaces")
+    assert (done.returncode, done.stdout) == (0, alone.stdout)
+
+
+def test_the_command_is_found_on_the_path_of_the_person(person: Person) -> None:
+    tool = person.home / "bin" / "own-tool"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho own\n")
+    tool.chmod(0o755)
+    done = person.record("own-tool")
+    assert (done.returncode, done.stdout) == (0, "own\n")
+
+
+def test_the_command_has_no_more_rights_than_the_person(person: Person) -> None:
+    done = person.record("grep", "-E", "^(Cap(Inh|Prm|Eff|Amb)|Uid|Gid|Groups):", "/proc/self/status")
+    alone = person.run("grep", "-E", "^(Cap(Inh|Prm|Eff|Amb)|Uid|Gid|Groups):", "/proc/self/status")
+    assert (done.returncode, done.stdout) == (0, alone.stdout)
+
+
+def test_the_snapshot_belongs_to_the_person(person: Person, tls_server: TruthServer, authority: Authority) -> None:
+    trusted = person.home / "ca.pem"
+    trusted.write_bytes(authority.ca.read_bytes())
+    url = f"{tls_server.url}/length/1000/m"
+    done = person.record("curl", "--fail", "--silent", "--cacert", "ca.pem", "--output", "answer", url)
+    assert (done.returncode, (person.home / "answer").stat().st_size) == (0, 1000)
+    snapshot = person.home / "snapshot"
+    assert (snapshot.stat().st_uid, snapshot.stat().st_gid) == (person.uid, person.gid)
+    assert [path for path in person.home.rglob("*") if path.stat().st_uid != person.uid and path != trusted] == []
+    assert [pair["status"] for pair in pairs(snapshot)] == [200]
+    assert person.run(UNDERSTUDY, "inspect", "snapshot").returncode == 0
