@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import grpc
 
@@ -18,8 +17,6 @@ from understudy.v1 import control_pb2 as pb
 
 PAGE = 100
 """Snapshots in a page unless asked for otherwise."""
-
-PARTIAL = ".partial"
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
@@ -51,8 +48,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} is not being recorded")
         with self._recordings.lock:
             self._recordings.remove(recording)
-            path = recording.finish(time.time_ns())
-        return pb.FinishSnapshotResponse(snapshot=_snapshot_message(path))
+            recording.finish(time.time_ns())
+        return pb.FinishSnapshotResponse(snapshot=_snapshot_message(recording.writer.path))
 
     def GetSnapshot(self, request: pb.GetSnapshotRequest, context: grpc.ServicerContext) -> pb.GetSnapshotResponse:  # noqa: N802, D102
         recording = self._recorded.get(request.name)
@@ -117,17 +114,19 @@ def _recording_message(name: str, recording: Recording) -> pb.Snapshot:
 
 def _snapshot_message(path: Path) -> pb.Snapshot:
     with Snapshot(path) as snapshot:
-        return pb.Snapshot(
-            name=path.name,
-            state=pb.SNAPSHOT_STATE_READY,
-            service=snapshot.service,
-            capture_id=snapshot.capture_id,
-            created_unix_nano=snapshot.created,
-            pairs=snapshot.pair_count,
-            complete_pairs=snapshot.complete_count,
-            capture_ended=snapshot.ledger is not None,
-            ledger=capture_pb2.Ledger(**snapshot.ledger) if snapshot.ledger else None,
-        )
+        info = snapshot.info
+        pairs, complete = snapshot.counts()
+    return pb.Snapshot(
+        name=path.name,
+        state=pb.SNAPSHOT_STATE_READY,
+        service=info.service,
+        capture_id=info.capture_id,
+        created_unix_nano=info.created,
+        pairs=pairs,
+        complete_pairs=complete,
+        capture_ended=bool(info.ledger),
+        ledger=capture_pb2.Ledger(**info.ledger) if info.ledger else None,
+    )
 
 
 def pair_message(pair: RRPair) -> rrpair_pb2.RRPair:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from engine.pairing import Conversation
 from engine.rrpair import Connection, Flow, RRPair, Way
 from engine.snapshot import SnapshotWriter
+from engine.store import Progress
 
 StreamKey = tuple[str, int]
 """An agent's instance, and the stream's number in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a stream is committed: the first byte still needed of each way."""
-
-    read_offset: int
-    write_offset: int
-    finished: bool = False
 
 
 class Recording:
@@ -30,15 +22,14 @@ class Recording:
     snapshot later, or an agent that sends again, adds nothing twice.
     """
 
-    def __init__(self, path: Path, service: str, capture_id: str, *, resume: bool = False) -> None:
+    def __init__(self, writer: SnapshotWriter, service: str, capture_id: str) -> None:
+        self.writer = writer
         self.service = service
         self.capture_id = capture_id
-        self.writer = SnapshotWriter(path, service=service, capture_id=capture_id, resume=resume)
-        self.progress: dict[StreamKey, Progress] = {
-            key: Progress(*progress) for key, progress in self.writer.progress().items()
-        }
+        self._progress: dict[str, dict[int, Progress]] = {}
         self.received_bytes = 0
         self.ledger: dict[str, int] | None = None
+        self.over = False
         self._conversations: dict[StreamKey, Conversation] = {}
         self._opaque: dict[StreamKey, tuple[Connection, int]] = {}
         self._finished: list[RRPair | Flow] = []
@@ -47,14 +38,14 @@ class Recording:
 
     def opened(self, key: StreamKey, connection: Connection, time: int, *, start_known: bool, opaque: bool) -> None:
         """A stream begins, or is told of again."""
-        known = self.progress.get(key)
-        if key in self._conversations or key in self._opaque or (known and known.finished):
+        known = self._position(key)
+        if key in self._conversations or key in self._opaque or known.finished:
             self._moved.add(key)
             return
         if opaque:
             self._opaque[key] = (connection, time)
             return
-        read, write = (known.read_offset, known.write_offset) if known else (0, 0)
+        read, write = known.read_offset, known.write_offset
         # What lies before a committed offset is in the snapshot: from there on, nothing is unknown.
         self._conversations[key] = Conversation(connection, self.service, start_known or bool(read or write), read, write)
 
@@ -98,41 +89,49 @@ class Recording:
         conversation = self._conversations.pop(key, None)
         if conversation:
             self._finished += conversation.close(time)
-            self._commit_position(key, conversation, finished=True)
+            self._note_position(key, conversation, finished=True)
         else:
-            known = self.progress.get(key, Progress(0, 0))
-            self.progress[key] = replace(known, finished=True)
+            self._progress[key[0]][key[1]] = replace(self._position(key), finished=True)
 
     def _take(self, key: StreamKey, finished: Iterable[RRPair | Flow]) -> None:
         self._moved.add(key)
         self._finished += finished
 
-    def _commit_position(self, key: StreamKey, conversation: Conversation, *, finished: bool = False) -> None:
-        self.progress[key] = Progress(*conversation.progress, finished)
+    def _position(self, key: StreamKey) -> Progress:
+        """How far a stream is committed; what an earlier engine committed is in the file."""
+        agent, stream = key
+        if agent not in self._progress:
+            self._progress[agent] = self.writer.progress(agent)
+        return self._progress[agent].get(stream, Progress(agent, stream, 0, 0))
 
-    def commit(self) -> dict[StreamKey, Progress]:
+    def _note_position(self, key: StreamKey, conversation: Conversation, *, finished: bool = False) -> None:
+        agent, stream = key
+        self._progress[agent][stream] = Progress(agent, stream, *conversation.progress, finished)
+
+    def commit(self) -> list[Progress]:
         """Commit everything so far; returns how far the streams that moved have come."""
         for key in self._moved:
             if key in self._conversations:
-                self._commit_position(key, self._conversations[key])
-        moved = {key: self.progress[key] for key in self._moved if key in self.progress}
-        pairs = [each for each in self._finished if isinstance(each, RRPair)]
-        flows = [each for each in self._finished if isinstance(each, Flow)]
-        self.writer.add(pairs, flows, {key: (p.read_offset, p.write_offset, p.finished) for key, p in moved.items()})
-        for connection in self._relocated.values():
-            self.writer.relocate(connection)
+                self._note_position(key, self._conversations[key])
+        moved = [self._position(key) for key in self._moved]
+        if moved or self._relocated:
+            self.writer.add(self._finished, moved, self._relocated.values())
         self._finished, self._moved, self._relocated = [], set(), {}
         return moved
 
-    def finish(self, now: int) -> Path:
+    def finish(self, now: int) -> None:
         """End every open conversation, and make the snapshot readable."""
+        self.over = True
         for key in [*self._conversations, *self._opaque]:
             self.closed(key, now)
         self.commit()
-        return self.writer.finish(ledger=self.ledger)
+        if self.ledger is not None:
+            self.writer.set_ledger(self.ledger)
+        self.writer.finish()
 
     def abandon(self) -> None:
         """Close the file as it is: another engine may go on with it."""
+        self.over = True
         self.writer.close()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -11,6 +13,7 @@ import grpc
 from engine.ingest.recording import Recording, StreamKey
 from engine.reassembly import LOST, UNKNOWN
 from engine.rrpair import Connection, Role, Way
+from engine.snapshot import SnapshotWriter
 from understudy.v1 import capture_pb2 as pb
 from understudy.v1 import capture_pb2_grpc
 
@@ -37,7 +40,15 @@ class Recordings:
         with self.lock:
             if capture_id in self._by_capture:
                 raise ValueError(f"capture {capture_id!r} is being recorded already")
-            recording = Recording(path, service, capture_id, resume=resume)
+            writer = SnapshotWriter(
+                path,
+                service=service,
+                capture_id=capture_id,
+                created=time.time_ns(),
+                tool_version=version("understudy"),
+                resume=resume,
+            )
+            recording = Recording(writer, service, capture_id)
             self._by_capture[capture_id] = recording
             return recording
 
@@ -91,7 +102,7 @@ class CaptureService(capture_pb2_grpc.CaptureServiceServicer):
                 if ended:
                     ended.ledger = _ledger(event.capture_ended.ledger)
             recording = streams.get(key)
-            if recording:
+            if recording and not recording.over:
                 _feed(recording, key, kind, event)
                 if kind == "closed":
                     del streams[key]
@@ -101,10 +112,10 @@ class CaptureService(capture_pb2_grpc.CaptureServiceServicer):
 
 
 def _commit(recording: Recording, agent: str, response: pb.UploadResponse) -> None:
-    for (its_agent, stream), progress in recording.commit().items():
-        if its_agent == agent:
+    for progress in recording.commit():
+        if progress.agent == agent:
             response.committed.add(
-                stream_id=stream,
+                stream_id=progress.stream,
                 read_offset=progress.read_offset,
                 write_offset=progress.write_offset,
                 finished=progress.finished,
@@ -112,23 +123,23 @@ def _commit(recording: Recording, agent: str, response: pb.UploadResponse) -> No
 
 
 def _feed(recording: Recording, key: StreamKey, kind: str | None, event: pb.CaptureEvent) -> None:
-    time = event.time_unix_nano
+    now = event.time_unix_nano
     if kind == "chunk":
         chunk = event.chunk
-        recording.data(key, _WAYS[chunk.direction], chunk.offset, chunk.data, time)
+        recording.data(key, _WAYS[chunk.direction], chunk.offset, chunk.data, now)
     elif kind == "opened":
         opened = event.opened
         opaque = opened.source == pb.SOURCE_OPAQUE
-        recording.opened(key, _connection(key, opened), time, start_known=opened.start_known, opaque=opaque)
+        recording.opened(key, _connection(key, opened), now, start_known=opened.start_known, opaque=opaque)
     elif kind == "bound":
         recording.located(key, _facts(event.bound))
     elif kind == "gap":
         reason = LOST if event.gap.reason == pb.GAP_REASON_LOST else UNKNOWN
         recording.gap(key, _WAYS[event.gap.direction], event.gap.offset, event.gap.length, reason)
     elif kind == "half_closed":
-        recording.half_closed(key, _WAYS[event.half_closed.direction], time)
+        recording.half_closed(key, _WAYS[event.half_closed.direction], now)
     elif kind == "closed":
-        recording.closed(key, time, (event.closed.read.opaque, event.closed.write.opaque))
+        recording.closed(key, now, (event.closed.read.opaque, event.closed.write.opaque))
 
 
 def _connection(key: StreamKey, opened: pb.StreamOpened) -> Connection:
