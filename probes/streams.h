@@ -6,8 +6,7 @@
 #include "maps.h"
 
 #define HELLO_MAX 4096 /* of a socket with TLS, so much of each direction is carried: the hellos, not the ciphertext */
-#define STEPS_MAX 8192 /* per call: 1024 segments (UIO_MAXIOV) and more than 64 MiB in chunks */
-#define STEPS_MAX_UNROLLED 16 /* before bpf_loop (Linux 5.17): what the verifier walks through in time */
+#define STEPS_MAX 2048 /* per call: 1024 segments (UIO_MAXIOV) and as many chunks: 16 MiB, the size of the ring */
 
 static __always_inline void count(enum counter which, u64 n)
 {
@@ -141,10 +140,11 @@ struct user_vector {
 
 /* One call's bytes on their way into the ring. */
 struct emission {
-	struct stream *stream;
+	struct process process;
+	u64 stream;
 	u64 time;
 	u64 offset;
-	u64 lost; /* of this direction so far. Begins unknown to the verifier, or it would walk each step of the loop anew */
+	u64 lost; /* of this direction so far */
 	u64 call;
 	u64 call_length;
 	u64 vector;    /* user address of the next segment's struct iovec */
@@ -169,7 +169,7 @@ static __always_inline int put_chunk(struct emission *e, u64 n, const u64 room, 
 		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
 		return COUNT_LOST_FAULT;
 	}
-	fill_head(&event->head, EVENT_CHUNK, e->stream->id, &e->stream->process);
+	fill_head(&event->head, EVENT_CHUNK, e->stream, &e->process);
 	event->head.time = e->time;
 	event->offset = e->offset;
 	event->lost = e->lost;
@@ -198,10 +198,11 @@ static __noinline int put(struct emission *e, u64 n)
 	return put_chunk(e, n, CHUNK_MAX, waiting);
 }
 
-/* Takes one step: the next chunk, or the next segment. Returns 1 when there is nothing left to do. */
-static long emit_step(u32 index, struct emission *e)
+/* Takes one step: the next chunk, or the next segment. Returns 1 when there is nothing left to do. Not static: the verifier looks at a
+ * global function once, not at each call, so that a plain loop of many steps passes on every kernel since 5.15. */
+__noinline int emit_step(struct emission *e)
 {
-	if (!e->remaining)
+	if (!e || !e->remaining)
 		return 1;
 	if (!e->left) {
 		struct user_vector vector;
@@ -227,19 +228,6 @@ static long emit_step(u32 index, struct emission *e)
 	return 0;
 }
 
-static __always_inline void emit_steps(struct emission *e)
-{
-#ifndef WITHOUT_BPF_LOOP
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) {
-		bpf_loop(STEPS_MAX, emit_step, e, 0);
-		return;
-	}
-#endif
-	for (int i = 0; i < STEPS_MAX_UNROLLED; i++)
-		if (emit_step(i, e))
-			break;
-}
-
 /* Emits what the caller described: time, direction, remaining, and address with left, or vector with segments. */
 static __noinline int emit(struct stream *stream, struct emission *e)
 {
@@ -249,7 +237,8 @@ static __noinline int emit(struct stream *stream, struct emission *e)
 		return 0;
 	struct tally *tally = &stream->tally[e->direction & 1];
 	u64 length = e->remaining;
-	e->stream = stream;
+	e->stream = stream->id;
+	e->process = stream->process;
 	e->ring_limit = set->ring_limit;
 	e->call_length = length;
 	if (e->source == SOURCE_OPAQUE) {
@@ -268,7 +257,9 @@ static __noinline int emit(struct stream *stream, struct emission *e)
 	u64 lost_before = tally->lost;
 	e->lost = lost_before;
 	e->call = __sync_fetch_and_add(&stream->calls[e->direction & 1], 1);
-	emit_steps(e);
+	for (int i = 0; i < STEPS_MAX; i++)
+		if (emit_step(e))
+			break;
 	if (e->source == SOURCE_OPAQUE)
 		return 0;
 	if (e->remaining) {

@@ -1,0 +1,133 @@
+"""The window: what is sent again after a break, what is let go, and what is never let go."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.events import Source
+from agent.streams import Facts, Process, StreamBound, StreamChunk, StreamClosed, StreamGap, StreamOpened, Tally
+from agent.window import BATCH_BYTES, Item, Marker, Window
+
+CLOSED = StreamClosed(1, 9, (Tally(), Tally(seen=4)))
+
+
+def opened(stream: int = 1) -> StreamOpened:
+    return StreamOpened(stream, 1, 1, Process(7, 1, 1), "curl", Source.TLS, True)
+
+
+def chunk(offset: int, data: bytes, stream: int = 1, direction: int = 1) -> StreamChunk:
+    return StreamChunk(stream, 2, direction, offset, data)
+
+
+def drain(window: Window) -> list[Item]:
+    items: list[Item] = []
+    while batch := window.batch():
+        items += batch[1]
+    return items
+
+
+def test_everything_goes_out_once_in_order() -> None:
+    window = Window()
+    items: list[Item] = [Marker(1), opened(), chunk(0, b"ab"), chunk(2, b"cd"), CLOSED]
+    window.put(items)
+    assert drain(window) == items
+    assert window.batch() is None
+    assert not window.idle
+    window.received(1)
+    assert window.idle
+
+
+def test_a_batch_is_bounded() -> None:
+    window = Window()
+    window.put([opened(), *(chunk(n << 18, bytes(1 << 18)) for n in range(9))])
+    batches = []
+    while batch := window.batch():
+        batches.append(batch[1])
+    assert len(batches) == 3
+    assert all(sum(len(i.data) for i in items if isinstance(i, StreamChunk)) <= BATCH_BYTES for items in batches)
+
+
+def test_what_is_not_committed_is_sent_again() -> None:
+    window = Window()
+    bound = StreamBound(1, 2, Facts(inode=3))
+    window.put([Marker(1), opened(), bound, chunk(0, b"abcd"), chunk(4, b"ef")])
+    drain(window)
+    window.received(1)
+    window.committed(1, 0, 4, finished=False)
+    window.reconnected()
+    assert drain(window) == [opened(), bound, chunk(4, b"ef")]
+
+
+def test_what_was_not_received_is_sent_again_with_its_marker() -> None:
+    window = Window()
+    items: list[Item] = [Marker(1), opened(), chunk(0, b"ab"), CLOSED, Marker(1, ended="ledger")]
+    window.put(items)
+    drain(window)
+    window.reconnected()
+    assert drain(window) == items
+
+
+def test_what_is_finished_is_forgotten() -> None:
+    window = Window()
+    window.put([opened(), chunk(0, b"ab"), CLOSED])
+    drain(window)
+    window.received(1)
+    window.committed(1, 0, 2, finished=True)
+    assert window.kept_bytes == 0
+    window.reconnected()
+    assert drain(window) == []
+
+
+def test_the_oldest_received_chunks_are_let_go_when_there_is_no_room() -> None:
+    window = Window(kept_bytes=3000)
+    window.put([opened(), *(chunk(n * 1000, bytes(1000)) for n in range(5))])
+    drain(window)
+    assert window.let_go_bytes == 0  # not received: nothing may be let go
+    window.received(1)
+    assert window.let_go_bytes == 3000
+    window.reconnected()
+    again = drain(window)
+    assert again[:4] == [opened(), *(StreamGap(1, 2, 1, n * 1000, 1000) for n in range(3))]
+    assert again[4:] == [chunk(3000, bytes(1000)), chunk(4000, bytes(1000))]
+
+
+def test_full_means_that_nothing_more_should_come() -> None:
+    window = Window(unsent_bytes=1000)
+    window.put([chunk(0, bytes(1000))])
+    assert window.full
+    drain(window)
+    assert not window.full
+
+
+@given(st.lists(st.sampled_from(["put", "send", "receive", "commit", "break"]), max_size=60))
+def test_no_byte_is_ever_missing(steps: list[str]) -> None:
+    """An engine that keeps what it received and committed always has, or is sent again, every byte."""
+    window, position, sequence, committed = Window(), 0, 0, 0
+    have = bytearray()
+    window.put([opened()])
+    for step in steps:
+        if step == "put":
+            window.put([chunk(position, bytes([position % 251]))])
+            position += 1
+        elif step == "send":
+            batch = window.batch()
+            if batch:
+                sequence, items = batch
+                for item in items:
+                    if isinstance(item, StreamChunk):
+                        assert item.offset <= len(have), "a byte was skipped"
+                        have[item.offset :] = item.data
+        elif step == "receive":
+            window.received(sequence)
+        elif step == "commit":
+            committed = len(have)
+            window.committed(1, 0, committed, finished=False)
+        else:
+            del have[committed:]  # the engine died with what was not committed
+            window.reconnected()
+    for item in drain(window):
+        if isinstance(item, StreamChunk):
+            assert item.offset <= len(have)
+            have[item.offset :] = item.data
+    assert bytes(have) == bytes(n % 251 for n in range(position))
