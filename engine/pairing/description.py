@@ -1,0 +1,127 @@
+"""An exchange in the words of the domain: who asked whom for what."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
+
+from engine.pairing.exchange import Exchange
+from engine.protocols import HTTP1
+from engine.protocols.http1 import Index
+from engine.protocols.operations import operation
+from engine.rrpair import Connection, Direction, Message, RRPair
+from engine.technologies import technologies, with_tls
+
+HOSTS_LIMIT = 4096
+"""Distinct Host values whose reading is remembered."""
+
+_ABSOLUTE = re.compile(r"(?i)https?://([^/?#]*)")
+_NOTHING: Index = {}
+
+
+def describe(
+    connection: Connection, service: str, direction: Direction, exchange: Exchange, missing: tuple[str, ...]
+) -> RRPair:
+    """Make the pair of an exchange."""
+    request, response = exchange.request, exchange.response
+    first = request or response
+    assert first is not None
+    index = request.index if request else _NOTHING
+    method, target = _request_line(request.message.start_line) if request else ("", "")
+    authority, path, query = _split_target(method, target)
+    name, port = host_and_port(authority or index.get(b"host", b"").decode("latin-1"))
+    host = name or connection.server_name or _server_address(connection, direction)
+    body = request.message.body if request else b""
+    answer = response.index if response else _NOTHING
+    time = first.time
+    return RRPair(
+        pair_id(connection.id, "request" if request else "response", first.offset),
+        time,
+        direction,
+        service,
+        HTTP1,
+        host,
+        server_port(connection, direction) or port or (443 if connection.tls else 80),
+        method,
+        path,
+        split_query(query) if query else (),
+        operation(method, path, index, body) if request else "",
+        request.message if request else Message(b""),
+        connection,
+        response.status if response else 0,
+        response.message if response else None,
+        tuple([received.message for received in exchange.interim]),
+        request.ended - time if request else 0,
+        response.time - time if response else 0,
+        response.ended - time if response else 0,
+        technologies(HTTP1, host, index, answer, query, connection.tls_version),
+        missing,
+    )
+
+
+def located(pair: RRPair, connection: Connection) -> RRPair:
+    """The pair with what became known of its connection since it was made."""
+    known = pair.connection
+    if known == connection:
+        return pair
+    unnamed = pair.host in ("", _server_address(known, pair.direction), _server_address(connection, pair.direction))
+    host = (connection.server_name or _server_address(connection, pair.direction)) if unnamed else pair.host
+    return replace(
+        pair,
+        connection=connection,
+        host=host or pair.host,
+        port=server_port(connection, pair.direction) or pair.port,
+        technology=with_tls(pair.technology, connection.tls_version),
+    )
+
+
+def pair_id(connection: str, part: str, offset: int) -> str:
+    """16 hexadecimal digits, the same whenever the same bytes are taken in again.
+
+    The offset of the first byte serves as the index of the pair: it is still known after a restart.
+    """
+    return blake2b(f"{connection} {part} {offset}".encode(), digest_size=8).hexdigest()
+
+
+def server_port(connection: Connection, direction: Direction) -> int:
+    """Port of the server's end; 0 where the stream is not bound."""
+    return connection.remote_port if direction is Direction.OUT else connection.local_port
+
+
+def _server_address(connection: Connection, direction: Direction) -> str:
+    return connection.remote_address if direction is Direction.OUT else connection.local_address
+
+
+@lru_cache(HOSTS_LIMIT)
+def host_and_port(authority: str) -> tuple[str, int]:
+    """Split an authority, perhaps with user information: name in lower case without brackets, port or 0."""
+    authority = authority.rpartition("@")[2]
+    name, colon, port = authority.rpartition(":")
+    if not colon or not port.isdecimal() or len(port) > 5:
+        name, port = authority, "0"
+    return name.strip("[]").lower(), int(port)
+
+
+def split_query(query: str) -> tuple[tuple[str, str], ...]:
+    """Query parameters in order, undecoded."""
+    pairs = [parameter.partition("=") for parameter in query.split("&") if parameter]
+    return tuple([(name, value) for name, _, value in pairs])
+
+
+def _request_line(line: bytes) -> tuple[str, str]:
+    method, _, rest = line.decode("latin-1").partition(" ")
+    return method, rest.rpartition(" ")[0].strip(" \t")
+
+
+def _split_target(method: str, target: str) -> tuple[str, str, str]:
+    """RFC 9112 section 3.2: authority (absolute and authority form only), path, query."""
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+        return "", path, query
+    if method == "CONNECT":
+        return target, "", ""
+    authority = _ABSOLUTE.match(target)
+    path, _, query = (target[authority.end() :] if authority else target).partition("?")
+    return (authority[1] if authority else ""), path or "/", query
