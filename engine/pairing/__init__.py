@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from engine.pairing.description import describe, located
+from engine.pairing.description import describe
 from engine.pairing.exchange import End, Exchange, Exchanges, Turn
 from engine.protocols import HTTP1, UNKNOWN, Part, Verdict, detect, starts_message
 from engine.reassembly import Gap, Reassembler, Segment
 from engine.rrpair import Connection, Direction, Flow, Role, RRPair, Way
 
-__all__ = ["Conversation", "located"]
+__all__ = ["Conversation"]
 
 Finished = list[RRPair | Flow]
 _CLIENT_WAYS = {Role.CLIENT: Way.WRITE, Role.SERVER: Way.READ}
@@ -72,7 +72,7 @@ class Conversation:
         return finished + self._end_flow()
 
     def update(self, connection: Connection) -> None:
-        """Take what became known of the stream; pairs made before are to be updated by their owner (see `located`)."""
+        """Take what became known of the stream. Pairs made before keep what was known then (a store mends them)."""
         self.connection = connection
         if self._exchanges is None:
             self._client = _CLIENT_WAYS.get(connection.role, self._client)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
 from engine.pairing.exchange import Exchange
 from engine.protocols import HTTP1
-from engine.protocols.http1 import Index
+from engine.protocols.http1 import Index, request_line, split_query, split_target
 from engine.protocols.operations import operation
 from engine.rrpair import Connection, Direction, Message, RRPair
 from engine.technologies import technologies, with_tls
@@ -17,7 +16,16 @@ from engine.technologies import technologies, with_tls
 HOSTS_LIMIT = 4096
 """Distinct Host values whose reading is remembered."""
 
-_ABSOLUTE = re.compile(r"(?i)https?://([^/?#]*)")
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a pair says of its server."""
+
+    host: str
+    port: int
+    technology: tuple[str, ...]
+
+
 _NOTHING: Index = {}
 
 
@@ -29,8 +37,8 @@ def describe(
     first = request or response
     assert first is not None
     index = request.index if request else _NOTHING
-    method, target = _request_line(request.message.start_line) if request else ("", "")
-    authority, path, query = _split_target(method, target)
+    method, target = request_line(request.message.start_line) if request else ("", "")
+    authority, path, query = split_target(method, target)
     name, port = host_and_port(authority or index.get(b"host", b"").decode("latin-1"))
     host = name or connection.server_name or _server_address(connection, direction)
     body = request.message.body if request else b""
@@ -61,20 +69,12 @@ def describe(
     )
 
 
-def located(pair: RRPair, connection: Connection) -> RRPair:
-    """The pair with what became known of its connection since it was made."""
-    known = pair.connection
-    if known == connection:
-        return pair
-    unnamed = pair.host in ("", _server_address(known, pair.direction), _server_address(connection, pair.direction))
-    host = (connection.server_name or _server_address(connection, pair.direction)) if unnamed else pair.host
-    return replace(
-        pair,
-        connection=connection,
-        host=host or pair.host,
-        port=server_port(connection, pair.direction) or pair.port,
-        technology=with_tls(pair.technology, connection.tls_version),
-    )
+def placed(place: Place, direction: Direction, connection: Connection) -> Place:
+    """The place of a pair's server with what became known of its connection since the pair was made."""
+    address = _server_address(connection, direction)
+    host = place.host if place.host not in ("", address) else connection.server_name or address
+    port = server_port(connection, direction) or place.port
+    return Place(host, port, with_tls(place.technology, connection.tls_version))
 
 
 def pair_id(connection: str, part: str, offset: int) -> str:
@@ -102,26 +102,3 @@ def host_and_port(authority: str) -> tuple[str, int]:
     if not colon or not port.isdecimal() or len(port) > 5:
         name, port = authority, "0"
     return name.strip("[]").lower(), int(port)
-
-
-def split_query(query: str) -> tuple[tuple[str, str], ...]:
-    """Query parameters in order, undecoded."""
-    pairs = [parameter.partition("=") for parameter in query.split("&") if parameter]
-    return tuple([(name, value) for name, _, value in pairs])
-
-
-def _request_line(line: bytes) -> tuple[str, str]:
-    method, _, rest = line.decode("latin-1").partition(" ")
-    return method, rest.rpartition(" ")[0].strip(" \t")
-
-
-def _split_target(method: str, target: str) -> tuple[str, str, str]:
-    """RFC 9112 section 3.2: authority (absolute and authority form only), path, query."""
-    if target.startswith("/"):
-        path, _, query = target.partition("?")
-        return "", path, query
-    if method == "CONNECT":
-        return target, "", ""
-    authority = _ABSOLUTE.match(target)
-    path, _, query = (target[authority.end() :] if authority else target).partition("?")
-    return (authority[1] if authority else ""), path or "/", query

@@ -37,6 +37,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]+(.*?[^ \t])[ \t]+(HTTP/1\.[0-9])[ \t]*", re.DOTALL)
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9][0-9])(?:[ \t].*)?", re.DOTALL)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
+_ABSOLUTE = re.compile(r"(?i)https?://([^/?#]*)")
 _VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
 
 
@@ -498,3 +499,33 @@ class ResponseParser(Parser):
             self._remaining = _content_length(self._fields, self._index)
             return self._enter(self._counted)
         return self._enter(self._until_end)
+
+
+def request_line(line: bytes) -> tuple[str, str]:
+    """Method and target of a request line that was parsed (RFC 9112 section 3)."""
+    method, _, rest = line.decode("latin-1").partition(" ")
+    return method, rest.rpartition(" ")[0].strip(" \t")
+
+
+def split_target(method: str, target: str) -> tuple[str, str, str]:
+    """Authority (of absolute and authority form only), path and query of a target (RFC 9112 section 3.2)."""
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+        return "", path, query
+    if method == "CONNECT":
+        return target, "", ""
+    authority = _ABSOLUTE.match(target)
+    path, _, query = (target[authority.end() :] if authority else target).partition("?")
+    return (authority[1] if authority else ""), path or "/", query
+
+
+def split_query(query: str) -> tuple[tuple[str, str], ...]:
+    """Query parameters in order, undecoded."""
+    pairs = [parameter.partition("=") for parameter in query.split("&") if parameter]
+    return tuple([(name, value) for name, _, value in pairs])
+
+
+def query_of(line: bytes) -> tuple[tuple[str, str], ...]:
+    """Query parameters of a request line."""
+    method, target = request_line(line)
+    return split_query(split_target(method, target)[2])
