@@ -1,0 +1,47 @@
+"""The command `understudy`. Commands are imported when they are called: `inspect` needs no gRPC."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import IO, Any
+
+import click
+
+COMMANDS = {"inspect": "Show what a snapshot holds: service map, backends, pairs."}
+"""Name of each command, which is also that of its module here, and what the list of commands says of it."""
+
+OWN_FAILURE = 125
+"""Exit status where understudy itself fails, as with `timeout` and `env`: no command's own status is hidden by it."""
+
+
+class Failure(click.ClickException):
+    """Something that understudy cannot do: one line that says what, and how to mend it."""
+
+    exit_code = OWN_FAILURE
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line."""
+        click.echo(f"understudy: {self.format_message()}", file=file, err=True)
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"engine.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("understudy"), prog_name="understudy")
+def main() -> None:
+    """Watch a service talk to the outside world, and stand in for that world."""

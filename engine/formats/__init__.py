@@ -1,0 +1,1 @@
+"""The forms that recordings have outside a snapshot."""

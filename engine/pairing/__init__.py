@@ -1,0 +1,191 @@
+"""One stream as a conversation: captured bytes in, pairs and flows out. Pure: time comes with the bytes."""
+
+from __future__ import annotations
+
+from engine.pairing.description import describe
+from engine.pairing.exchange import End, Exchange, Exchanges, Turn
+from engine.protocols import HTTP1, UNKNOWN, Part, Verdict, detect, starts_message
+from engine.reassembly import Gap, Reassembler, Segment
+from engine.rrpair import Connection, Direction, Flow, Role, RRPair, Way
+
+__all__ = ["Conversation"]
+
+Finished = list[RRPair | Flow]
+_CLIENT_WAYS = {Role.CLIENT: Way.WRITE, Role.SERVER: Way.READ}
+
+
+class Conversation:
+    """What one stream says. Every method returns what is finished by it.
+
+    `start_known` is False where bytes may have passed before offset 0. The offsets are not 0 where an engine goes on
+    with a stream whose earlier bytes are committed: they are `progress` as it was then.
+    """
+
+    def __init__(
+        self, connection: Connection, service: str, start_known: bool, read_offset: int = 0, write_offset: int = 0
+    ) -> None:
+        self.connection = connection
+        self._service = service
+        self._start_known = start_known
+        self._start_missing = not start_known
+        self._ways = {Way.READ: Reassembler(read_offset), Way.WRITE: Reassembler(write_offset)}
+        self._waiting: list[tuple[Way, Segment]] = []
+        """What came before the protocol is known: a few bytes, for `detect` needs no more than 24 of them."""
+        self._exchanges: Exchanges | None = None
+        self._client: Way = _CLIENT_WAYS.get(connection.role, Way.WRITE)
+        self._flow: tuple[str, str] | None = None
+        self._flow_from = (read_offset, write_offset)
+        self._flow_time = 0
+        self._closed = False
+
+    def data(self, way: Way, offset: int, data: bytes, time: int) -> Finished:
+        """Take bytes that went this way; those seen before are dropped."""
+        finished: Finished = []
+        for event in self._ways[way].data(offset, data, time):
+            finished += self._take(way, event)
+        return finished
+
+    def gap(self, way: Way, offset: int, length: int, reason: str) -> Finished:
+        """Take a gap; `reason` is `reassembly.LOST` or `reassembly.UNKNOWN`."""
+        finished: Finished = []
+        for event in self._ways[way].gap(offset, length, reason):
+            finished += self._take(way, event)
+        return finished
+
+    def half_close(self, way: Way, time: int) -> Finished:
+        """Take the end of one way."""
+        if self._exchanges is None or self._flow:
+            return []
+        return self._pairs(self._exchanges.take(self._part(way), End()), time)
+
+    def close(self, time: int) -> Finished:
+        """Take the end of the stream: everything is finished by it."""
+        if self._closed:
+            return []
+        self._closed = True
+        finished: Finished = []
+        if self._exchanges and not self._flow:
+            finished += self._pairs(self._exchanges.close(), time)
+        elif not self._flow:
+            reason = "ended before its protocol was recognised" if self._start_known else "start not seen"
+            self._become_flow(self.connection.application_protocol or UNKNOWN, reason, self._flow_from, time)
+        return finished + self._end_flow()
+
+    def update(self, connection: Connection) -> None:
+        """Take what became known of the stream. Pairs made before keep what was known then (a store mends them)."""
+        self.connection = connection
+        if self._exchanges is None:
+            self._client = _CLIENT_WAYS.get(connection.role, self._client)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Offsets of the first bytes still needed: read way, write way. What lies before is in what was returned."""
+        if self._exchanges and not self._flow:
+            requests, responses = self._exchanges.needed
+            return (responses, requests) if self._client is Way.WRITE else (requests, responses)
+        read, write = (self._ways[way].next_offset for way in (Way.READ, Way.WRITE))
+        for way, segment in reversed(self._waiting):
+            read, write = (segment.offset, write) if way is Way.READ else (read, segment.offset)
+        return read, write
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _take(self, way: Way, event: Segment | Gap) -> Finished:
+        if self._flow or self._closed:
+            return []
+        if self._exchanges:
+            return self._pairs(self._exchanges.take(self._part(way), event), getattr(event, "time", 0))
+        if type(event) is Gap:
+            self._lose_start()
+            return []
+        assert type(event) is Segment
+        self._flow_time = self._flow_time or event.time
+        return self._recognise(way, event) if self._start_known else self._seek(way, event)
+
+    def _lose_start(self) -> None:
+        """A gap before the protocol is known: no better than a start that was not seen."""
+        self._start_known = False
+        self._start_missing = True
+        self._waiting.clear()
+
+    def _recognise(self, way: Way, segment: Segment) -> Finished:
+        self._waiting.append((way, segment))
+        start = b"".join(waiting.data for its_way, waiting in self._waiting if its_way is way)
+        verdict = detect(start)
+        if verdict is None:
+            return []
+        waiting, self._waiting = self._waiting, []
+        if verdict.protocol != HTTP1:
+            self._become_other(verdict)
+            return []
+        return self._begin(way, verdict.part, waiting)
+
+    def _seek(self, way: Way, segment: Segment) -> Finished:
+        """Joining in the middle: wait for a start line; a protocol that is not parsed ends the search."""
+        part = starts_message(segment.data)
+        if part:
+            return self._begin(way, part, [(way, segment)])
+        verdict = detect(segment.data)
+        if verdict and verdict.protocol not in (HTTP1, UNKNOWN):
+            self._become_other(verdict)
+        return []
+
+    def _begin(self, way: Way, part: Part | None, waiting: list[tuple[Way, Segment]]) -> Finished:
+        """Start to parse: the role says who is the client, else the start line does."""
+        if self.connection.role is Role.UNKNOWN:
+            self._client = way if part is Part.REQUEST else _other(way)
+        starts = {each: self._ways[each].next_offset for each in Way}
+        for its_way, segment in reversed(waiting):
+            starts[its_way] = segment.offset
+        self._exchanges = Exchanges(starts[self._client], starts[_other(self._client)], synchronised=self._start_known)
+        finished: Finished = []
+        for its_way, segment in waiting:
+            finished += self._take(its_way, segment)
+        return finished
+
+    def _part(self, way: Way) -> Part:
+        return Part.REQUEST if way is self._client else Part.RESPONSE
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def _pairs(self, exchanges: list[Exchange], time: int) -> Finished:
+        pairs: Finished = [self._pair(exchange) for exchange in exchanges]
+        assert self._exchanges is not None
+        if self._exchanges.turn:
+            self._turn(self._exchanges.turn, time)
+        return pairs
+
+    def _pair(self, exchange: Exchange) -> RRPair:
+        missing = exchange.missing
+        if self._start_missing:
+            missing = ("start", *missing)
+            self._start_missing = False
+        direction = Direction.OUT if self._client is Way.WRITE else Direction.IN
+        return describe(self.connection, self._service, direction, exchange, missing)
+
+    def _turn(self, turn: Turn, time: int) -> None:
+        offsets = (turn.response_offset, turn.request_offset)
+        self._become_flow(turn.protocol, turn.reason, offsets if self._client is Way.WRITE else offsets[::-1], time)
+
+    def _become_other(self, verdict: Verdict) -> None:
+        name = self.connection.application_protocol if verdict.protocol == UNKNOWN else verdict.protocol
+        reason = "protocol not recognised" if verdict.protocol == UNKNOWN else f"{verdict.protocol} is not parsed yet"
+        self._become_flow(name or UNKNOWN, reason, self._flow_from, self._flow_time)
+
+    def _become_flow(self, protocol: str, reason: str, offsets: tuple[int, int], time: int) -> None:
+        self._flow, self._flow_from = (protocol, reason), offsets
+        self._flow_time = time
+        self._exchanges = None
+
+    def _end_flow(self) -> Finished:
+        """The flow that the stream, or the rest of it, was; none where it carried nothing."""
+        if not self._flow:
+            return []
+        read, written = (self._ways[way].next_offset - self._flow_from[way - Way.READ] for way in (Way.READ, Way.WRITE))
+        if not read and not written:
+            return []
+        return [Flow(self.connection, self._flow_time, *self._flow, read, written)]
+
+
+def _other(way: Way) -> Way:
+    return Way.READ if way is Way.WRITE else Way.WRITE

@@ -1,0 +1,104 @@
+"""An exchange in the words of the domain: who asked whom for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+
+from engine.pairing.exchange import Exchange
+from engine.protocols import HTTP1
+from engine.protocols.http1 import Index, request_line, split_query, split_target
+from engine.protocols.operations import operation
+from engine.rrpair import Connection, Direction, Message, RRPair
+from engine.technologies import technologies, with_tls
+
+HOSTS_LIMIT = 4096
+"""Distinct Host values whose reading is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a pair says of its server."""
+
+    host: str
+    port: int
+    technology: tuple[str, ...]
+
+
+_NOTHING: Index = {}
+
+
+def describe(
+    connection: Connection, service: str, direction: Direction, exchange: Exchange, missing: tuple[str, ...]
+) -> RRPair:
+    """Make the pair of an exchange."""
+    request, response = exchange.request, exchange.response
+    first = request or response
+    assert first is not None
+    index = request.index if request else _NOTHING
+    method, target = request_line(request.message.start_line) if request else ("", "")
+    authority, path, query = split_target(method, target)
+    name, port = host_and_port(authority or index.get(b"host", b"").decode("latin-1"))
+    host = name or connection.server_name or _server_address(connection, direction)
+    body = request.message.body if request else b""
+    answer = response.index if response else _NOTHING
+    time = first.time
+    return RRPair(
+        pair_id(connection.id, "request" if request else "response", first.offset),
+        time,
+        direction,
+        service,
+        HTTP1,
+        host,
+        server_port(connection, direction) or port or (443 if connection.tls else 80),
+        method,
+        path,
+        split_query(query) if query else (),
+        operation(method, path, index, body) if request else "",
+        request.message if request else Message(b""),
+        connection,
+        response.status if response else 0,
+        response.message if response else None,
+        tuple([received.message for received in exchange.interim]),
+        request.ended - time if request else 0,
+        response.time - time if response else 0,
+        response.ended - time if response else 0,
+        technologies(HTTP1, host, index, answer, query, connection.tls_version),
+        missing,
+    )
+
+
+def placed(place: Place, direction: Direction, connection: Connection) -> Place:
+    """The place of a pair's server with what became known of its connection since the pair was made."""
+    address = _server_address(connection, direction)
+    host = place.host if place.host not in ("", address) else connection.server_name or address
+    port = server_port(connection, direction) or place.port
+    return Place(host, port, with_tls(place.technology, connection.tls_version))
+
+
+def pair_id(connection: str, part: str, offset: int) -> str:
+    """16 hexadecimal digits, the same whenever the same bytes are taken in again.
+
+    The offset of the first byte serves as the index of the pair: it is still known after a restart.
+    """
+    return blake2b(f"{connection} {part} {offset}".encode(), digest_size=8).hexdigest()
+
+
+def server_port(connection: Connection, direction: Direction) -> int:
+    """Port of the server's end; 0 where the stream is not bound."""
+    return connection.remote_port if direction is Direction.OUT else connection.local_port
+
+
+def _server_address(connection: Connection, direction: Direction) -> str:
+    return connection.remote_address if direction is Direction.OUT else connection.local_address
+
+
+@lru_cache(HOSTS_LIMIT)
+def host_and_port(authority: str) -> tuple[str, int]:
+    """Split an authority, perhaps with user information: name in lower case without brackets, port or 0."""
+    authority = authority.rpartition("@")[2]
+    name, colon, port = authority.rpartition(":")
+    if not colon or not port.isdecimal() or len(port) > 5:
+        name, port = authority, "0"
+    return name.strip("[]").lower(), int(port)

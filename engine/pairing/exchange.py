@@ -1,0 +1,228 @@
+"""The requests and responses of one HTTP/1.1 connection, put together.
+
+Bytes of the two ways may be delivered in an order that differs from the one they passed in: a write is reported when
+the call returns, when its answer may already have been read. So a response waits, within bounds, for its request.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from engine.pairing.order import No, Order
+from engine.protocols import HTTP1, Part
+from engine.protocols.http1 import Broken, Parser, Received, RequestParser, ResponseParser
+from engine.reassembly import Gap, Segment
+
+HELD_LIMIT = 8 * 1024 * 1024
+"""Bytes of one way that may wait for the other: what socket buffers can hold while a call is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and its response; one of them may be missing."""
+
+    request: Received | None
+    response: Received | None = None
+    interim: tuple[Received, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """From these offsets on the connection is no HTTP/1.1 that can be followed."""
+
+    protocol: str
+    reason: str
+    request_offset: int
+    response_offset: int
+
+
+class End:
+    """The end of one way."""
+
+
+class _Side:
+    """One way: its parser, and what waits to go into it."""
+
+    def __init__(self, parser: Parser) -> None:
+        self.parser = parser
+        self.queue: deque[Segment | Gap | End] = deque()
+        self.held = 0
+
+    def put(self, event: Segment | Gap | End) -> None:
+        self.queue.append(event)
+        if type(event) is Segment:
+            self.held += len(event.data)
+
+    def step(self) -> None:
+        """Give the next event to the parser."""
+        event = self.queue.popleft()
+        if type(event) is Segment:
+            self.held -= len(event.data)
+            self.parser.receive(event.data, event.time)
+        elif type(event) is Gap:
+            self.parser.skip(event.length)
+        else:
+            self.parser.end()
+
+
+class Exchanges:
+    """Pairs the messages of a connection. `turn` is set once it speaks something else; it takes nothing after that."""
+
+    def __init__(self, request_offset: int, response_offset: int, *, synchronised: bool) -> None:
+        self.turn: Turn | None = None
+        self._order = Order()
+        self._requests = _Side(RequestParser(request_offset, synchronised=synchronised))
+        self._responses = _Side(ResponseParser(self._method_of, response_offset, synchronised=synchronised))
+        self._sides = {Part.REQUEST: self._requests, Part.RESPONSE: self._responses}
+        self._requests.parser.lost_count = self._responses.parser.lost_count = False
+        self._current: Received | None = None
+        self._certain = True
+        self._interim: list[Received] = []
+        self._upgrade: Received | None = None
+        self._finished: list[Exchange] = []
+
+    def take(self, part: Part, event: Segment | Gap | End) -> list[Exchange]:
+        """Take what happened to one way; return what is finished by it."""
+        side = self._sides[part]
+        side.put(event)
+        if side.held > HELD_LIMIT:
+            self._stop_waiting(side)
+        self._run(side)
+        return self._take_finished()
+
+    def close(self) -> list[Exchange]:
+        """Take the end of both ways."""
+        self._upgrade = None
+        for side in (self._requests, self._responses):
+            side.put(End())
+        self._run(self._requests)
+        self._order.complete = True
+        self._run(self._responses)
+        if not self.turn:
+            self._give_up_rest()
+        return self._take_finished()
+
+    @property
+    def needed(self) -> tuple[int, int]:
+        """Offsets of the first bytes that are still needed: of the requests' way, of the responses' way."""
+        oldest = self._current or (self._order.pending[0] if self._order.pending else None)
+        requests, responses = self._requests.parser.needed, self._responses.parser.needed
+        return (
+            oldest.offset if oldest else requests,
+            self._interim[0].offset if self._interim else responses,
+        )
+
+    # -- driving the parsers -------------------------------------------------------------------------------------------
+
+    def _run(self, first: _Side) -> None:
+        second = self._responses if first is self._requests else self._requests
+        while not self.turn and (self._advance(first) or self._advance(second)):
+            pass
+
+    def _advance(self, side: _Side) -> bool:
+        """Go on with one way as far as it goes; return whether it moved."""
+        moved = False
+        while not self.turn:
+            if side is self._requests and self._upgrade:
+                break
+            message = side.parser.next()
+            if side.parser.lost_count:
+                side.parser.lost_count = False
+                self._order.doubt()
+            if message is not None:
+                self._handle(side, message)
+            elif side.queue and not side.parser.waiting:
+                side.step()
+            else:
+                break
+            moved = True
+        return moved
+
+    def _handle(self, side: _Side, message: Received | Broken) -> None:
+        if isinstance(message, Broken):
+            self._broken(side, message)
+        elif side is self._requests:
+            self._asked(message)
+        else:
+            self._answered(message)
+
+    def _method_of(self, time: int) -> bytes | None:
+        found = self._order.answered(time)
+        if found is No.NOT_YET:
+            return None
+        if found is No.NEVER:
+            self._order.doubt()
+            self._current, self._certain = None, True
+            return b""
+        self._current, self._certain = found
+        return self._current.message.start_line.partition(b" ")[0]
+
+    def _asked(self, request: Received) -> None:
+        self._order.asked(request)
+        if b"upgrade" in request.index or request.message.start_line.startswith(b"CONNECT "):
+            self._upgrade = request  # what follows may be no HTTP: its answer decides
+        self._take_unanswered()
+
+    def _answered(self, response: Received) -> None:
+        if 100 <= response.status < 200 and response.status != 101:
+            self._interim.append(response)
+            return
+        request, interim = self._current, tuple(self._interim)
+        self._current = None
+        self._interim = []
+        self._take_unanswered()
+        missing = (*(request.missing if request else ("request",)), *response.missing)
+        missing += tuple(name for part in interim for name in part.missing)
+        self._finished.append(Exchange(request, response, interim, missing if self._certain else (*missing, "pairing")))
+        if request is None or request is self._upgrade:
+            self._decide_upgrade(request, response)
+
+    def _decide_upgrade(self, request: Received | None, response: Received) -> None:
+        """RFC 9110 sections 7.8 and 9.3.6: 101, or success of a CONNECT, changes the protocol; else HTTP goes on."""
+        if request is self._upgrade:
+            self._upgrade = None
+        tunnel = request is not None and request.message.start_line.startswith(b"CONNECT ") and response.status < 300
+        if response.status != 101 and not tunnel:
+            return
+        name = "tunnel" if tunnel else response.index.get(b"upgrade", b"unknown").decode("latin-1").lower()
+        offset = request.until if request else self._requests.parser.needed
+        self.turn = Turn(name, "tunnel opened" if tunnel else f"upgraded to {name}", offset, response.until)
+        self._order.finish()
+        self._take_unanswered()
+
+    # -- giving up -----------------------------------------------------------------------------------------------------
+
+    def _stop_waiting(self, side: _Side) -> None:
+        if side is self._requests:
+            self._upgrade = None
+        elif side.parser.waiting:
+            self._order.complete = True
+            self._advance(side)
+            self._order.complete = False
+
+    def _broken(self, side: _Side, broken: Broken) -> None:
+        requests, responses = self.needed
+        if side is self._requests:
+            requests = self._requests.parser.needed
+        self._give_up_rest()
+        self.turn = Turn(HTTP1, f"{broken.reason} at byte {broken.offset}", requests, responses)
+
+    def _give_up_rest(self) -> None:
+        if self._current:
+            self._finished.append(Exchange(self._current, None, (), (*self._current.missing, "response")))
+            self._current = None
+        self._order.finish()
+        self._take_unanswered()
+
+    def _take_unanswered(self) -> None:
+        for request in self._order.unanswered:
+            if request is self._upgrade:
+                self._upgrade = None
+            self._finished.append(Exchange(request, None, (), (*request.missing, "response")))
+        self._order.unanswered.clear()
+
+    def _take_finished(self) -> list[Exchange]:
+        finished, self._finished = self._finished, []
+        return finished

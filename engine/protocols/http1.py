@@ -1,0 +1,531 @@
+"""A passive HTTP/1.1 parser: bytes in, whole messages out (RFC 9112).
+
+It listens to one way of a connection, so it takes what real peers take (bare LF, obs-fold) and never answers. It does
+no I/O, knows no clock and never raises on captured bytes: what cannot be parsed becomes `Broken`. A byte is searched
+once: the buffer remembers how far.
+
+How a `Parser` is driven: `receive` or `skip` (a gap) or `end`, then `next` until it returns None. A response parser
+stops and sets `waiting` where the framing depends on a request that has not been seen yet.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.protocols import Part, starts_message
+from engine.rrpair import Fields, Message
+
+HEAD_LIMIT = 256 * 1024
+"""Longest header block or trailer section, as in the most generous servers (Node takes 16 KiB, nginx 32 KiB)."""
+LINE_LIMIT = 16 * 1024
+"""Longest line of a chunk header, with its extensions (llhttp and h11 take 16 KiB)."""
+BODY_LIMIT = 64 * 1024 * 1024
+"""Most bytes of a body that are kept: one message must not take the memory of the engine."""
+NAMES_LIMIT = 4096
+"""Most field names remembered in lower case: real traffic has a few hundred."""
+
+Index = dict[bytes, bytes]
+"""Header values by lower-case name; of repeated names the last."""
+
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_LINE_BREAK = re.compile(rb"\r?\n")
+_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]+(.*?[^ \t])[ \t]+(HTTP/1\.[0-9])[ \t]*", re.DOTALL)
+_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9][0-9])(?:[ \t].*)?", re.DOTALL)
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
+_ABSOLUTE = re.compile(r"(?i)https?://([^/?#]*)")
+_VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
+
+
+@dataclass(slots=True)
+class Received:
+    """A message that has ended. Built for every message, so not frozen: that would double its cost.
+
+    `offset` and `time` are those of its first byte, `ended` is the time of the last. `index` are its header values by
+    lower-case name. `missing` names its parts that were not seen whole. `status` is 0 for requests. `until` is the
+    offset behind it.
+    """
+
+    message: Message
+    index: Index
+    offset: int
+    until: int
+    time: int
+    ended: int
+    status: int = 0
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """From `offset` on the bytes are not HTTP/1.1, for this reason."""
+
+    reason: str
+    offset: int
+
+
+class _Go(enum.Enum):
+    """What a state returns when the next one has work to do at once.
+
+    States never call each other: a segment may hold thousands of chunks.
+    """
+
+    ON = enum.auto()
+
+
+_Outcome = Received | Broken | _Go | None
+
+
+class _Malformed(ValueError):
+    """Not HTTP/1.1; does not leave this module."""
+
+
+class _Names(dict[bytes, bytes]):
+    """Field names in lower case, checked to be tokens when first seen (RFC 9110 section 5.1)."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        if not _TOKEN.fullmatch(name):
+            raise _Malformed("malformed header line")
+        lower = name.lower()
+        if len(self) < NAMES_LIMIT:
+            self[name] = lower
+        return lower
+
+
+_NAMES = _Names()
+
+
+def parse_fields(lines: list[bytes]) -> tuple[Fields, Index]:
+    """Split header lines (RFC 9112 section 5). Raises ValueError."""
+    fields = tuple([(name, value.strip(b" \t")) for name, value in [line.split(b":", 1) for line in lines]])
+    names = _NAMES
+    return fields, {names[name]: value for name, value in fields}
+
+
+def _parse_fields_leniently(lines: list[bytes]) -> Fields:
+    try:
+        return parse_fields(lines)[0]
+    except ValueError:
+        raise _Malformed("malformed trailer") from None
+
+
+def _lenient_lines(block: bytes) -> list[bytes]:
+    """Lines of a block with bare LF, obs-fold (section 5.2) or blanks before the colon; a bare CR is a blank (2.2)."""
+    lines = _LINE_BREAK.split(_FOLD.sub(b" ", block))
+    lines = [line.replace(b"\r", b" ") for line in lines]
+    return lines[:1] + [re.sub(rb"^([^ \t:]+)[ \t]+:", rb"\1:", line) for line in lines[1:]]
+
+
+def parse_block(block: bytes) -> tuple[bytes, Fields, Index]:
+    """Split a header block without its blank line into the start line and the fields. Raises ValueError."""
+    if b"\0" in block:
+        raise _Malformed("NUL in a header block")
+    lines = block.split(b"\r\n")
+    if block.count(b"\n") == block.count(b"\r") == len(lines) - 1:
+        try:
+            return lines[0], *parse_fields(lines[1:])
+        except ValueError:
+            pass
+    lines = _lenient_lines(block)
+    try:
+        return lines[0], *parse_fields(lines[1:])
+    except ValueError:
+        raise _Malformed("malformed header line") from None
+
+
+def _content_length(fields: Fields, index: Index) -> int:
+    """The one value of all Content-Length fields (RFC 9112 section 6.3, rule 5)."""
+    value = index[b"content-length"]
+    if len(fields) == len(index) and value.isdigit() and len(value) <= 18:
+        return int(value)
+    values = {
+        item.strip(b" \t") for name, value in fields if name.lower() == b"content-length" for item in value.split(b",")
+    }
+    value = values.pop()
+    if values or not value.isdigit() or len(value) > 18:
+        raise _Malformed("invalid Content-Length")
+    return int(value)
+
+
+def _is_chunked(fields: Fields) -> bool:
+    """Whether chunked is the last of all transfer codings (RFC 9112 section 6.1)."""
+    codings = b",".join(value for name, value in fields if name.lower() == b"transfer-encoding")
+    return codings.rpartition(b",")[2].strip(b" \t").lower() == b"chunked"
+
+
+class Parser:
+    """One way of an HTTP/1.1 connection. Subclasses know the start line and the framing of their half."""
+
+    part: Part
+
+    def __init__(self, offset: int = 0, *, synchronised: bool = True) -> None:
+        self.waiting = False
+        self.lost_count = not synchronised
+        """Set where messages may have passed unseen; whoever reads it clears it."""
+        self._forgiving = not synchronised
+        self._data: bytes | bytearray = b""
+        self._at = 0
+        self._base = offset
+        self._searched = 0
+        self._time = 0
+        self._ready: list[Received] = []
+        self._step: Callable[[], _Outcome] = self._head if synchronised else self._seek
+        self._forget()
+
+    def _forget(self) -> None:
+        self._offset = -1
+        self._begun = 0
+        self._line = b""
+        self._fields: Fields = ()
+        self._index: Index = {}
+        self._status = 0
+        self._body: bytes | bytearray = b""
+        self._remaining = 0
+        self._trailers: Fields = ()
+        self._trailer_size = 0
+        self._missing: tuple[str, ...] = ()
+
+    # -- what the owner calls ------------------------------------------------------------------------------------------
+
+    @property
+    def needed(self) -> int:
+        """Offset of the first byte that an unfinished message still needs; of a body that is cut none is."""
+        idle = self._offset < 0 or len(self._body) >= BODY_LIMIT
+        return self._base + self._at if idle else self._offset
+
+    def receive(self, data: bytes, time: int) -> None:
+        """Take the bytes that follow."""
+        self._time = time
+        left = len(self._data) - self._at
+        if not left:
+            self._base += self._at
+            self._data, self._at, self._searched = data, 0, 0
+        elif type(self._data) is bytearray and self._at == 0:
+            self._data += data
+        else:
+            self._base += self._at
+            self._searched = max(self._searched - self._at, 0)
+            self._data, self._at = bytearray(memoryview(self._data)[self._at :]), 0
+            self._data += data
+
+    def next(self) -> Received | Broken | None:
+        """Return what has ended, or None where more bytes are needed (or the request: see `waiting`)."""
+        if self._ready:
+            return self._ready.pop(0)
+        try:
+            while (outcome := self._step()) is _Go.ON:
+                pass
+            return outcome
+        except _Malformed as error:
+            return self._malformed(str(error))
+
+    def skip(self, length: int) -> None:
+        """Take a gap: within a body of known length the parser stays in step, elsewhere it seeks a start line."""
+        self._forgiving = True
+        step = self._step
+        if step in (self._counted, self._chunk_data) and length <= self._remaining:
+            self._missing = (f"{self.part.value} body",)
+            self._remaining -= length
+            self._pass(length)
+        elif step == self._until_end:
+            self._missing = (f"{self.part.value} body",)
+            self._pass(length)
+        else:
+            self._break_off()
+            self._pass(length)
+
+    def end(self) -> None:
+        """Take the end of the stream: a body that lasts until then is whole (section 6.3 rule 8), others are not."""
+        if self._step == self._until_end:
+            self._ready.append(self._finish())
+        elif self._offset >= 0:
+            self._break_off()
+
+    # -- the parts that the halves differ in ---------------------------------------------------------------------------
+
+    def _frame(self) -> _Outcome:
+        """Choose the framing of the body of a message whose header block is read. Raises ValueError."""
+        raise NotImplementedError
+
+    def _check_line(self, line: bytes) -> int:
+        """Check a start line and return the status, 0 for requests. Raises ValueError."""
+        raise NotImplementedError
+
+    # -- states --------------------------------------------------------------------------------------------------------
+
+    def _seek(self) -> _Outcome:
+        """Drop segments until one begins with a start line."""
+        if starts_message(bytes(memoryview(self._data)[self._at : self._at + LINE_LIMIT])) is self.part:
+            return self._enter(self._head)
+        self._at = len(self._data)
+        return None
+
+    def _head(self) -> _Outcome:
+        data, at = self._data, self._at
+        if at >= len(data):
+            return None
+        if self._offset < 0:
+            while data[at] in b"\r\n":  # section 2.2: empty lines before a start line
+                at = self._at = at + 1
+                if at >= len(data):
+                    return None
+            self._offset, self._begun = self._base + at, self._time
+        found = _BLANK_LINE.search(data, self._searched if self._searched > at else at)
+        start, end = found.span() if found else (len(data), len(data))
+        if start - at > HEAD_LIMIT:
+            raise _Malformed(f"header block longer than {HEAD_LIMIT // 1024} KiB")
+        if not found:
+            self._searched = max(at, end - 2)
+            return None
+        if data[start - 1] == 13:  # the CR of the last line
+            start -= 1
+        self._line, self._fields, self._index = parse_block(bytes(data[at:start]))
+        self._status = self._check_line(self._line)
+        self._at = self._searched = end
+        return self._frame()
+
+    def _counted(self) -> _Outcome:
+        """Section 6.2."""
+        return None if self._take() else self._finish()
+
+    def _until_end(self) -> _Outcome:
+        """Section 6.3, rule 8."""
+        self._keep(len(self._data) - self._at)
+        return None
+
+    def _chunk_line(self) -> _Outcome:
+        """Section 7.1: a size in hexadecimal digits, perhaps extensions."""
+        line = self._next_line(LINE_LIMIT)
+        if line is None:
+            return None
+        size = _CHUNK_LINE.fullmatch(line)
+        if size is None:
+            raise _Malformed("malformed chunk size")
+        self._remaining = int(size[1], 16)
+        return self._enter(self._chunk_data if self._remaining else self._trailer_line)
+
+    def _chunk_data(self) -> _Outcome:
+        return None if self._take() else self._enter(self._chunk_end)
+
+    def _chunk_end(self) -> _Outcome:
+        line = self._next_line(LINE_LIMIT)
+        if line:
+            raise _Malformed("chunk longer than its size")
+        return None if line is None else self._enter(self._chunk_line)
+
+    def _trailer_line(self) -> _Outcome:
+        """Section 7.1.2."""
+        line = self._next_line(HEAD_LIMIT)
+        if not line:
+            return None if line is None else self._finish()
+        self._trailer_size += len(line)
+        if self._trailer_size > HEAD_LIMIT:
+            raise _Malformed(f"trailers longer than {HEAD_LIMIT // 1024} KiB")
+        self._trailers += _parse_fields_leniently([line])
+        return _Go.ON
+
+    def _stopped(self) -> _Outcome:
+        """The connection speaks something else from here on: its owner looks no further."""
+        return None
+
+    # -- what the states share -----------------------------------------------------------------------------------------
+
+    def _next_line(self, limit: int) -> bytes | None:
+        data, at = self._data, self._at
+        end = data.find(b"\n", max(at, self._searched))
+        if end < 0:
+            self._searched = len(data)
+            if len(data) - at > limit:
+                raise _Malformed(f"line longer than {limit // 1024} KiB")
+            return None
+        self._at = self._searched = end + 1
+        return bytes(data[at:end]).removesuffix(b"\r")
+
+    def _take(self) -> int:
+        """Take what is there of a run of known length; return how many bytes are still to come."""
+        length = min(self._remaining, len(self._data) - self._at)
+        if length:
+            self._keep(length)
+            self._remaining -= length
+        return self._remaining
+
+    def _keep(self, length: int) -> None:
+        """Take bytes into the body; beyond the limit they are dropped, which cuts the body."""
+        data, start = self._data, self._at
+        self._at = start + length
+        if len(self._body) + length > BODY_LIMIT:
+            self._missing = (f"{self.part.value} body",)
+            length = BODY_LIMIT - len(self._body)
+        if not self._body:
+            self._body = bytes(data) if length == len(data) else bytes(memoryview(data)[start : start + length])
+            return
+        if type(self._body) is not bytearray:
+            self._body = bytearray(self._body)
+        self._body += memoryview(data)[start : start + length]
+
+    def _enter(self, step: Callable[[], _Outcome]) -> _Outcome:
+        self._step = step
+        return _Go.ON
+
+    def _finish(self) -> Received:
+        """Hand the message over and begin the next."""
+        received = Received(
+            Message(self._line, self._fields, bytes(self._body), self._trailers),
+            self._index,
+            self._offset,
+            self._base + self._at,
+            self._begun,
+            self._time,
+            self._status,
+            self._missing,
+        )
+        self._forget()
+        self._step = self._head
+        return received
+
+    def _break_off(self) -> None:
+        """Hand over what there is of a message that cannot be followed to its end, and seek the next."""
+        self.lost_count = True
+        part = self.part.value
+        if self._offset >= 0:
+            if self._step != self._head:
+                self._missing = (f"{part} body",)
+                self._ready.append(self._finish())
+            elif (received := self._broken_head()) is not None:
+                self._ready.append(received)
+        self._forget()
+        self._at = len(self._data)
+        self._step = self._seek
+
+    def _broken_head(self) -> Received | None:
+        """What is known of a header block that has no end: nothing where not even the start line is whole."""
+        block, newline, _ = bytes(memoryview(self._data)[self._at :]).rpartition(b"\n")
+        try:
+            self._line, self._fields, self._index = parse_block(block.removesuffix(b"\r"))
+            self._status = self._check_line(self._line)
+        except ValueError:
+            return None
+        if not newline:
+            return None
+        self._missing = (f"{self.part.value} headers",)
+        return self._finish()
+
+    def _pass(self, length: int) -> None:
+        """Step over bytes that are missing; nothing unread lies before them."""
+        self._base += len(self._data) + length
+        self._data, self._at, self._searched = b"", 0, 0
+
+    def _malformed(self, reason: str) -> Received | Broken | None:
+        """Give up; or seek the next start line where it may be that only the place was wrong."""
+        if not self._forgiving:
+            self._step = self._stopped
+            return Broken(f"{self.part.value}: {reason}", self._offset if self._offset >= 0 else self._base + self._at)
+        self._step = self._counted if self._index else self._head
+        self._break_off()
+        return self._ready.pop(0) if self._ready else None
+
+
+class RequestParser(Parser):
+    """The requests of a connection."""
+
+    part = Part.REQUEST
+
+    def _check_line(self, line: bytes) -> int:
+        words = line.split(b" ")
+        if len(words) == 3 and words[2] in _VERSIONS and words[0] and words[1]:
+            _NAMES[words[0]]
+        elif not _REQUEST_LINE.fullmatch(line):
+            raise _Malformed("malformed request line")
+        return 0
+
+    def _frame(self) -> _Outcome:
+        """Section 6.3, rules 3 to 7."""
+        if b"transfer-encoding" in self._index:
+            if not _is_chunked(self._fields):
+                raise _Malformed("a transfer coding that does not tell the length")
+            return self._enter(self._chunk_line)
+        if b"content-length" in self._index:
+            self._remaining = _content_length(self._fields, self._index)
+            return self._enter(self._counted)
+        return self._finish()
+
+
+class ResponseParser(Parser):
+    """The responses of a connection.
+
+    `method_of` is given the time of a response's first byte and returns the method of the request that it answers, b""
+    where that will never be known, None where it is not known yet.
+    """
+
+    part = Part.RESPONSE
+
+    def __init__(self, method_of: Callable[[int], bytes | None], offset: int = 0, *, synchronised: bool = True) -> None:
+        super().__init__(offset, synchronised=synchronised)
+        self._method_of = method_of
+
+    def _check_line(self, line: bytes) -> int:
+        if line[:9] in (b"HTTP/1.1 ", b"HTTP/1.0 ") and line[9:12].isdigit() and line[12:13] in (b"", b" "):
+            return int(line[9:12])
+        found = _STATUS_LINE.fullmatch(line)
+        if found is None:
+            raise _Malformed("malformed status line")
+        return int(found[1])
+
+    def _frame(self) -> _Outcome:
+        """Section 6.3, rules 1 to 8."""
+        if 100 <= self._status < 200 and self._status != 101:
+            return self._finish()
+        return self._enter(self._final)
+
+    def _final(self) -> _Outcome:
+        method = self._method_of(self._begun)
+        self.waiting = method is None
+        if method is None:
+            return None
+        status, index = self._status, self._index
+        if method == b"HEAD" or status in (204, 304):
+            return self._finish()
+        if status == 101 or (method == b"CONNECT" and 200 <= status < 300):
+            received = self._finish()
+            self._step = self._stopped
+            return received
+        if b"transfer-encoding" in index:
+            return self._enter(self._chunk_line if _is_chunked(self._fields) else self._until_end)
+        if b"content-length" in index:
+            self._remaining = _content_length(self._fields, self._index)
+            return self._enter(self._counted)
+        return self._enter(self._until_end)
+
+
+def request_line(line: bytes) -> tuple[str, str]:
+    """Method and target of a request line that was parsed (RFC 9112 section 3)."""
+    method, _, rest = line.decode("latin-1").partition(" ")
+    return method, rest.rpartition(" ")[0].strip(" \t")
+
+
+def split_target(method: str, target: str) -> tuple[str, str, str]:
+    """Authority (of absolute and authority form only), path and query of a target (RFC 9112 section 3.2)."""
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+        return "", path, query
+    if method == "CONNECT":
+        return target, "", ""
+    authority = _ABSOLUTE.match(target)
+    path, _, query = (target[authority.end() :] if authority else target).partition("?")
+    return (authority[1] if authority else ""), path or "/", query
+
+
+def split_query(query: str) -> tuple[tuple[str, str], ...]:
+    """Query parameters in order, undecoded."""
+    pairs = [parameter.partition("=") for parameter in query.split("&") if parameter]
+    return tuple([(name, value) for name, _, value in pairs])
+
+
+def query_of(line: bytes) -> tuple[tuple[str, str], ...]:
+    """Query parameters of a request line."""
+    method, target = request_line(line)
+    return split_query(split_target(method, target)[2])

@@ -1,0 +1,86 @@
+"""The tables of what is secret. To add a rule, add a line.
+
+Keep the hints in step: texts without a hint are not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+
+SECRET_HEADERS = frozenset(
+    (
+        b"x-api-key api-key apikey x-auth-token x-access-token x-amz-security-token x-goog-api-key x-vault-token"
+        b" private-token x-csrf-token x-xsrf-token plaid-secret ocp-apim-subscription-key x-shopify-access-token"
+        b" x-functions-key x-github-token x-gitlab-token x-session-token x-slack-signature stripe-signature"
+    ).split()
+)
+"""Headers whose whole value is secret."""
+
+_KINDS_OF_NAMES = {
+    "password": "password passwd pwd passphrase newpassword oldpassword userpassword",
+    "token": (
+        "secret token accesstoken refreshtoken idtoken authtoken sessiontoken securitytoken publictoken linktoken"
+        " bearertoken clientsecret apisecret secretkey secretaccesskey privatekey apikey accesskey authorization"
+        " sharedsecret signingsecret webhooksecret sessionkey credential xamzsignature xamzcredential"
+        " xamzsecuritytoken clientassertion codeverifier"
+    ),
+    "card": "cvc cvv cvv2 cvc2 securitycode cardnumber",
+}
+FIELD_NAMES = {name: kind for kind, names in _KINDS_OF_NAMES.items() for name in names.split()}
+"""Fields of JSON and form bodies, parameters of queries, elements of XML: in lower case, without _ - and blanks."""
+
+PARAMETER_NAMES: dict[str, str] = {**FIELD_NAMES, **dict.fromkeys(("key", "sig", "signature", "code"), "token")}
+"""Query parameters: of them `key` (Google), `sig` (Azure), `code` (OAuth) are secret only there."""
+
+FIELD_HINTS = tuple(
+    (
+        b"pass pwd secret token apikey api_key api-key authorization session_key sessionkey privatekey private_key"
+        b" private-key accesskey access_key access-key credential signature assertion verifier cvc cvv code card"
+    ).split()
+)
+"""Lower-case parts, one of which is in every text that has a field of the table."""
+
+NAME = rb"[A-Za-z0-9_.\- \[\]]{3,64}"
+"""How a field's name is written."""
+
+SHAPES: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
+    (kind, re.compile(rb"(?<![A-Za-z0-9_])(?:" + pattern + rb")"))
+    for kind, pattern in (
+        ("key", rb"(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{8,}|whsec_[A-Za-z0-9+/=]{16,}"),  # Stripe
+        ("key", rb"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS access key ids
+        ("key", rb"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}"),  # GitHub
+        ("key", rb"xox[abeoprs]-[A-Za-z0-9-]{10,}"),  # Slack
+        ("key", rb"glpat-[A-Za-z0-9_-]{16,}"),  # GitLab
+        ("key", rb"AIza[A-Za-z0-9_-]{35}"),  # Google
+        ("key", rb"pat-[a-z]{2}[0-9]-[0-9a-f-]{36}"),  # HubSpot
+        ("key", rb"access-(?:sandbox|development|production)-[0-9a-f-]{36}"),  # Plaid
+    )
+)
+"""Secrets that are known by their looks, wherever they stand in a text."""
+
+SHAPE_HINTS = tuple(
+    b"eyJ k_live_ k_test_ whsec_ AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_ xox pat- AIza access-".split()
+)
+"""Parts, one of which is in every text that has a shape of the table or a JWT."""
+
+JWT = re.compile(rb"(?<![A-Za-z0-9_.-])(eyJ[A-Za-z0-9_-]{4,})((?:\.[A-Za-z0-9_-]*){1,3})\.([A-Za-z0-9_-]+)")
+"""RFC 7519: header, payload, signature; RFC 7516 has two more parts. The last one is what makes it a credential."""
+
+CARD = re.compile(
+    rb"(?<![\w.%-])(?:"
+    rb"4[0-9]{12}(?:[0-9]{3}(?:[0-9]{3})?)?|(?:5[1-5]|2[2-7])[0-9]{14}|3[47][0-9]{13}|3(?:0|6|8|9)[0-9]{12,17}"
+    rb"|35[0-9]{14,17}|6[0-9]{12,18}|5[06-8][0-9]{11,17}"
+    rb"|[2-6][0-9]{3}([ +-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[47][0-9]{2}([ +-])[0-9]{6}\2[0-9]{5}"
+    rb")(?![\w-]|\.[0-9])"
+)
+"""Card numbers by the ranges of the brands (ISO/IEC 7812), so that times, ids and counters are left alone."""
+
+CARD_HINT = re.compile(rb"[0-9]{13}|[0-9]{4}[ +-][0-9]{4}[ +-]|[0-9]{4}[ +-][0-9]{6}[ +-]")
+
+TEXTUAL = re.compile(
+    rb"(?i)\s*(?:text/|multipart/|application/(?:[^;]*[+-])?(?:json|xml|x-www-form-urlencoded|javascript|graphql|x-ndjson))"
+)
+"""Media types whose bodies are text. Other bodies are never touched."""
+
+PARAMETER_HEADERS = frozenset((b"location", b"referer", b"content-location", b"link", b"x-original-url"))
+"""Headers that hold URLs."""

@@ -1,0 +1,177 @@
+"""A snapshot: what was recorded of a service, as one file. Nothing reaches the file before it is redacted."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from engine.redaction import Redactor
+from engine.rrpair import Connection, Flow, RRPair
+from engine.servicemap import ServiceMap, service_map
+from engine.store import Progress, Row, SnapshotError, Store
+from engine.store.sqlite import SqliteStore
+
+__all__ = ["Info", "Snapshot", "SnapshotError", "SnapshotWriter"]
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """Facts about a snapshot. `created`: nanoseconds since the Unix epoch. `ledger`: empty until the capture ended."""
+
+    service: str
+    capture_id: str
+    created: int
+    tool_version: str
+    ledger: Mapping[str, int]
+    finished: bool
+
+
+class SnapshotWriter:
+    """Writes FILE.partial, which `finish` turns into FILE.
+
+    With `resume` it goes on with the FILE.partial of the same capture, if there is one. The redaction key is kept in
+    the file, because what a responder is asked must become the same tokens: see `engine.redaction.tokens` for what
+    that means to whoever holds the file.
+    """
+
+    def __init__(
+        self, path: Path, *, service: str, capture_id: str, created: int, tool_version: str, resume: bool = False
+    ) -> None:
+        self.path = path
+        self.partial = path.with_name(path.name + ".partial")
+        facts = {"service": service, "capture_id": capture_id, "created": str(created), "tool_version": tool_version}
+        resumed = self._resumed(capture_id) if resume else None
+        self._store: Store = resumed or self._created(facts)
+        self._redactor = Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
+        self.pairs, self.complete_pairs = self._store.counts()
+
+    def _resumed(self, capture_id: str) -> Store | None:
+        if not self.partial.exists():
+            return None
+        store = SqliteStore.resume(self.partial)
+        if store.get_meta("capture_id") == capture_id:
+            return store
+        store.close()
+        return None
+
+    def _created(self, meta: dict[str, str]) -> Store:
+        """Begin anew; what another capture left unfinished is kept aside."""
+        if self.partial.exists():
+            _remove_log(self.partial)
+            self.partial.replace(self.partial.with_name(self.partial.name + ".old"))
+        store = SqliteStore.create(self.partial)
+        for name, value in {**meta, "redaction_key": secrets.token_hex(KEY_BYTES)}.items():
+            store.set_meta(name, value)
+        return store
+
+    def add(
+        self,
+        finished: Iterable[RRPair | Flow],
+        progress: Iterable[Progress] = (),
+        connections: Iterable[Connection] = (),
+    ) -> None:
+        """Redact these and keep them in one transaction, with how far their streams are; see `Store.add`."""
+        redact = self._redactor.pair
+        pairs = [redact(item) for item in finished if isinstance(item, RRPair)]
+        flows = [item for item in finished if isinstance(item, Flow)]
+        self._store.add(pairs, flows, progress, connections)
+        self.pairs += len(pairs)
+        self.complete_pairs += sum(pair.complete for pair in pairs)
+
+    def progress(self, agent: str) -> dict[int, Progress]:
+        """Up to where the streams of an agent are in, by stream."""
+        return self._store.progress(agent)
+
+    def set_ledger(self, ledger: Mapping[str, int]) -> None:
+        """Keep the account of the capture: it has ended in good order."""
+        self._store.set_meta("ledger", json.dumps(dict(ledger)))
+
+    def finish(self) -> None:
+        """Make FILE of it. A FILE that is there is kept as FILE.old."""
+        self._store.finish()
+        if self.path.exists():
+            self.path.replace(self.path.with_name(self.path.name + ".old"))
+        self.partial.replace(self.path)
+
+    def close(self) -> None:
+        """Leave FILE.partial as it is: it can be gone on with, and read."""
+        self._store.close()
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        self._store.close()
+        _remove_log(self.partial)
+        self.partial.unlink(missing_ok=True)
+
+
+class Snapshot:
+    """Reads a snapshot, without reading all of it. A context manager. Every method may raise SnapshotError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._store: Store = SqliteStore.open(path)
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def info(self) -> Info:
+        """Facts about it."""
+        meta = self._store.get_meta
+        return Info(
+            meta("service") or "",
+            meta("capture_id") or "",
+            int(meta("created") or 0),
+            meta("tool_version") or "",
+            json.loads(meta("ledger") or "{}"),
+            not self.path.name.endswith(".partial"),
+        )
+
+    def redactor(self) -> Redactor:
+        """Give the redactor that it was written with: what a live request holds becomes the tokens of the recording."""
+        return Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
+
+    def counts(self) -> tuple[int, int]:
+        """How many pairs there are, and how many of them are complete."""
+        return self._store.counts()
+
+    def pairs(self) -> Iterator[RRPair]:
+        """Every pair in the order of requests, one at a time."""
+        return self._store.pairs()
+
+    def rows(self, limit: int = -1) -> Iterator[Row]:
+        """The pairs in the order of requests without their messages."""
+        return self._store.rows(limit)
+
+    def pair(self, reference: str) -> RRPair | None:
+        """One pair by its ordinal (from 1), or by the beginning of its id where only one begins so."""
+        return self._store.find(reference)
+
+    def flows(self) -> Iterator[Flow]:
+        """Every flow in the order of time."""
+        return self._store.flows()
+
+    def service_map(self) -> ServiceMap:
+        """Who called the service, and whom it called."""
+        return service_map(self.info.service, self._store.groups(), self._store.flows())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._store.close()
+
+
+def _remove_log(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        Path(os.fspath(path) + suffix).unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""Where pairs are kept: what a store can do, whatever it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.rrpair import Connection, Direction, Flow, RRPair
+
+
+class SnapshotError(Exception):
+    """A snapshot cannot be used. The message says what is wrong, with which file, and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Up to where a stream of an agent is committed: offsets of the first bytes that are still needed."""
+
+    agent: str
+    stream: int
+    read_offset: int
+    write_offset: int
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A pair without its messages. `ordinal` counts from 1 in the order of requests; sizes are bytes."""
+
+    ordinal: int
+    id: str
+    time: int
+    duration: int
+    direction: Direction
+    protocol: str
+    host: str
+    port: int
+    operation: str
+    status: int
+    request_size: int
+    response_size: int
+    missing: tuple[str, ...]
+    tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Pairs of one backend (or of one port of the service) that have the same technologies, counted."""
+
+    direction: Direction
+    protocol: str
+    tls: bool
+    host: str
+    port: int
+    technology: tuple[str, ...]
+    requests: int
+    complete: int
+
+
+class Store(Protocol):
+    """Keeps the pairs of one snapshot. One writer; readers see what is committed."""
+
+    def add(
+        self,
+        pairs: Iterable[RRPair],
+        flows: Iterable[Flow] = (),
+        progress: Iterable[Progress] = (),
+        connections: Iterable[Connection] = (),
+    ) -> None:
+        """Keep these in one transaction. `connections` are those of which more became known."""
+
+    def progress(self, agent: str) -> dict[int, Progress]:
+        """Up to where the streams of an agent are in, by stream."""
+
+    def get_meta(self, name: str) -> str | None:
+        """A fact about the snapshot."""
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Keep a fact about the snapshot."""
+
+    def finish(self) -> None:
+        """Make it a single file that only needs to be read."""
+
+    def close(self) -> None:
+        """Let go of it; nothing committed is lost."""
+
+    def counts(self) -> tuple[int, int]:
+        """How many pairs there are, and how many of them are complete."""
+
+    def pairs(self) -> Iterator[RRPair]:
+        """Every pair in the order of requests, one at a time."""
+
+    def rows(self, limit: int = -1) -> Iterator[Row]:
+        """The pairs in the order of requests without their messages; the first `limit` unless negative."""
+
+    def find(self, reference: str) -> RRPair | None:
+        """One pair by its ordinal, or by the beginning of its id where only one begins so."""
+
+    def flows(self) -> Iterator[Flow]:
+        """Every flow in the order of time."""
+
+    def groups(self) -> Iterator[Group]:
+        """The pairs counted, for the service map."""
