@@ -2,7 +2,9 @@
 .PHONY: setup check fix test bench demo probes proto
 .DELETE_ON_ERROR:
 PY := .venv/bin/python
-BUF := $(CURDIR)/.venv/buf/node_modules/.bin/buf
+# protoc looks for its plugins there, npm and buf for their node.
+VENV_PATH = PATH=$(CURDIR)/.venv/bin:$$PATH
+BUF = $(VENV_PATH) $(CURDIR)/.venv/buf/node_modules/.bin/buf
 # Every protobuf stub goes below here: `make check` generates a second set to compare.
 OUT := proto
 BUF_VERSION := 1.75.0
@@ -35,7 +37,7 @@ demo: .venv/.ready build/.e2e .demo/localstripe/.ready probes
 	$(PY) -m deploy.demo.run
 
 proto: .venv/.ready
-	PATH=$(CURDIR)/.venv/bin:$$PATH $(PY) -m grpc_tools.protoc -Iproto --python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) proto/understudy/v1/*.proto
+	$(VENV_PATH) $(PY) -m grpc_tools.protoc -Iproto --python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) proto/understudy/v1/*.proto
 
 # --- What the lines above stand on -----------------------------------------------------------------------------------
 PROBES := $(patsubst %.bpf.c,%,$(wildcard probes/*.bpf.c))
@@ -65,7 +67,7 @@ build/.e2e: .ci/need
 	touch $@
 
 .venv/buf/.ready: Makefile .venv/.ready
-	.venv/bin/npm install --silent --no-fund --no-audit --prefix .venv/buf @bufbuild/buf@$(BUF_VERSION)
+	$(VENV_PATH) .venv/bin/npm install --silent --no-fund --no-audit --prefix .venv/buf @bufbuild/buf@$(BUF_VERSION)
 	touch $@
 
 .demo/localstripe/.ready: Makefile .ci/need
