@@ -20,9 +20,7 @@ Notice = Callable[[int, Workload, str, Plan], None]
 def system_libraries() -> list[str]:
     """The TLS libraries that the dynamic linker knows, and the libcrypto beside them."""
     try:
-        listing = subprocess.run(
-            ["/sbin/ldconfig", "-p"], capture_output=True, text=True, timeout=10, check=False
-        ).stdout
+        listing = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
     names = (line.partition(" => ") for line in listing.splitlines())

@@ -193,7 +193,7 @@ class Streams:
         if isinstance(event, events.Opened):
             return self._opened(event)
         if isinstance(event, events.Closed):
-            return self._closed(event.head.stream, event.head.time, event.tally, _facts(event.socket))
+            return self._closed(event.head.stream, event.head.time, event.tally)
         if isinstance(event, events.Bound):
             return self._bound(event)
         if isinstance(event, events.Gap):
@@ -206,14 +206,12 @@ class Streams:
 
     def settle(self, entry: events.StreamEntry, time: int) -> Iterator[News]:
         """Close a stream whose entry was taken from the kernel."""
-        return self._closed(entry.id, time, entry.tally, _facts(entry.socket))
+        return self._closed(entry.id, time, entry.tally)
 
     # One method an event, each a generator of news.
 
     def _opened(self, event: events.Opened) -> Iterator[News]:
-        stream = self._add(
-            event.head, Source(event.source), event.command.decode(errors="replace"), bool(event.start_known)
-        )
+        stream = self._add(event.head, Source(event.source), event.command.decode(errors="replace"), bool(event.start_known))
         stream.key = event.key
         if stream.source is Source.TLS:
             yield from self._tell(stream, event.head.time)
@@ -238,9 +236,7 @@ class Streams:
         stream.told = True
         if not stream.start_known:
             self.account(stream.capture).unknown_starts += 1
-        yield StreamOpened(
-            stream.id, time, stream.capture, stream.process, stream.command, stream.source, stream.start_known
-        )
+        yield StreamOpened(stream.id, time, stream.capture, stream.process, stream.command, stream.source, stream.start_known)
         if stream.facts != Facts():
             yield StreamBound(stream.id, time, stream.facts)
 
@@ -330,9 +326,7 @@ class Streams:
         if stream and stream.told:
             yield StreamHalfClosed(stream.id, event.head.time, event.direction)
 
-    def _closed(
-        self, stream_id: int, time: int, tally: tuple[events.Tally, events.Tally], facts: Facts
-    ) -> Iterator[News]:
+    def _closed(self, stream_id: int, time: int, tally: tuple[events.Tally, events.Tally]) -> Iterator[News]:
         stream = self._streams.pop(stream_id, None)
         if stream is None:
             return
@@ -385,9 +379,7 @@ class Streams:
             if executed and stream.process.execution == process.execution:
                 self._of_process.setdefault((process.pid, process.started), set()).add(stream_id)
                 continue
-            key = events.TlsKey(
-                ssl=stream.key, started=process.started, execution=stream.process.execution, tgid=process.pid
-            )
+            key = events.TlsKey(ssl=stream.key, started=process.started, execution=stream.process.execution, tgid=process.pid)
             yield StreamOrphaned(stream_id, key)
 
 

@@ -96,9 +96,7 @@ class Uplink:
                     with self._changed:
                         self._window.received(response.received_sequence)
                         for moved in response.committed:
-                            self._window.committed(
-                                moved.stream_id, moved.read_offset, moved.write_offset, moved.finished
-                            )
+                            self._window.committed(moved.stream_id, moved.read_offset, moved.write_offset, moved.finished)
                         self._changed.notify_all()
             finally:
                 with self._changed:
@@ -117,9 +115,7 @@ class Uplink:
             if batch is not None:
                 self.batches += 1
                 sequence, items = batch
-                yield pb.UploadRequest(
-                    agent_id=self._agent_id, sequence=sequence, events=[self._encode(item) for item in items]
-                )
+                yield pb.UploadRequest(agent_id=self._agent_id, sequence=sequence, events=[self._encode(item) for item in items])
 
     def _may_send(self) -> bool:
         waiting = self._window.in_flight < BATCHES_IN_FLIGHT and not self._window.empty

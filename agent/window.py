@@ -160,9 +160,7 @@ class Window:
     def _let_go(self) -> None:
         while self._kept_bytes > self._kept_limit and self._let_go_from:
             kept = self._kept.get(self._let_go_from[0])
-            index = (
-                next((i for i, (_, item) in enumerate(kept.items) if isinstance(item, StreamChunk)), -1) if kept else -1
-            )
+            index = next((i for i, (_, item) in enumerate(kept.items) if isinstance(item, StreamChunk)), -1) if kept else -1
             if kept is None or index < 0:
                 self._let_go_from.popleft()
                 continue
@@ -181,8 +179,8 @@ class Window:
     def reconnected(self) -> None:
         """A new connection: what is kept goes out again, before what was never sent."""
         again: list[Item] = [marker for _, marker in self._markers if marker.ended is None]
-        for stream, kept in self._kept.items():
-            again += _replay(stream, kept)
+        for kept in self._kept.values():
+            again += _replay(kept)
         again += [marker for _, marker in self._markers if marker.ended is not None]
         self._kept.clear()
         self._markers.clear()
@@ -193,7 +191,7 @@ class Window:
         self._received = self._sequence
 
 
-def _replay(stream: int, kept: _Kept) -> Iterator[Item]:
+def _replay(kept: _Kept) -> Iterator[Item]:
     if kept.opened:
         yield kept.opened
     if kept.bound:

@@ -67,9 +67,7 @@ class Encoder:
             head.bound.CopyFrom(_bound(item.facts))
         elif isinstance(item, streams.StreamGap):
             reason = pb.GAP_REASON_LOST if item.lost else pb.GAP_REASON_UNKNOWN
-            head.gap.CopyFrom(
-                pb.Gap(direction=_DIRECTIONS[item.direction], offset=item.offset, length=item.length, reason=reason)
-            )
+            head.gap.CopyFrom(pb.Gap(direction=_DIRECTIONS[item.direction], offset=item.offset, length=item.length, reason=reason))
         elif isinstance(item, streams.StreamHalfClosed):
             head.half_closed.direction = _DIRECTIONS[item.direction]
         else:

@@ -15,9 +15,7 @@ PROC = Path("/proc")
 CGROUP_PREFIX = "understudy-"
 """Of the cgroups that captures make for what they launch."""
 
-_CONTAINER = re.compile(
-    r"(?:cri-containerd-|crio-(?!conmon-)|docker-|libpod-|:cri-containerd:|/)([0-9a-f]{64})(?:\.scope)?$"
-)
+_CONTAINER = re.compile(r"(?:cri-containerd-|crio-(?!conmon-)|docker-|libpod-|:cri-containerd:|/)([0-9a-f]{64})(?:\.scope)?$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class Map:
 
     def get(self, key: ctypes._CData, value: ctypes._CData) -> bool:
         """Fill `value`; False where there is no such key."""
-        return self._library.bpf_map_lookup_elem(self.fd, byref(key), byref(value)) == 0
+        return bool(self._library.bpf_map_lookup_elem(self.fd, byref(key), byref(value)) == 0)
 
     def put(self, key: ctypes._CData, value: ctypes._CData) -> None:
         """Set; OSError where the map is full."""
@@ -213,12 +213,12 @@ class Program:
 
     def missed_runs(self) -> int:
         """Runs that the kernel skipped because the program ran already on that CPU (bpf_prog_info.recursion_misses)."""
-        info = (ctypes.c_char * 256)()
+        info = ctypes.create_string_buffer(256)
         length = c_uint32(len(info))
         if self._library.bpf_obj_get_info_by_fd(self.fd, byref(info), byref(length)) != 0:
             _raise("reading program info")
         # Offset of recursion_misses in struct bpf_prog_info, Linux 5.12 and later.
-        return int.from_bytes(info[208:216], "little") if length.value >= 216 else 0
+        return int.from_bytes(info.raw[208:216], "little") if length.value >= 216 else 0
 
 
 class Ring:
@@ -234,7 +234,7 @@ class Ring:
             _raise("opening a ring buffer")
         self.epoll_fd: int = library.ring_buffer__epoll_fd(self._handle)
 
-    def _take(self, context: int, data: int, size: int) -> int:
+    def _take(self, _context: int, data: int, size: int) -> int:
         self._records.append(ctypes.string_at(data, size))
         self._room -= size
         # A negative answer ends the reading after this record (libbpf, ringbuf_process_ring).

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -82,7 +83,7 @@ def plan(fd: int) -> Plan:
 def _plan(image: mmap.mmap) -> Plan:
     if image[:5] != b"\x7fELF\x02":
         return Plan()
-    elf = ELFFile(image)
+    elf = ELFFile(cast(BinaryIO, image))
     functions = _functions(elf, image)
     sites = tuple(_sites(functions))
     if any(site.cookie for site in sites):
@@ -91,11 +92,7 @@ def _plan(image: mmap.mmap) -> Plan:
         if name in functions:
             return Plan(kind, reason=f"{kind} is not probed")
     if elf.get_section_by_name(".gopclntab") and elf.get_section_by_name(".go.buildinfo"):
-        return (
-            Plan("Go crypto/tls", reason="Go programs are not probed")
-            if _contains(elf, image, b"crypto/tls")
-            else Plan()
-        )
+        return Plan("Go crypto/tls", reason="Go programs are not probed") if _contains(elf, image, b"crypto/tls") else Plan()
     if _contains(elf, image, b"ssl/ssl_lib.cc"):
         return Plan("BoringSSL", reason="its symbols are stripped")
     if _contains(elf, image, b"/rustls-"):
@@ -130,7 +127,7 @@ def _functions(elf: ELFFile, image: mmap.mmap) -> dict[bytes, int]:
     return found
 
 
-_PATTERN = re.compile(rb"(?:" + b"|".join(sorted(_WANTED, key=len, reverse=True)) + rb")(?=\0)")
+_PATTERN = re.compile(rb"(?:" + b"|".join(sorted(_WANTED, reverse=True)) + rb")(?=\0)")
 
 
 def _name_offsets(image: mmap.mmap, start: int, size: int) -> Iterator[tuple[int, bytes]]:

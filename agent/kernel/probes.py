@@ -97,9 +97,7 @@ class Probes(Protocol):
 
 def object_path() -> Path:
     """The object built for this machine. FileNotFoundError tells how to build it."""
-    path = (
-        Path(str(importlib.resources.files("probes"))) / f"capture.{platform.machine().replace('aarch64', 'arm64')}.o"
-    )
+    path = Path(str(importlib.resources.files("probes"))) / f"capture.{platform.machine().replace('aarch64', 'arm64')}.o"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: build it with `make probes`")
     return path

@@ -1,0 +1,110 @@
+"""The agent's process: `understudy-agent`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import click
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry, start_http_server
+from understudy.v1 import agent_pb2_grpc, capture_pb2
+
+from agent import streams, window, wire, workloads
+from agent.capture import Captures, Ledger
+from agent.kernel.probes import RING_BYTES, CoreProbes
+from agent.metrics import AgentCollector
+from agent.service import AgentService, ledger_message
+from agent.uplink import Uplink
+
+CAPTURES_AT_ONCE = 32
+"""Each open Capture call keeps a thread; the others answer at once."""
+
+
+def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int) -> int:
+    if value < 65536 or value & (value - 1):
+        raise click.BadParameter("a power of two, at least 65536")
+    return value
+
+
+@click.command()
+@click.option("--listen", default="unix:/run/understudy/agent.sock", show_default=True, help="Where AgentService is served.")
+@click.option("--engine", default="", help="Address of the engine; without one nothing can be captured.")
+@click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
+@click.option("--ring-bytes", default=RING_BYTES, show_default=True, callback=_ring_bytes, help="Size of the ring of events.")
+@click.option("--lease-stdin", is_flag=True, help="End when standard input ends: for a parent that may die.")
+def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease_stdin: bool) -> None:
+    """Capture what workloads of this node say, and send it to an engine."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server, captures, uplink = build(listen, engine, ring_bytes)
+    if metrics:
+        host, _, port = metrics.rpartition(":")
+        registry = CollectorRegistry()
+        registry.register(AgentCollector(captures, uplink))
+        start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
+    server.start()
+    if lease_stdin:
+        threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
+    stop.wait()
+    captures.stop_all()
+    server.stop(1).wait()
+    if uplink:
+        uplink.stop()
+
+
+def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captures, Uplink | None]:
+    """Put the agent together; nothing is in the kernel before its first capture."""
+    known: dict[streams.Process, workloads.Workload] = {}
+
+    def look_up(process: streams.Process, command: str) -> workloads.Workload:
+        if process not in known:
+            if len(known) > 4096:  # processes that opened streams; asked for again when they come back
+                known.clear()
+            known[process] = workloads.look_up(process.pid, process.started, command)
+        return known[process]
+
+    def encode(item: window.Item) -> capture_pb2.CaptureEvent:
+        if isinstance(item, window.Marker) and isinstance(item.ended, Ledger):
+            item = window.Marker(item.capture, ledger_message(item.ended))
+        return encoder.event(item)
+
+    uplink = Uplink(engine, uuid.uuid4().hex, encode) if engine else None
+    captures = Captures(lambda: CoreProbes(ring_bytes), uplink)
+    encoder = wire.Encoder(time.time_ns() - time.monotonic_ns(), platform.node(), look_up, captures.name_of)
+    server = grpc.server(ThreadPoolExecutor(CAPTURES_AT_ONCE, thread_name_prefix="rpc"))
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(captures), server)
+    state = health.HealthServicer()
+    state.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    old_mask = os.umask(0o177)  # a unix socket is for its owner alone
+    try:
+        if not server.add_insecure_port(listen):
+            raise click.ClickException(f"cannot listen on {listen}")
+    except RuntimeError as error:
+        raise click.ClickException(f"cannot listen on {listen}: {error}") from error
+    finally:
+        os.umask(old_mask)
+    if uplink:
+        uplink.start()
+    return server, captures, uplink
+
+
+def _wait_for_end_of_input(stop: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    main()

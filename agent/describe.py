@@ -1,0 +1,110 @@
+"""What can be captured on this node, what is missing, and which processes speak a TLS that is seen or not."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import workloads
+from agent.attach import not_capturable
+from agent.kernel.planner import Plan, plan
+from agent.kernel.probes import multi_supported, object_path
+from agent.workloads import Workload
+
+_CAPABILITIES = {"BPF": 39, "PERFMON": 38, "SYS_PTRACE": 19, "CHECKPOINT_RESTORE": 40}
+"""Bits of the capabilities that capture needs (include/uapi/linux/capability.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One need, and how to mend it where it is not met."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that speaks TLS: paths of its implementations and what they are."""
+
+    workload: Workload
+    libraries: tuple[tuple[str, Plan], ...]
+
+
+def checks() -> Iterator[Check]:
+    """Everything that capture needs."""
+    release = platform.release()
+    major, minor = (int("".join(filter(str.isdigit, part)) or 0) for part in release.split(".")[:2])
+    yield Check("kernel", (major, minor) >= (5, 15), release, "run Linux 5.15 or later")
+    machine = platform.machine()
+    yield Check("machine", machine in ("x86_64", "aarch64"), machine, "run on x86_64 or arm64")
+    btf = Path("/sys/kernel/btf/vmlinux")
+    yield Check("BTF", btf.exists(), str(btf), "run a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+    mount = workloads.cgroup_mount()
+    yield Check("cgroup v2", mount is not None, str(mount or "not mounted"), "mount it: mount -t cgroup2 none /sys/fs/cgroup")
+    library = ctypes.util.find_library("bpf")
+    yield Check("libbpf", library is not None, library or "not found", "install libbpf1 (Debian) or libbpf (others)")
+    yield _object_check()
+    yield _capability_check()
+    yield Check(
+        "uprobe_multi",
+        multi_supported(),
+        "Linux 6.6 or later" if multi_supported() else "older: perf uprobes are used, which need CAP_SYS_ADMIN",
+        "" if multi_supported() else "run Linux 6.6 or later to do without CAP_SYS_ADMIN",
+        required=False,
+    )
+
+
+def _object_check() -> Check:
+    try:
+        return Check("probes", True, str(object_path()))
+    except FileNotFoundError as error:
+        return Check("probes", False, str(error), "make probes")
+
+
+def _capability_check() -> Check:
+    held = effective_capabilities()
+    missing = [name for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
+    detail = "all held" if not missing else "missing CAP_" + ", CAP_".join(missing)
+    return Check("privilege", not missing, detail, "run as root")
+
+
+def effective_capabilities() -> int:
+    """Of this process, as a bit mask."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def processes(only: Iterable[int] = ()) -> Iterator[Process]:
+    """The processes that speak TLS, among those given or all that can be seen."""
+    plans: dict[tuple[int, int], Plan] = {}
+    for pid in sorted(only or workloads.pids()):
+        if pid == os.getpid():
+            continue
+        libraries = tuple(_libraries(pid, plans))
+        if libraries:
+            yield Process(workloads.look_up(pid), libraries)
+
+
+def _libraries(pid: int, plans: dict[tuple[int, int], Plan]) -> Iterator[tuple[str, Plan]]:
+    for mapping in workloads.executable_mappings(pid):
+        key = (mapping.device, mapping.inode)
+        if key not in plans:
+            plans[key] = Plan()
+            with contextlib.suppress(OSError):
+                fd = workloads.open_mapping(pid, mapping)
+                plans[key] = plan(fd)
+                os.close(fd)
+        found = not_capturable(mapping.path, plans[key]) or plans[key]
+        if found.kind:
+            yield mapping.path, found

@@ -1,0 +1,104 @@
+"""AgentService: the agent's capture and its knowledge of the node, by gRPC."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from typing import NoReturn
+
+import grpc
+from understudy.v1 import agent_pb2 as pb
+from understudy.v1 import agent_pb2_grpc, capture_pb2
+
+from agent import describe, wire
+from agent.capture import Capture, Captures, Ledger, Target, Unseen
+from agent.kernel.planner import Plan
+
+
+def ledger_message(ledger: Ledger) -> capture_pb2.Ledger:
+    """A ledger as a message."""
+    return capture_pb2.Ledger(
+        seen=ledger.seen,
+        delivered=ledger.delivered,
+        lost=ledger.lost,
+        unattributed=ledger.unattributed,
+        opaque=ledger.opaque,
+        missed_runs=ledger.missed,
+        unknown_starts=ledger.unknown_starts,
+    )
+
+
+def _library(path: str, plan: Plan) -> pb.TlsLibrary:
+    return pb.TlsLibrary(path=path, kind=plan.kind, capturable=plan.capturable, reason=plan.reason)
+
+
+def _target(target: pb.Target) -> Target:
+    return Target(launched_pid=target.launched_pid, pid=target.pid, cgroup=target.cgroup, container=target.container_id)
+
+
+class AgentService(agent_pb2_grpc.AgentServiceServicer):
+    """Serves one agent's captures."""
+
+    def __init__(self, captures: Captures) -> None:
+        self._captures = captures
+
+    def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, D102
+        response = pb.DescribeResponse(node=platform.node(), kernel_release=platform.release())
+        for check in describe.checks():
+            remedy = "" if check.ok else check.remedy
+            response.checks.add(name=check.name, ok=check.ok, required=check.required, detail=check.detail, remedy=remedy)
+        for process in describe.processes(request.pids):
+            response.processes.add(
+                workload=wire.workload(process.workload),
+                libraries=[_library(path, plan) for path, plan in process.libraries],
+            )
+        return response
+
+    def Capture(self, request: pb.CaptureRequest, context: grpc.ServicerContext) -> Iterator[pb.CaptureResponse]:  # noqa: D102
+        if not request.capture_id or not request.targets:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a capture needs an id and a target")
+        try:
+            capture = self._captures.start(request.capture_id, [_target(target) for target in request.targets])
+        except (OSError, ValueError, LookupError) as error:
+            _refuse(context, error)
+        # The lease: whatever ends this call ends the capture.
+        if not context.add_callback(lambda: capture.news.put(None)):
+            capture.news.put(None)
+        session = self._captures.session
+        probed = len(session.attacher.probed) if session else 0
+        cgroup = str(capture.cgroup.path) if capture.cgroup else ""
+        try:
+            yield pb.CaptureResponse(ready=pb.CaptureReady(cgroup=cgroup, probed_files=probed))
+            while (unseen := capture.news.get()) is not None:
+                yield pb.CaptureResponse(not_capturable=_unseen(unseen))
+        finally:
+            self._captures.stop(capture)
+        yield pb.CaptureResponse(stopped=pb.CaptureStopped(ledger=_ledger_of(capture)))
+
+    def StopCapture(self, request: pb.StopCaptureRequest, context: grpc.ServicerContext) -> pb.StopCaptureResponse:  # noqa: D102
+        capture = self._captures.find(request.capture_id)
+        if capture is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no capture {request.capture_id!r}")
+        self._captures.stop(capture)
+        return pb.StopCaptureResponse(ledger=_ledger_of(capture), delivered=capture.delivered)
+
+
+def _unseen(unseen: Unseen) -> pb.NotCapturable:
+    return pb.NotCapturable(workload=wire.workload(unseen.workload), library=_library(unseen.path, unseen.plan))
+
+
+def _ledger_of(capture: Capture) -> capture_pb2.Ledger:
+    return ledger_message(capture.ledger or Ledger())
+
+
+def _refuse(context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    codes = {
+        PermissionError: grpc.StatusCode.PERMISSION_DENIED,
+        FileNotFoundError: grpc.StatusCode.FAILED_PRECONDITION,
+        LookupError: grpc.StatusCode.NOT_FOUND,
+        ValueError: grpc.StatusCode.INVALID_ARGUMENT,
+        OSError: grpc.StatusCode.FAILED_PRECONDITION,
+    }
+    code = next(code for kind, code in codes.items() if isinstance(error, kind))
+    context.abort(code, str(error))
+    raise AssertionError  # abort raises
