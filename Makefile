@@ -1,6 +1,7 @@
 # One line for each thing a contributor does. The environment lives in .venv; nothing else is touched but Debian packages.
 .PHONY: setup check fix test bench demo probes proto
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 PY := .venv/bin/python
 # protoc looks for its plugins there, npm and buf for their node.
 VENV_PATH = PATH=$(CURDIR)/.venv/bin:$$PATH
@@ -33,7 +34,7 @@ test: .venv/.ready build/.e2e probes
 bench: .venv/.ready probes
 	set -e; for file in tests/bench/[a-z]*.py; do $(PY) -m tests.bench.$$(basename $$file .py); done
 
-demo: .venv/.ready build/.e2e .demo/localstripe/.ready probes
+demo: .venv/.ready build/.stage .demo/localstripe/.ready probes
 	$(PY) -m deploy.demo.run
 
 proto: .venv/.ready
@@ -58,7 +59,11 @@ build/.toolchain: .ci/need
 	mkdir -p build && touch $@
 
 build/.e2e: .ci/need
-	.ci/need bpftool ip=iproute2 nginx=nginx-light curl sudo setpriv=util-linux
+	.ci/need bpftool curl sudo
+	mkdir -p build && touch $@
+
+build/.stage: .ci/need
+	.ci/need ip=iproute2 nginx=nginx-light sudo
 	mkdir -p build && touch $@
 
 .venv/.ready: pyproject.toml .ci/need
