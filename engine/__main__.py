@@ -1,0 +1,90 @@
+"""The engine's process: `understudy-engine`. It never needs privilege."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, start_http_server
+
+from engine.control import ControlService
+from engine.ingest.service import CaptureService, Recordings
+from engine.metrics import EngineCollector
+from understudy.v1 import capture_pb2, capture_pb2_grpc, control_pb2, control_pb2_grpc
+
+CALLS_AT_ONCE = 64
+"""Each connected agent keeps a thread; the others answer soon."""
+
+
+@click.command()
+@click.option("--listen", default="unix:/run/understudy/engine.sock", show_default=True, help="Where the services are served.")
+@click.option(
+    "--store", default=".", show_default=True, type=click.Path(file_okay=False, exists=True, path_type=Path), help="Folder of the snapshots."
+)
+@click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
+@click.option("--lease-stdin", is_flag=True, help="End when standard input ends: for a parent that may die.")
+def main(listen: str, store: Path, metrics: str, lease_stdin: bool) -> None:
+    """Turn captured bytes into snapshots."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server, recordings = build(listen, store)
+    if metrics:
+        host, _, port = metrics.rpartition(":")
+        registry = CollectorRegistry()
+        registry.register(EngineCollector(recordings))
+        start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
+    server.start()
+    if lease_stdin:
+        threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
+    stop.wait()
+    server.stop(1).wait()
+    with recordings.lock:
+        for recording in recordings.all():
+            recording.abandon()
+
+
+def build(listen: str, store: Path) -> tuple[grpc.Server, Recordings]:
+    """Put the engine together."""
+    recordings = Recordings()
+    options = [("grpc.max_receive_message_length", -1)]
+    server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="rpc"), options=options)
+    capture_pb2_grpc.add_CaptureServiceServicer_to_server(CaptureService(recordings), server)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(store, recordings), server)
+    state = health.HealthServicer()
+    state.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    services = [
+        file.services_by_name[name].full_name
+        for file, name in ((capture_pb2.DESCRIPTOR, "CaptureService"), (control_pb2.DESCRIPTOR, "ControlService"))
+    ]
+    reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    old_mask = os.umask(0o177)  # a unix socket is for its owner alone
+    try:
+        if not server.add_insecure_port(listen):
+            raise click.ClickException(f"cannot listen on {listen}")
+    except RuntimeError as error:
+        raise click.ClickException(f"cannot listen on {listen}: {error}") from error
+    finally:
+        os.umask(old_mask)
+    return server, recordings
+
+
+def _wait_for_end_of_input(stop: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    main()

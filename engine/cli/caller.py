@@ -1,0 +1,88 @@
+"""Who called: under sudo, the person behind it, with the environment that they had."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_INTERPRETERS = ("python", "node", "ruby", "perl", "php", "bash", "sh", "java", "deno", "bun")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The person for whom a command runs, and to whom its files belong."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    environment: dict[bytes, bytes]
+
+    @property
+    def search_path(self) -> str:
+        """Their PATH."""
+        return os.fsdecode(self.environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin"))
+
+    def find(self, command: str) -> str | None:
+        """The program that they would start by this name; None where there is none."""
+        return shutil.which(command, path=self.search_path)
+
+
+def caller() -> Caller:
+    """The person who called this process."""
+    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if os.geteuid() != 0 or not uid.isdigit() or not gid.isdigit():
+        return Caller(os.getuid(), os.getgid(), tuple(os.getgroups()), dict(os.environb))
+    return Caller(int(uid), int(gid), _groups(int(uid), int(gid)), _environment_behind_sudo(int(uid)))
+
+
+def _groups(uid: int, gid: int) -> tuple[int, ...]:
+    try:
+        return tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    except KeyError:
+        return (gid,)
+
+
+def _environment_behind_sudo(uid: int) -> dict[bytes, bytes]:
+    """The environment that sudo itself was started with: what it passes on is cut down (env_reset in sudoers(5))."""
+    pid = os.getppid()
+    while pid > 1:
+        folder = Path(f"/proc/{pid}")
+        try:
+            if (folder / "comm").read_text().strip() == "sudo":
+                entries = (folder / "environ").read_bytes().split(b"\0")
+                return dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
+            pid = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
+        except OSError:
+            break
+    return _login_environment(uid)
+
+
+def _login_environment(uid: int) -> dict[bytes, bytes]:
+    """Where sudo is gone: this environment, with what names the person set right."""
+    environment = {key: value for key, value in os.environb.items() if not key.startswith(b"SUDO_")}
+    try:
+        person = pwd.getpwuid(uid)
+    except KeyError:
+        return environment
+    names = {b"HOME": person.pw_dir, b"USER": person.pw_name, b"LOGNAME": person.pw_name, b"SHELL": person.pw_shell}
+    return environment | {key: os.fsencode(value) for key, value in names.items()}
+
+
+def name_of(command: Sequence[str]) -> str:
+    """What people would call a command: `payment` for `python payment.py` and for `./payment --port 1`."""
+    program = Path(command[0]).name
+    if not program.startswith(_INTERPRETERS):
+        return Path(program).stem or program
+    rest = iter(command[1:])
+    for argument in rest:
+        if argument == "-m":
+            return next(rest, program).split(".")[-1]
+        if argument in ("-c", "-e", "-jar"):
+            return program if argument != "-jar" else Path(next(rest, program)).stem
+        if not argument.startswith("-"):
+            return Path(argument).stem or program
+    return program

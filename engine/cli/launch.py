@@ -1,0 +1,44 @@
+"""Starts a command as the person who asked for it, when told to. Run as a file of its own, with the standard library only.
+
+    python -I -S launch.py GO ERROR UID GID GROUPS PROGRAM ARGUMENT...
+
+GO and ERROR are pipes' descriptors. From GO comes the environment, NUL-separated, and its end means go; an empty one means that the
+command shall not start. To ERROR goes the errno where it cannot. It is a process of its own, and not a fork of the recorder,
+because it is placed into its cgroup while it waits, and a fork of a process with gRPC's threads is not safe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def main(arguments: list[str]) -> None:
+    """Wait, then become the command."""
+    go, error, uid, gid = (int(argument) for argument in arguments[:4])
+    groups = [int(group) for group in arguments[4].split(",") if group]
+    received = b""
+    while part := os.read(go, 65536):
+        received += part
+    if not received:
+        os._exit(125)
+    os.close(go)
+    environment = dict(entry.split(b"=", 1) for entry in received.split(b"\0") if b"=" in entry)
+    # Python ignores these from its start on; a command expects them as they are by default.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.set_inheritable(error, False)
+    try:
+        if os.geteuid() == 0:
+            os.setgroups(groups)
+            os.setgid(gid)
+            os.setuid(uid)
+        os.execve(arguments[5], arguments[6:], environment)
+    except OSError as failure:
+        os.write(error, str(failure.errno).encode())
+        os._exit(125)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,141 @@
+"""The private agent and engine of one command: started on unix sockets in a folder of their own, and ended with it.
+
+They are driven by the same services that a cluster uses. The agent runs as root, the engine as the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+
+from engine.cli.caller import Caller
+from engine.cli.failure import Failure
+from understudy.v1 import agent_pb2_grpc, control_pb2_grpc
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+
+class Part:
+    """A process of ours. It ends when its standard input ends, so that it outlives this process by no more than a moment."""
+
+    def __init__(self, name: str, module: str, arguments: list[str], folder: Path, caller: Caller | None) -> None:
+        self.name = name
+        self.address = f"unix:{folder / name}.sock"
+        self._log = tempfile.TemporaryFile()
+        command = [sys.executable, "-I", "-m", module, "--listen", self.address, "--lease-stdin", *arguments]
+        person = {"user": caller.uid, "group": caller.gid, "extra_groups": caller.groups} if caller else {}
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,  # Ctrl-C is for the command
+            env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE"},
+            **person,  # type: ignore[arg-type]
+        )
+        self.channel = grpc.insecure_channel(self.address)
+
+    def wait_until_ready(self) -> None:
+        """Wait until it serves; Failure where it does not."""
+        ready = grpc.channel_ready_future(self.channel)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                ready.result(timeout=0.1)
+                return
+            except grpc.FutureTimeoutError:
+                if self.process.poll() is not None:
+                    break
+        raise Failure(f"the {self.name} did not start: {self.last_words()}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process.poll() is None
+
+    def last_words(self) -> str:
+        """The last line that it printed."""
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"it ended with status {self.process.poll()}"
+
+    def stop(self) -> None:
+        """End it in good order, or by force."""
+        self.channel.close()
+        if self.process.stdin:
+            self.process.stdin.close()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+
+    def when_it_ends(self, act: Callable[[], None]) -> None:
+        """Act once it has ended, on a thread."""
+
+        def wait() -> None:
+            self.process.wait()
+            act()
+
+        threading.Thread(target=wait, name=f"{self.name}-end", daemon=True).start()
+
+
+class Parts:
+    """The agent and the engine of one command."""
+
+    def __init__(self, caller: Caller, store: Path) -> None:
+        self._caller = caller
+        self._store = store
+        self.folder = Path(tempfile.mkdtemp(prefix="understudy-"))
+        self.folder.chmod(0o711)
+        self._engine_folder = self.folder / "engine"
+        self._engine_folder.mkdir(mode=0o700)
+        os.chown(self._engine_folder, caller.uid, caller.gid)
+        try:
+            self.engine = self._start_engine()
+            self.agent = Part("agent", "agent", ["--engine", self.engine.address], self.folder, None)
+            self.engine.wait_until_ready()
+            self.agent.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_engine(self) -> Part:
+        # A command that does not run as root has no other person to become.
+        person = self._caller if os.geteuid() == 0 else None
+        return Part("engine", "engine", ["--store", str(self._store)], self._engine_folder, person)
+
+    def restart_engine(self) -> None:
+        """Start another engine in the place of one that has ended."""
+        self.engine.stop()
+        (self._engine_folder / "engine.sock").unlink(missing_ok=True)
+        self.engine = self._start_engine()
+        self.engine.wait_until_ready()
+
+    @property
+    def agent_service(self) -> agent_pb2_grpc.AgentServiceStub:
+        """The agent's service."""
+        return agent_pb2_grpc.AgentServiceStub(self.agent.channel)
+
+    @property
+    def control_service(self) -> control_pb2_grpc.ControlServiceStub:
+        """The engine's service."""
+        return control_pb2_grpc.ControlServiceStub(self.engine.channel)
+
+    def stop(self) -> None:
+        """End both and remove their folder."""
+        for part in (getattr(self, "agent", None), getattr(self, "engine", None)):
+            if part:
+                part.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
