@@ -1,8 +1,11 @@
 # One line for each thing a contributor does. The environment lives in .venv; nothing else is touched but Debian packages.
 .PHONY: setup check fix test bench demo probes proto
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 PY := .venv/bin/python
-BUF := $(CURDIR)/.venv/buf/node_modules/.bin/buf
+# protoc looks for its plugins there, npm and buf for their node.
+VENV_PATH = PATH=$(CURDIR)/.venv/bin:$$PATH
+BUF = $(VENV_PATH) $(CURDIR)/.venv/buf/node_modules/.bin/buf
 # Every protobuf stub goes below here: `make check` generates a second set to compare.
 OUT := proto
 BUF_VERSION := 1.75.0
@@ -31,11 +34,11 @@ test: .venv/.ready build/.e2e probes
 bench: .venv/.ready probes
 	set -e; for file in tests/bench/[a-z]*.py; do $(PY) -m tests.bench.$$(basename $$file .py); done
 
-demo: .venv/.ready build/.e2e .demo/localstripe/.ready probes
+demo: .venv/.ready build/.stage .demo/localstripe/.ready probes
 	$(PY) -m deploy.demo.run
 
 proto: .venv/.ready
-	PATH=$(CURDIR)/.venv/bin:$$PATH $(PY) -m grpc_tools.protoc -Iproto --python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) proto/understudy/v1/*.proto
+	$(VENV_PATH) $(PY) -m grpc_tools.protoc -Iproto --python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) proto/understudy/v1/*.proto
 
 # --- What the lines above stand on -----------------------------------------------------------------------------------
 PROBES := $(patsubst %.bpf.c,%,$(wildcard probes/*.bpf.c))
@@ -56,7 +59,11 @@ build/.toolchain: .ci/need
 	mkdir -p build && touch $@
 
 build/.e2e: .ci/need
-	.ci/need bpftool ip=iproute2 nginx=nginx-light curl sudo setpriv=util-linux
+	.ci/need bpftool curl sudo
+	mkdir -p build && touch $@
+
+build/.stage: .ci/need
+	.ci/need ip=iproute2 nginx=nginx-light sudo
 	mkdir -p build && touch $@
 
 .venv/.ready: pyproject.toml .ci/need
@@ -65,7 +72,7 @@ build/.e2e: .ci/need
 	touch $@
 
 .venv/buf/.ready: Makefile .venv/.ready
-	.venv/bin/npm install --silent --no-fund --no-audit --prefix .venv/buf @bufbuild/buf@$(BUF_VERSION)
+	$(VENV_PATH) .venv/bin/npm install --silent --no-fund --no-audit --prefix .venv/buf @bufbuild/buf@$(BUF_VERSION)
 	touch $@
 
 .demo/localstripe/.ready: Makefile .ci/need

@@ -46,9 +46,7 @@ def create_table() -> None:
         BillingMode="PAY_PER_REQUEST",
         AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("id", "customer")],
         KeySchema=key,
-        GlobalSecondaryIndexes=[
-            {"IndexName": "by-customer", "KeySchema": index, "Projection": {"ProjectionType": "ALL"}}
-        ],
+        GlobalSecondaryIndexes=[{"IndexName": "by-customer", "KeySchema": index, "Projection": {"ProjectionType": "ALL"}}],
     )
 
 

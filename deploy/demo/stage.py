@@ -45,9 +45,12 @@ def enter() -> None:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This environment without what makes programs trust or route otherwise, plus `extra`."""
+    """This environment without what makes programs trust, route or ask for somebody otherwise, plus `extra`.
+
+    SUDO_* goes too: payment shall have the environment of the stage, not that of whoever called sudo before it was set.
+    """
     kept = {key: value for key, value in os.environ.items() if key not in (*_TRUST, _INSIDE)}
-    return {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")} | extra
+    return {key: value for key, value in kept.items() if not key.lower().endswith("_proxy") and not key.startswith("SUDO_")} | extra
 
 
 @contextlib.contextmanager
@@ -145,9 +148,7 @@ def _nginx_configuration(folder: Path, authority: trustme.CA) -> Path:
     for host in ADDRESSES:
         leaf = authority.issue_cert(host)
         leaf.private_key_and_cert_chain_pem.write_to_path(str(folder / f"{host}.pem"))
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     path = folder / "nginx.conf"
     path.write_text(
         f"daemon off;\nuser root;\nworker_processes 1;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n{temporary}"

@@ -54,12 +54,7 @@ def _difference(who: str, captured: list[Call], truth: list[Call]) -> list[str]:
 def find_secrets(snapshot: Path, pairs: list[dict[str, Any]], secrets: Sequence[str]) -> list[str]:
     """Where a secret can be read: in the file as it is, in what it holds compressed, in what is shown of it."""
     places = [("the file", snapshot.read_bytes()), *_cells(snapshot), *_shown(pairs)]
-    return [
-        f"{secret[:6]}… stands in {place}"
-        for place, content in places
-        for secret in secrets
-        if secret.encode() in content
-    ]
+    return [f"{secret[:6]}… stands in {place}" for place, content in places for secret in secrets if secret.encode() in content]
 
 
 def _cells(snapshot: Path) -> Iterator[tuple[str, bytes]]:

@@ -20,8 +20,12 @@ _TRUST = (
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without what would make a client trust or route otherwise, plus `extra`."""
-    kept = {key: value for key, value in os.environ.items() if key not in _TRUST and not key.lower().endswith("_proxy")}
+    """This process's environment, plus `extra`, without what would make a client trust or route otherwise.
+
+    SUDO_* goes too: under `sudo make test`, commands run as root in this environment, and not as whoever called sudo.
+    """
+    kept = {key: value for key, value in os.environ.items() if key not in _TRUST and not key.startswith("SUDO_")}
+    kept = {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")}
     return kept | {"PYTHONPATH": f"{ROOT}:{ROOT}/proto", "PYTHONDONTWRITEBYTECODE": "1"} | extra
 
 

@@ -55,9 +55,9 @@ def record(snapshot: Path, *command: str, stdin: bytes = b"", variables: Mapping
 
 
 def start_recording(snapshot: Path, *command: str) -> subprocess.Popen[bytes]:
-    """Starts to record a command."""
+    """Starts to record a command, in a process group of its own."""
     whole = [UNDERSTUDY, "record", "-o", str(snapshot), "--", *command]
-    return subprocess.Popen(whole, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(whole, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
 
 
 def part(recorder: int, module: str) -> psutil.Process:

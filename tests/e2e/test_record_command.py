@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,18 +40,32 @@ def test_arguments_and_environment_arrive_unchanged(tmp_path: Path) -> None:
     assert (done.status, done.stdout.decode()) == (0, expected)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_record_reaches_the_command(sent: signal.Signals, tmp_path: Path) -> None:
-    ready = tmp_path / "ready"
-    # The shell answers the signal once its sleep is over, so it sleeps in small steps.
-    script = f"trap 'exit 5' {sent.name[3:]}; : > {ready}; while :; do sleep 0.05; done"
-    process = start_recording(tmp_path / "snapshot", "sh", "-c", script)
-    with process:
-        assert eventually(ready.exists, TIMEOUT)
-        process.send_signal(sent)
-        process.communicate(timeout=TIMEOUT)
+    process = start_trap(tmp_path, sent)
+    process.send_signal(sent)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == 5
     assert pairs(tmp_path / "snapshot") == []
+
+
+def test_ctrl_c_reaches_the_command(tmp_path: Path) -> None:
+    process = start_trap(tmp_path, signal.SIGINT)
+    # A terminal sends it to the whole process group.
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 5
+    assert pairs(tmp_path / "snapshot") == []
+
+
+def start_trap(folder: Path, expected: signal.Signals) -> subprocess.Popen[bytes]:
+    """Records a command that ends with 5 on the signal; returns once it waits for it."""
+    ready = folder / "ready"
+    # The shell answers a signal once its sleep is over, so it sleeps in small steps.
+    script = f"trap 'exit 5' {expected.name[3:]}; : > {ready}; while :; do sleep 0.05; done"
+    process = start_recording(folder / "snapshot", "sh", "-c", script)
+    assert eventually(ready.exists, TIMEOUT)
+    return process
 
 
 @pytest.mark.parametrize(("options", "name"), [((), "true.snapshot"), (("--name", "till"), "till.snapshot")])

@@ -34,6 +34,14 @@ def test_a_command_that_may_not_be_executed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [command]
 
 
+def test_a_command_that_is_no_program(tmp_path: Path) -> None:
+    command = tmp_path / "command"
+    command.write_bytes(b"\0 nothing that a kernel can run")
+    command.chmod(0o755)
+    assert_refused(record(tmp_path / "snapshot", str(command)), str(command))
+    assert list(tmp_path.iterdir()) == [command]
+
+
 def test_a_snapshot_in_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     assert_refused(record(tmp_path / "no-such-folder" / "snapshot", "touch", str(ran)), "no-such-folder")

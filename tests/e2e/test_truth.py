@@ -40,9 +40,7 @@ def compare(server: TruthServer, log: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_client_and_server_agree_over_tls(
-    name: str, tls_server: TruthServer, authority: Authority, tmp_path: Path
-) -> None:
+def test_client_and_server_agree_over_tls(name: str, tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:
     run(name, tls_server, tmp_path / "log", authority.ca)
     compare(tls_server, tmp_path / "log")
 
