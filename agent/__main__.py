@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -40,8 +41,8 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 @click.option("--engine", default="", help="Address of the engine; without one nothing can be captured.")
 @click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
 @click.option("--ring-bytes", default=RING_BYTES, show_default=True, callback=_ring_bytes, help="Size of the ring of events.")
-@click.option("--lease-stdin", is_flag=True, help="End when standard input ends: for a parent that may die.")
-def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease_stdin: bool) -> None:
+@click.option("--lease", default="", help="End when standard input ends, and remove this folder: for a parent that may die.")
+def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease: str) -> None:
     """Capture what workloads of this node say, and send it to an engine."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -53,13 +54,15 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease_stdin: b
         registry.register(AgentCollector(captures, uplink))
         start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
     server.start()
-    if lease_stdin:
+    if lease:
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     stop.wait()
     captures.stop_all()
     server.stop(1).wait()
     if uplink:
         uplink.stop()
+    if lease:
+        shutil.rmtree(lease, ignore_errors=True)
 
 
 def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captures, Uplink | None]:

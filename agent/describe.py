@@ -88,9 +88,8 @@ def effective_capabilities() -> int:
 def processes(only: Iterable[int] = ()) -> Iterator[Process]:
     """The processes that speak TLS, among those given or all that can be seen."""
     plans: dict[tuple[int, int], Plan] = {}
-    for pid in sorted(only or workloads.pids()):
-        if pid == os.getpid():
-            continue
+    ours = set(workloads.descendants(os.getppid())) if not only else set()  # whoever asks, and what it started
+    for pid in sorted(set(only or workloads.pids()) - ours):
         libraries = tuple(_libraries(pid, plans))
         if libraries:
             yield Process(workloads.look_up(pid), libraries)

@@ -15,20 +15,27 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
+from understudy.v1 import capture_pb2, capture_pb2_grpc, control_pb2, control_pb2_grpc
 
 from engine.control import ControlService
 from engine.ingest.service import CaptureService, Recordings
 from engine.metrics import EngineCollector
-from understudy.v1 import capture_pb2, capture_pb2_grpc, control_pb2, control_pb2_grpc
 
 CALLS_AT_ONCE = 64
 """Each connected agent keeps a thread; the others answer soon."""
 
 
+_FOLDER = click.Path(file_okay=False, exists=True, path_type=Path)
+
+
 @click.command()
 @click.option("--listen", default="unix:/run/understudy/engine.sock", show_default=True, help="Where the services are served.")
 @click.option(
-    "--store", default=".", show_default=True, type=click.Path(file_okay=False, exists=True, path_type=Path), help="Folder of the snapshots."
+    "--store",
+    default=".",
+    show_default=True,
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Folder of the snapshots.",
 )
 @click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
 @click.option("--lease-stdin", is_flag=True, help="End when standard input ends: for a parent that may die.")

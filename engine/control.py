@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+from understudy.v1 import capture_pb2, control_pb2_grpc, rrpair_pb2
+from understudy.v1 import control_pb2 as pb
 
 from engine.ingest.recording import Recording
 from engine.ingest.service import Recordings
 from engine.rrpair import Message, RRPair
 from engine.snapshot import Snapshot, SnapshotError
-from understudy.v1 import capture_pb2, control_pb2_grpc, rrpair_pb2
-from understudy.v1 import control_pb2 as pb
 
 PAGE = 100
 """Snapshots in a page unless asked for otherwise."""
@@ -27,7 +27,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self._recordings = recordings
         self._recorded: dict[str, Recording] = {}
 
-    def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: grpc.ServicerContext) -> pb.CreateSnapshotResponse:  # noqa: N802, D102
+    def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: grpc.ServicerContext) -> pb.CreateSnapshotResponse:  # noqa: D102
         path = self._path(request.name, context)
         if not request.capture_id:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a snapshot takes in a capture: its id is missing")
@@ -42,7 +42,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self._recorded[request.name] = recording
         return pb.CreateSnapshotResponse(snapshot=_recording_message(request.name, recording))
 
-    def FinishSnapshot(self, request: pb.FinishSnapshotRequest, context: grpc.ServicerContext) -> pb.FinishSnapshotResponse:  # noqa: N802, D102
+    def FinishSnapshot(self, request: pb.FinishSnapshotRequest, context: grpc.ServicerContext) -> pb.FinishSnapshotResponse:  # noqa: D102
         recording = self._recorded.pop(request.name, None)
         if recording is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} is not being recorded")
@@ -51,13 +51,13 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             recording.finish(time.time_ns())
         return pb.FinishSnapshotResponse(snapshot=_snapshot_message(recording.writer.path))
 
-    def GetSnapshot(self, request: pb.GetSnapshotRequest, context: grpc.ServicerContext) -> pb.GetSnapshotResponse:  # noqa: N802, D102
+    def GetSnapshot(self, request: pb.GetSnapshotRequest, context: grpc.ServicerContext) -> pb.GetSnapshotResponse:  # noqa: D102
         recording = self._recorded.get(request.name)
         if recording:
             return pb.GetSnapshotResponse(snapshot=_recording_message(request.name, recording))
         return pb.GetSnapshotResponse(snapshot=self._read(request.name, context))
 
-    def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: grpc.ServicerContext) -> pb.ListSnapshotsResponse:  # noqa: ARG002, N802, D102
+    def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: grpc.ServicerContext) -> pb.ListSnapshotsResponse:  # noqa: ARG002, D102
         finished = {path.name for path in self._store.glob("*.snapshot")}
         names = sorted(name for name in finished | set(self._recorded) if name > request.page_token)
         size = request.page_size or PAGE
@@ -72,14 +72,14 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         response.next_page_token = names[size - 1] if len(names) > size else ""
         return response
 
-    def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: grpc.ServicerContext) -> pb.DeleteSnapshotResponse:  # noqa: N802, D102
+    def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: grpc.ServicerContext) -> pb.DeleteSnapshotResponse:  # noqa: D102
         if request.name in self._recorded:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} is being recorded: finish it first")
         self._read(request.name, context)
         self._path(request.name, context).unlink()
         return pb.DeleteSnapshotResponse()
 
-    def ListPairs(self, request: pb.ListPairsRequest, context: grpc.ServicerContext) -> Iterator[pb.ListPairsResponse]:  # noqa: N802, D102
+    def ListPairs(self, request: pb.ListPairsRequest, context: grpc.ServicerContext) -> Iterator[pb.ListPairsResponse]:  # noqa: D102
         self._read(request.name, context)
         with Snapshot(self._path(request.name, context)) as snapshot:
             for pair in snapshot.pairs():

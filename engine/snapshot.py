@@ -41,9 +41,7 @@ class SnapshotWriter:
     that means to whoever holds the file.
     """
 
-    def __init__(
-        self, path: Path, *, service: str, capture_id: str, created: int, tool_version: str, resume: bool = False
-    ) -> None:
+    def __init__(self, path: Path, *, service: str, capture_id: str, created: int, tool_version: str, resume: bool = False) -> None:
         self.path = path
         self.partial = path.with_name(path.name + ".partial")
         facts = {"service": service, "capture_id": capture_id, "created": str(created), "tool_version": tool_version}
@@ -121,9 +119,7 @@ class Snapshot:
     def __enter__(self) -> Snapshot:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     @property

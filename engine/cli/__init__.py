@@ -8,7 +8,11 @@ from typing import IO, Any
 
 import click
 
-COMMANDS = {"inspect": "Show what a snapshot holds: service map, backends, pairs."}
+COMMANDS = {
+    "doctor": "Tell what this machine can capture, and what not and why.",
+    "record": "Capture a command's traffic into a snapshot.",
+    "inspect": "Show what a snapshot holds: service map, backends, pairs.",
+}
 """Name of each command, which is also that of its module here, and what the list of commands says of it."""
 
 OWN_FAILURE = 125

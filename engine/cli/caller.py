@@ -46,8 +46,20 @@ def _groups(uid: int, gid: int) -> tuple[int, ...]:
         return (gid,)
 
 
+_SET_BY_SUDO = (b"PATH", b"HOME", b"USER", b"LOGNAME", b"SHELL", b"MAIL", b"TERM", b"SUDO_")
+
+
 def _environment_behind_sudo(uid: int) -> dict[bytes, bytes]:
-    """The environment that sudo itself was started with: what it passes on is cut down (env_reset in sudoers(5))."""
+    """The environment that sudo itself was started with, for what it passes on is cut down (env_reset in sudoers(5)); and what was
+    set on the way from there, as by `sudo X=1 understudy`."""
+    person = _environment_of_sudo()
+    if person is None:
+        return _login_environment(uid)
+    set_since = {key: value for key, value in os.environb.items() if not key.startswith(_SET_BY_SUDO)}
+    return person | set_since
+
+
+def _environment_of_sudo() -> dict[bytes, bytes] | None:
     pid = os.getppid()
     while pid > 1:
         folder = Path(f"/proc/{pid}")
@@ -58,7 +70,7 @@ def _environment_behind_sudo(uid: int) -> dict[bytes, bytes]:
             pid = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
         except OSError:
             break
-    return _login_environment(uid)
+    return None
 
 
 def _login_environment(uid: int) -> dict[bytes, bytes]:

@@ -10,10 +10,10 @@ import click
 from rich.console import Console
 
 from engine.cli import Failure
-from engine.cli.render import render_map, render_pair, render_pairs
+from engine.cli.render import render_pair, render_pairs, render_snapshot
 from engine.formats.rrpair import to_json
 from engine.rrpair import RRPair
-from engine.snapshot import Info, Snapshot, SnapshotError
+from engine.snapshot import Snapshot, SnapshotError
 
 ROWS = 50
 """Pairs that are listed unless all are asked for: about a screen."""
@@ -60,21 +60,8 @@ def _print_json(snapshot: Snapshot, reference: str | None) -> None:
 
 
 def _overview(console: Console, snapshot: Snapshot, every: bool) -> None:
-    info = snapshot.info
-    render_map(console, snapshot.service_map(), _notes(info))
+    render_snapshot(console, snapshot)
     total = snapshot.counts()[0]
     render_pairs(console, snapshot.rows(-1 if every else ROWS))
     if not every and total > ROWS:
         console.print(f"{total - ROWS} more: --all lists them", style="dim")
-
-
-def _notes(info: Info) -> list[str]:
-    """What is to be known of the whole recording."""
-    if not info.ledger:
-        return ["the recording did not end in good order: what had arrived is here"]
-    ledger = info.ledger
-    notes = [f"bytes seen {ledger.get('seen', 0):,} = delivered {ledger.get('delivered', 0):,}"
-             f" + lost {ledger.get('lost', 0):,}"]  # fmt: skip
-    names = {"unattributed": "bytes lost that no stream could be named for", "missed_runs": "probe runs missed",
-             "unknown_starts": "streams whose start was not seen"}  # fmt: skip
-    return notes + [f"{text}: {ledger[name]:,}" for name, text in names.items() if ledger.get(name)]

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-
-from engine.cli.caller import Caller
-from engine.cli.failure import Failure
 from understudy.v1 import agent_pb2_grpc, control_pb2_grpc
+
+from engine.cli import Failure
+from engine.cli.caller import Caller
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -31,17 +31,17 @@ class Part:
     def __init__(self, name: str, module: str, arguments: list[str], folder: Path, caller: Caller | None) -> None:
         self.name = name
         self.address = f"unix:{folder / name}.sock"
-        self._log = tempfile.TemporaryFile()
-        command = [sys.executable, "-I", "-m", module, "--listen", self.address, "--lease-stdin", *arguments]
-        person = {"user": caller.uid, "group": caller.gid, "extra_groups": caller.groups} if caller else {}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 closed by stop()
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-m", module, "--listen", self.address, *arguments],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,  # Ctrl-C is for the command
             env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE"},
-            **person,  # type: ignore[arg-type]
+            user=caller.uid if caller else None,
+            group=caller.gid if caller else None,
+            extra_groups=caller.groups if caller else None,
         )
         self.channel = grpc.insecure_channel(self.address)
 
@@ -104,7 +104,7 @@ class Parts:
         os.chown(self._engine_folder, caller.uid, caller.gid)
         try:
             self.engine = self._start_engine()
-            self.agent = Part("agent", "agent", ["--engine", self.engine.address], self.folder, None)
+            self.agent = Part("agent", "agent", ["--engine", self.engine.address, "--lease", str(self.folder)], self.folder, None)
             self.engine.wait_until_ready()
             self.agent.wait_until_ready()
         except BaseException:
@@ -114,7 +114,7 @@ class Parts:
     def _start_engine(self) -> Part:
         # A command that does not run as root has no other person to become.
         person = self._caller if os.geteuid() == 0 else None
-        return Part("engine", "engine", ["--store", str(self._store)], self._engine_folder, person)
+        return Part("engine", "engine", ["--store", str(self._store), "--lease-stdin"], self._engine_folder, person)
 
     def restart_engine(self) -> None:
         """Start another engine in the place of one that has ended."""

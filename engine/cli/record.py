@@ -10,21 +10,20 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import grpc
 from rich.console import Console
-
-from engine.cli import launch
-from engine.cli.caller import Caller, caller, name_of
-from engine.cli.failure import FAILURE, Failure
-from engine.cli.parts import Parts
-from engine.cli.render import render_map, render_table
-from engine.snapshot import Snapshot, SnapshotError
 from understudy.v1 import agent_pb2, capture_pb2, control_pb2
+
+from engine.cli import OWN_FAILURE, Failure, launch
+from engine.cli.caller import Caller, caller, name_of
+from engine.cli.parts import Parts
+from engine.cli.render import render_snapshot
+from engine.snapshot import Snapshot, SnapshotError
 
 PROGRESS_SECONDS = 0.5
 SETTLE_SECONDS = 60.0
@@ -68,22 +67,20 @@ class Aim:
         return self.container[:12] or Path(self.cgroup).name
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command(name="record")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The snapshot.  [default: ./NAME.snapshot]")
 @click.option("--name", help="Name of the service.  [default: that of CMD]")
 @click.option("--pid", type=int, default=0, help="Record a running process, and what it starts, until Ctrl-C.")
 @click.option("--container", default="", help="Record a running container, by its id, until Ctrl-C.")
 @click.option("--cgroup", default="", help="Record what runs in a cgroup, until Ctrl-C.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
-def record(
-    output: Path | None, name: str | None, pid: int, container: str, cgroup: str, command: tuple[str, ...]
-) -> None:
+@click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
+def command(output: Path | None, name: str | None, pid: int, container: str, cgroup: str, cmd: tuple[str, ...]) -> None:
     """Capture the traffic of CMD, from its first request until it ends, into a snapshot.
 
     TLS is read where the program encrypts and decrypts: no proxy, no certificate, no change to the program. CMD runs as you, also
     under sudo. Exit status is that of CMD; 125 where recording failed.
     """
-    aim = Aim(command, pid, container, cgroup)
+    aim = Aim(cmd, pid, container, cgroup)
     if os.geteuid() != 0:
         raise Failure(f"recording needs root: run `sudo {_as_typed()}`")
     service = name or aim.default_name()
@@ -94,6 +91,10 @@ def record(
 def _as_typed() -> str:
     """The command line, with the program's full path: sudo looks elsewhere."""
     return " ".join([str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
+
+
+def _show_nothing() -> None:
+    """Where there is no terminal to show progress on."""
 
 
 class Launcher:
@@ -175,6 +176,8 @@ class Recorder:
             threading.Thread(target=self._hear, args=(news,), name="news", daemon=True).start()
             if launcher:
                 launcher.go()
+            what = self._aim.command[0] if self._aim.command else self._service
+            self._say(f"recording {what} to {self._path.name}")
         except BaseException:
             if launcher:
                 launcher.abandon()
@@ -200,8 +203,6 @@ class Recorder:
         except grpc.RpcError as error:
             raise Failure(f"nothing can be captured: {error.details()}") from error
         self._cgroup = ready.cgroup
-        what = self._aim.command[0] if self._aim.command else self._service
-        self._console.print(f"understudy: recording {what} to {self._path.name}", markup=False)
 
     def _hear(self, news: Iterator[agent_pb2.CaptureResponse]) -> None:
         """Tell what cannot be captured, as it shows."""
@@ -209,7 +210,9 @@ class Recorder:
             for each in news:
                 if each.WhichOneof("news") == "not_capturable":
                     process, library = each.not_capturable.workload, each.not_capturable.library
-                    self._say(f"{process.command} (process {process.pid}): its TLS is not captured: {library.kind}: {library.reason}")
+                    self._say(
+                        f"{process.command} (process {process.pid}): its TLS is not captured: {library.kind}: {library.reason}"
+                    )
 
     def _say(self, text: str) -> None:
         self._console.print(f"understudy: {text}", markup=False, soft_wrap=True)
@@ -279,10 +282,10 @@ class Recorder:
         self._say(text)
 
     @contextlib.contextmanager
-    def _progress(self, parts: Parts) -> Iterator[object]:
+    def _progress(self, parts: Parts) -> Iterator[Callable[[], None]]:
         """Show how far it is, on a terminal only."""
         if not self._console.is_terminal or self._aim.command:  # the terminal is the command's
-            yield lambda: None
+            yield _show_nothing
             return
         last = 0.0
         with self._console.status("recording; Ctrl-C ends it") as line:
@@ -306,9 +309,11 @@ class Recorder:
         try:
             self._finish(parts)
         except grpc.RpcError as error:
-            raise Failure(f"the snapshot could not be finished: {error.details()}; what arrived is in {self._path}.partial") from error
+            raise Failure(
+                f"the snapshot could not be finished: {error.details()}; what arrived is in {self._path}.partial"
+            ) from error
         self._summary()
-        return FAILURE if self._troubles else status
+        return OWN_FAILURE if self._troubles else status
 
     def _settle(self, parts: Parts) -> capture_pb2.Ledger | None:
         if not parts.agent.alive:
@@ -329,11 +334,9 @@ class Recorder:
     def _summary(self) -> None:
         try:
             with Snapshot(self._path) as snapshot:
-                found = snapshot.service_map()
+                render_snapshot(self._console, snapshot)
         except SnapshotError as error:
             raise Failure(str(error)) from error
-        render_map(self._console, found)
-        render_table(self._console, found)
         self._say(f"wrote {self._path}; look into it with `understudy inspect {self._path.name}`")
 
     def _remove_cgroup(self) -> None:

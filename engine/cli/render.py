@@ -13,6 +13,7 @@ from rich.text import Text
 from engine.cli.text import body_text, clean, header_text
 from engine.rrpair import Direction, Message, RRPair
 from engine.servicemap import Edge, FlowEdge, ServiceMap
+from engine.snapshot import Info, Snapshot
 from engine.store import Row
 
 LOCK = "🔒"
@@ -22,6 +23,11 @@ HOST_AT_LEAST = 16
 """Cells of a host's name that the map shows however narrow it is."""
 IN_JOINTS = ("──▶", "─┬▶", "─┤ ", "─╯ ")
 OUT_JOINTS = ("──▶", "─┬▶", " ├▶", " ╰▶")
+
+
+def render_snapshot(console: Console, snapshot: Snapshot) -> None:
+    """Print a snapshot's map and tables, and what is to be known of the whole recording."""
+    render_map(console, snapshot.service_map(), _notes(snapshot.info))
 
 
 def render_map(console: Console, found: ServiceMap, notes: Iterable[str] = ()) -> None:
@@ -203,3 +209,15 @@ def _render_message(console: Console, title: str, message: Message) -> None:
     if message.body:
         console.print()
         console.print(Text(clean(body_text(message), lines=True)))
+
+
+def _notes(info: Info) -> list[str]:
+    """What is to be known of the whole recording."""
+    if not info.ledger:
+        return ["the recording did not end in good order: what had arrived is here"]
+    ledger = info.ledger
+    notes = [f"bytes seen {ledger.get('seen', 0):,} = delivered {ledger.get('delivered', 0):,}"
+             f" + lost {ledger.get('lost', 0):,}"]  # fmt: skip
+    names = {"unattributed": "bytes lost that no stream could be named for", "missed_runs": "probe runs missed",
+             "unknown_starts": "streams whose start was not seen"}  # fmt: skip
+    return notes + [f"{text}: {ledger[name]:,}" for name, text in names.items() if ledger.get(name)]

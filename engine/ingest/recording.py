@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from engine.pairing import Conversation
 from engine.rrpair import Connection, Flow, RRPair, Way

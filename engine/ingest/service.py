@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import grpc
+from understudy.v1 import capture_pb2 as pb
+from understudy.v1 import capture_pb2_grpc
 
 from engine.ingest.recording import Recording, StreamKey
 from engine.reassembly import LOST, UNKNOWN
 from engine.rrpair import Connection, Role, Way
 from engine.snapshot import SnapshotWriter
-from understudy.v1 import capture_pb2 as pb
-from understudy.v1 import capture_pb2_grpc
 
 _WAYS = {pb.DIRECTION_READ: Way.READ, pb.DIRECTION_WRITE: Way.WRITE}
 _ROLES = {pb.ROLE_UNSPECIFIED: Role.UNKNOWN, pb.ROLE_CLIENT: Role.CLIENT, pb.ROLE_SERVER: Role.SERVER}
@@ -72,7 +72,7 @@ class CaptureService(capture_pb2_grpc.CaptureServiceServicer):
     def __init__(self, recordings: Recordings) -> None:
         self._recordings = recordings
 
-    def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext) -> Iterator[pb.UploadResponse]:  # noqa: ARG002, N802, D102
+    def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext) -> Iterator[pb.UploadResponse]:  # noqa: ARG002, D102
         streams: dict[StreamKey, Recording] = {}
         for request in request_iterator:
             response = pb.UploadResponse(received_sequence=request.sequence)

@@ -29,9 +29,7 @@ class Place:
 _NOTHING: Index = {}
 
 
-def describe(
-    connection: Connection, service: str, direction: Direction, exchange: Exchange, missing: tuple[str, ...]
-) -> RRPair:
+def describe(connection: Connection, service: str, direction: Direction, exchange: Exchange, missing: tuple[str, ...]) -> RRPair:
     """Make the pair of an exchange."""
     request, response = exchange.request, exchange.response
     first = request or response

@@ -17,9 +17,7 @@ BODY_LIMIT = 16 * 1024 * 1024
 
 _TABLE = re.compile(rb'"TableName"\s*:\s*"([^"\\]+)"')
 _PARTIQL_TABLE = re.compile(r'\b(?:FROM|INTO|UPDATE)\s+"?([A-Za-z0-9_.\-]+)', re.IGNORECASE)
-_SINGLE_TABLE = frozenset(
-    b"GetItem PutItem UpdateItem DeleteItem Query Scan DescribeTable CreateTable DeleteTable".split()
-)
+_SINGLE_TABLE = frozenset(b"GetItem PutItem UpdateItem DeleteItem Query Scan DescribeTable CreateTable DeleteTable".split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,9 +142,7 @@ def _content_length(fields: Fields, index: Index) -> int:
     value = index[b"content-length"]
     if len(fields) == len(index) and value.isdigit() and len(value) <= 18:
         return int(value)
-    values = {
-        item.strip(b" \t") for name, value in fields if name.lower() == b"content-length" for item in value.split(b",")
-    }
+    values = {item.strip(b" \t") for name, value in fields if name.lower() == b"content-length" for item in value.split(b",")}
     value = values.pop()
     if values or not value.isdigit() or len(value) > 18:
         raise _Malformed("invalid Content-Length")

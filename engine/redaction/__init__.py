@@ -27,9 +27,7 @@ CACHED_NAMES = 4096
 _SIGV4 = re.compile(rb"Credential=([^/,\s]+)|Signature=([0-9a-fA-F]+)")
 _COOKIE = re.compile(rb"([^=;\s]+)=\"?([^;\"]*)")
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
-_SPECIAL = rules.PARAMETER_HEADERS.union(
-    (b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"), rules.SECRET_HEADERS
-)
+_SPECIAL = rules.PARAMETER_HEADERS.union((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"), rules.SECRET_HEADERS)
 
 
 class Redactor:

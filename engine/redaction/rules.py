@@ -58,9 +58,7 @@ SHAPES: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
 )
 """Secrets that are known by their looks, wherever they stand in a text."""
 
-SHAPE_HINTS = tuple(
-    b"eyJ k_live_ k_test_ whsec_ AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_ xox pat- AIza access-".split()
-)
+SHAPE_HINTS = tuple(b"eyJ k_live_ k_test_ whsec_ AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_ xox pat- AIza access-".split())
 """Parts, one of which is in every text that has a shape of the table or a JWT."""
 
 JWT = re.compile(rb"(?<![A-Za-z0-9_.-])(eyJ[A-Za-z0-9_-]{4,})((?:\.[A-Za-z0-9_-]*){1,3})\.([A-Za-z0-9_-]+)")

@@ -88,10 +88,7 @@ def of_c(die: DIE) -> Layout:
 
 def of_python(structure: type[ctypes.Structure]) -> Layout:
     """Offset and size of each field."""
-    return {
-        field[0]: (getattr(structure, field[0]).offset, getattr(structure, field[0]).size)
-        for field in structure._fields_
-    }
+    return {field[0]: (getattr(structure, field[0]).offset, getattr(structure, field[0]).size) for field in structure._fields_}
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import ssl
 from collections.abc import Iterable
 
 from hypothesis import given
@@ -30,10 +32,12 @@ def head(kind: Kind, stream: int = 1, time: int = 10) -> events.Head:
     return events.Head(kind=kind, tid=77, time=time, stream=stream, process=PROCESS)
 
 
-def socket_facts(inode: int = 9, method: int = 1) -> events.SocketFacts:
-    local, remote = (ctypes.c_uint8 * 16)(127, 0, 0, 1), (ctypes.c_uint8 * 16)(10, 0, 0, 2)
+def socket_facts(
+    inode: int = 9, method: int = 1, family: int = 2, local: bytes = b"\x7f\0\0\1", remote: bytes = b"\x0a\0\0\2"
+) -> events.SocketFacts:
+    packed = [(ctypes.c_uint8 * 16)(*address) for address in (local, remote)]
     return events.SocketFacts(
-        inode=inode, local=local, remote=remote, family=2, local_port=4000, remote_port=443, role=1, method=method
+        inode=inode, local=packed[0], remote=packed[1], family=family, local_port=4000, remote_port=443, role=1, method=method
     )
 
 
@@ -50,9 +54,7 @@ def opened(source: Source, stream: int = 1, facts: events.SocketFacts | None = N
     )
 
 
-def chunk(
-    offset: int, data: bytes, *, lost: int = 0, direction: int = 1, source: Source = Source.TLS, stream: int = 1
-) -> bytes:
+def chunk(offset: int, data: bytes, *, lost: int = 0, direction: int = 1, source: Source = Source.TLS, stream: int = 1) -> bytes:
     event = events.Chunk(
         head=head(Kind.CHUNK, stream), offset=offset, lost=lost, length=len(data), direction=direction, source=source
     )
@@ -60,7 +62,7 @@ def chunk(
 
 
 def closed(seen: tuple[int, int] = (0, 0), lost: tuple[int, int] = (0, 0), stream: int = 1, opaque: int = 0) -> bytes:
-    tally = (events.Tally * 2)(*(events.Tally(seen=s, lost=l, opaque=opaque) for s, l in zip(seen, lost, strict=True)))
+    tally = (events.Tally * 2)(*(events.Tally(seen=s, lost=missing, opaque=opaque) for s, missing in zip(seen, lost, strict=True)))
     return bytes(events.Closed(head=head(Kind.CLOSED, stream), tally=tally))
 
 
@@ -221,10 +223,7 @@ def test_a_half_close_and_an_unreadable_stretch() -> None:
 
 
 def test_addresses() -> None:
-    mapped = socket_facts()
-    mapped.family = 10
-    mapped.remote = (ctypes.c_uint8 * 16)(*[0] * 10, 255, 255, 192, 0, 2, 7)
-    mapped.local = (ctypes.c_uint8 * 16)(*[0] * 15, 1)
+    mapped = socket_facts(family=10, local=bytes(15) + b"\1", remote=bytes(10) + b"\xff\xff\xc0\0\2\7")
     got = news(Streams(), [opened(Source.TLS, 1, mapped)])
     assert isinstance(got[-1], StreamBound)
     assert got[-1].facts == Facts(9, ("::1", 4000), ("192.0.2.7", 443), 1, 1)
@@ -232,12 +231,8 @@ def test_addresses() -> None:
 
 def client_hello(name: bytes) -> bytes:
     """A ClientHello as OpenSSL makes it, in one record."""
-    import ssl
-
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
+    with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(incoming, outgoing, server_hostname=name.decode()).do_handshake()
-    except ssl.SSLWantReadError:
-        pass
     return outgoing.read()

@@ -1,0 +1,71 @@
+"""`understudy doctor`: what this machine can capture, what is missing, per process and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+import grpc
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from understudy.v1 import agent_pb2
+
+from engine.cli import Failure
+from engine.cli.caller import caller
+from engine.cli.parts import Parts
+from engine.cli.text import clean
+
+DESCRIBE_SECONDS = 60.0
+
+
+@click.command(name="doctor")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def command(as_json: bool) -> None:
+    """Tell what this machine can capture, and what not and why. Exit status 1 where something that capture needs is missing."""
+    parts = Parts(caller(), Path.cwd())
+    try:
+        found = parts.agent_service.Describe(agent_pb2.DescribeRequest(), timeout=DESCRIBE_SECONDS)
+    except grpc.RpcError as error:
+        raise Failure(f"the agent cannot tell: {error.details()}") from error
+    finally:
+        parts.stop()
+    ready = all(check.ok or not check.required for check in found.checks)
+    if as_json:
+        described = MessageToDict(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        print(json.dumps({"ready": ready, **described}, indent=2))
+    else:
+        _show(found, ready)
+    sys.exit(0 if ready else 1)
+
+
+def _show(found: agent_pb2.DescribeResponse, ready: bool) -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    for check in found.checks:
+        mark, style = ("ok", "green") if check.ok else ("missing", "red") if check.required else ("no", "yellow")
+        console.print(Text.assemble((f"{mark:8}", style), f"{check.name:14}", clean(check.detail)))
+        if check.remedy:
+            console.print(Text(f"{'':22}{clean(check.remedy)}"))
+    console.print()
+    console.print(Text("Recording works here." if ready else "Recording does not work here yet.", "bold"))
+    if os.geteuid() != 0:
+        console.print("Without root, only your own processes can be looked into.")
+    _show_processes(console, found)
+
+
+def _show_processes(console: Console, found: agent_pb2.DescribeResponse) -> None:
+    if not found.processes:
+        console.print("No process that is running speaks a TLS known here.")
+        return
+    table = Table("Process", "Command", "TLS", "Captured", "Library", box=None, pad_edge=False, header_style="bold")
+    for process in found.processes:
+        for library in process.libraries:
+            captured = Text("yes", "green") if library.capturable else Text(f"no: {clean(library.reason)}", "yellow")
+            workload = process.workload
+            table.add_row(str(workload.pid), Text(clean(workload.command)), Text(library.kind), captured, Text(clean(library.path)))
+    console.print()
+    console.print(table)
