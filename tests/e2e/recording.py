@@ -93,7 +93,7 @@ def _exchange(pair: Pair, index: int) -> Exchange:
     headers = _headers(request)
     return Exchange(
         marker=next((value for name, value in headers if name.lower() == MARKER.lower()), ""),
-        connection=pair["connection"]["local"],
+        connection=f"{pair['connection']['local_address']}:{pair['connection']['local_port']}",
         index=index,
         request_line=f"{pair['method']} {pair['path']}{'?' if query else ''}{query} HTTP/1.1",
         request_headers=headers,

@@ -51,7 +51,7 @@ def test_tls_is_captured_whole(name: str, tls_server: TruthServer, authority: Au
     for pair in captured:
         assert (pair["direction"], pair["host"], pair["port"]) == ("OUT", "localhost", tls_server.port)
         assert (pair["tls"], pair["protocol"]) == (True, "http/1.1")
-        assert pair["connection"]["remote"] == f"127.0.0.1:{tls_server.port}"
+        assert (pair["connection"]["remote_address"], pair["connection"]["remote_port"]) == ("127.0.0.1", tls_server.port)
         assert pair["connection"]["server_name"] == "localhost"
         assert pair["connection"]["tls_version"] == "TLS 1.3"
 
