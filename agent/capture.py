@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent import streams, window, workloads
+from agent import describe, streams, window, workloads
 from agent.attach import Attacher
 from agent.events import Counter, TlsKey
 from agent.kernel.planner import Plan
@@ -32,6 +32,9 @@ READ_BYTES = 4 << 20
 
 DELIVERY_SECONDS = 30.0
 """How long a capture that ends waits for the engine to take what is left."""
+
+LAST_DELIVERY_SECONDS = 2.0
+"""The same when the agent itself ends: the engine may have gone with whoever started both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,9 @@ class Capture:
     told: set[tuple[int, str]] = field(default_factory=set)
     ledger: Ledger | None = None
     delivered: bool = False
-    ended: threading.Event = field(default_factory=threading.Event)
+    stopping: bool = False
+    settled: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
 
 class _Session:
@@ -111,7 +116,7 @@ class _Session:
     def settle(self, capture: Capture) -> None:
         """Take what is left of a capture that is no target any more; returns when its ledger is settled."""
         self._requests.put(capture)
-        capture.ended.wait()
+        capture.settled.wait()
 
     def close(self) -> None:
         self._stopping = True
@@ -163,7 +168,7 @@ class _Session:
             self.uplink.put(self._settle_stream(key))
         capture.ledger = self._ledger(capture.number)
         self.uplink.put([window.Marker(capture.number, ended=capture.ledger)])
-        capture.ended.set()
+        capture.settled.set()
 
     def _ledger(self, capture: int) -> Ledger:
         account = self.streams.account(capture)
@@ -224,9 +229,11 @@ class Captures:
         """Start a capture. OSError, ValueError or LookupError tell what is wrong, and leave nothing behind."""
         if self._uplink is None:
             raise ValueError("this agent has no engine to send to: start it with --engine ADDRESS")
+        for check in describe.checks():
+            if check.required and not check.ok:
+                raise OSError(f"{check.name}: {check.detail}: {check.remedy}")
         mount = workloads.cgroup_mount()
-        if mount is None:
-            raise OSError("cgroup v2 is not mounted: mount it, such as `mount -t cgroup2 none /sys/fs/cgroup`")
+        assert mount is not None  # one of the checks
         with self._lock:
             if name in self._names.values():
                 raise ValueError(f"there is or was a capture {name!r}: choose another id")
@@ -290,29 +297,32 @@ class Captures:
         """An active capture by its name."""
         return next((capture for capture in self._active.values() if capture.name == name), None)
 
-    def stop(self, capture: Capture) -> Capture:
-        """End a capture: settle its ledger, and hand everything to the engine. Again is no harm."""
+    def stop(self, capture: Capture, patience: float = DELIVERY_SECONDS) -> Capture:
+        """End a capture: settle its ledger, and hand everything to the engine within `patience` seconds. Again is no harm."""
         with self._lock:
-            session, mine = self._session, self._active.pop(capture.number, None)
-        if mine is None or session is None or self._uplink is None:
-            capture.ended.wait()
+            first, capture.stopping = not capture.stopping, True
+            session = self._session
+        if not first or session is None or self._uplink is None:
+            capture.stopped.wait(patience)
             return capture
         session.probes.forget_capture(capture.number)
         session.settle(capture)
-        capture.delivered = self._uplink.wait_until_idle(DELIVERY_SECONDS)
+        capture.delivered = self._uplink.wait_until_idle(patience)
         with self._lock:
-            if not self._active and self._session is session:
+            del self._active[capture.number]
+            if not self._active:
                 self._session = None
                 session.close()
         capture.news.put(None)
         if capture.cgroup and not capture.cgroup.remove():
             threading.Thread(target=_remove_when_empty, args=(capture.cgroup,), name="cgroup").start()
+        capture.stopped.set()
         return capture
 
     def stop_all(self) -> None:
         """End every capture."""
         for capture in list(self._active.values()):
-            self.stop(capture)
+            self.stop(capture, LAST_DELIVERY_SECONDS)
 
 
 def _cgroups(target: Target, mount: Path) -> list[Path]:

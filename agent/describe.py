@@ -47,7 +47,9 @@ def checks() -> Iterator[Check]:
     machine = platform.machine()
     yield Check("machine", machine in ("x86_64", "aarch64"), machine, "run on x86_64 or arm64")
     btf = Path("/sys/kernel/btf/vmlinux")
-    yield Check("BTF", btf.exists(), str(btf), "run a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+    yield Check(
+        "BTF", btf.exists(), str(btf) if btf.exists() else f"{btf} is missing", "run a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+    )
     mount = workloads.cgroup_mount()
     yield Check("cgroup v2", mount is not None, str(mount or "not mounted"), "mount it: mount -t cgroup2 none /sys/fs/cgroup")
     library = ctypes.util.find_library("bpf")

@@ -64,7 +64,8 @@ class Uplink:
     def wait_until_idle(self, seconds: float) -> bool:
         """Wait until the engine has received everything; False where it has not in time."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._window.idle, seconds)
+            self._changed.wait_for(lambda: self._window.idle or self._stopping, seconds)
+            return self._window.idle
 
     def stop(self) -> None:
         """Give up what is not sent."""

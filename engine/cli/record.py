@@ -104,6 +104,7 @@ class Launcher:
         go_read, self._go = os.pipe()
         self._error, error_write = os.pipe()
         arguments = [str(go_read), str(error_write), str(who.uid), str(who.gid), ",".join(map(str, who.groups))]
+        self._program = program
         self._environment = b"\0".join(key + b"=" + value for key, value in who.environment.items())
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", launch.__file__, *arguments, program, *command],
@@ -120,7 +121,7 @@ class Launcher:
         os.close(self._error)
         if code:
             self.process.wait()
-            raise Failure(f"the command cannot be started: {os.strerror(int(code))}")
+            raise Failure(f"{self._program} cannot be started: {os.strerror(int(code))}")
 
     def abandon(self) -> None:
         """End it before it has started."""
