@@ -130,7 +130,7 @@ class Exchanges:
             message = side.parser.next()
             if side.parser.lost_count:
                 side.parser.lost_count = False
-                self._order.doubt()
+                self._order.doubt(side.parser.part)
             if message is not None:
                 self._handle(side, message)
             elif side.queue and not side.parser.waiting:
@@ -153,7 +153,7 @@ class Exchanges:
         if found is No.NOT_YET:
             return None
         if found is No.NEVER:
-            self._order.doubt()
+            self._order.doubt(Part.REQUEST)
             self._current, self._certain = None, True
             return b""
         self._current, self._certain = found
@@ -198,9 +198,9 @@ class Exchanges:
         if side is self._requests:
             self._upgrade = None
         elif side.parser.waiting:
-            self._order.complete = True
+            self._order.hurry = True
             self._advance(side)
-            self._order.complete = False
+            self._order.hurry = False
 
     def _broken(self, side: _Side, broken: Broken) -> None:
         requests, responses = self.needed
