@@ -86,9 +86,12 @@ class Exchanges:
     def take(self, part: Part, event: Segment | Gap | End) -> list[Exchange]:
         """Take what happened to one way; return what is finished by it."""
         side = self._sides[part]
-        side.put(event)
-        if side.held > HELD_LIMIT:
-            self._stop_waiting(side)
+        if type(event) is Segment and not side.queue and not side.parser.waiting and not self._upgrade:
+            side.parser.receive(event.data, event.time)  # the common case goes past the queue
+        else:
+            side.put(event)
+            if side.held > HELD_LIMIT:
+                self._stop_waiting(side)
         self._run(side)
         return self._take_finished()
 
@@ -117,8 +120,10 @@ class Exchanges:
     # -- driving the parsers -------------------------------------------------------------------------------------------
 
     def _run(self, first: _Side) -> None:
+        """Go on with a way, then with the other where that waited for it, for as long as either moves."""
         second = self._responses if first is self._requests else self._requests
-        while not self.turn and (self._advance(first) or self._advance(second)):
+        self._advance(first)
+        while (second.queue or second.parser.waiting) and self._advance(second) and self._advance(first):
             pass
 
     def _advance(self, side: _Side) -> bool:

@@ -10,13 +10,21 @@ from engine.pairing import Conversation, exchange, order
 from engine.reassembly import LOST
 from engine.rrpair import Connection, Direction, Flow, Role, RRPair, Way
 
-CLIENT = Connection("a:1", tls=True, role=Role.CLIENT, remote_address="192.0.2.1", remote_port=8443, tls_version="TLS 1.3")
+CLIENT = Connection(
+    "a:1", tls=True, role=Role.CLIENT, remote_address="192.0.2.1", remote_port=8443, tls_version="TLS 1.3"
+)
 SERVER = Connection("a:2", role=Role.SERVER, local_address="192.0.2.9", local_port=8080, remote_port=50000)
 READ, WRITE = Way.READ, Way.WRITE
 
 
 def request(n: int, body: bytes = b"", method: bytes = b"POST", extra: bytes = b"") -> bytes:
-    return b"%b /%d HTTP/1.1\r\nHost: Shop.Example:8443\r\n%bContent-Length: %d\r\n\r\n%b" % (method, n, extra, len(body), body)
+    return b"%b /%d HTTP/1.1\r\nHost: Shop.Example:8443\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        method,
+        n,
+        extra,
+        len(body),
+        body,
+    )
 
 
 def response(n: int, body: bytes = b"ok", status: bytes = b"200 OK") -> bytes:
@@ -58,7 +66,10 @@ class Talk:
     @property
     def short(self) -> list[tuple[str, str, tuple[str, ...]]]:
         """Request number, number of the response, what is missing."""
-        return [(p.path[1:], (p.response.header(b"x-n") or b"").decode("latin-1") if p.response else "", p.missing) for p in self.pairs]
+        return [
+            (p.path[1:], (p.response.header(b"x-n") or b"").decode("latin-1") if p.response else "", p.missing)
+            for p in self.pairs
+        ]
 
 
 def test_a_pair() -> None:
@@ -108,7 +119,14 @@ def test_a_head_answer_delivered_before_its_request() -> None:
 
 def test_a_response_nobody_asked_for() -> None:
     timeout = response(0, status=b"408 Request Timeout")
-    talk = Talk().say(WRITE, request(1), 10).say(READ, response(1), 20).say(READ, timeout, 30).say(WRITE, request(2), 40).close()
+    talk = (
+        Talk()
+        .say(WRITE, request(1), 10)
+        .say(READ, response(1), 20)
+        .say(READ, timeout, 30)
+        .say(WRITE, request(2), 40)
+        .close()
+    )
     assert talk.short == [("1", "1", ()), ("", "0", ("request",)), ("2", "", ("response",))]
 
 
@@ -137,7 +155,9 @@ def test_a_body_until_the_end_and_a_half_close() -> None:
 def test_upgrade_makes_the_rest_a_flow() -> None:
     asked = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     talk = Talk().say(WRITE, asked + b"\x81\x01", 10).say(WRITE, b"\x82", 15)
-    talk.say(READ, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x02\x03", 12).say(READ, b"\x01", 16).close()
+    talk.say(READ, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x02\x03", 12).say(
+        READ, b"\x01", 16
+    ).close()
     assert [(pair.status, pair.complete) for pair in talk.pairs] == [(101, True)]
     assert [(f.protocol, f.read, f.written) for f in talk.flows] == [("websocket", 4, 3)]
 
@@ -179,7 +199,14 @@ def test_nothing_said_is_no_flow() -> None:
 
 
 def test_malformed_bytes_make_the_rest_a_flow() -> None:
-    talk = Talk().say(WRITE, request(1)).say(READ, response(1)).say(WRITE, request(2)).say(READ, b"garbage\r\n\r\n").close()
+    talk = (
+        Talk()
+        .say(WRITE, request(1))
+        .say(READ, response(1))
+        .say(WRITE, request(2))
+        .say(READ, b"garbage\r\n\r\n")
+        .close()
+    )
     assert talk.short == [("1", "1", ()), ("2", "", ("response",))]
     [flow] = talk.flows
     assert "malformed status line" in flow.reason
@@ -233,7 +260,9 @@ def test_a_whole_request_lost() -> None:
 
 def test_a_client_that_pipelines_is_never_sure_again_after_a_gap() -> None:
     talk = Talk().say(WRITE, request(1) + request(2)).say(READ, response(1) + response(2))
-    talk.say(WRITE, request(3) + request(4)).lose(READ, 40).say(READ, response(4)).say(WRITE, request(5)).say(READ, response(5))
+    talk.say(WRITE, request(3) + request(4)).lose(READ, 40).say(READ, response(4)).say(WRITE, request(5)).say(
+        READ, response(5)
+    )
     assert all("pairing" in missing or "response" in missing for _, _, missing in talk.short[2:])
 
 
@@ -296,7 +325,8 @@ def test_what_becomes_known_late_is_in_later_pairs() -> None:
 # -- whatever happens --------------------------------------------------------------------------------------------------
 
 _steps = st.lists(
-    st.tuples(st.sampled_from([READ, WRITE]), st.integers(1, 80), st.sampled_from(["data"] * 6 + ["gap", "garbage"])), max_size=60
+    st.tuples(st.sampled_from([READ, WRITE]), st.integers(1, 80), st.sampled_from(["data"] * 6 + ["gap", "garbage"])),
+    max_size=60,
 )
 
 

@@ -38,9 +38,7 @@ def test_gaps_pass_once() -> None:
 @given(
     st.binary(max_size=200), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 60), st.booleans()), max_size=40)
 )
-def test_every_offset_comes_out_exactly_once_and_in_order(
-    stream: bytes, calls: list[tuple[int, int, bool]]
-) -> None:
+def test_every_offset_comes_out_exactly_once_and_in_order(stream: bytes, calls: list[tuple[int, int, bool]]) -> None:
     r = Reassembler()
     at = 0
     for offset, length, is_gap in calls:

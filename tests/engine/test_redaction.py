@@ -119,7 +119,9 @@ def test_secrets_in_a_location() -> None:
 
 
 def test_json_fields_keep_everything_else() -> None:
-    text = b'{ "user" : "bob", "Password":"hun\\"ter2" , "n":1.50,"nested":{"client_secret":"abc"},"cvc":123, "ok":null}'
+    text = (
+        b'{ "user" : "bob", "Password":"hun\\"ter2" , "n":1.50,"nested":{"client_secret":"abc"},"cvc":123, "ok":null}'
+    )
     redacted = body_of(text, b"application/json; charset=utf-8")
     assert redacted.startswith(b'{ "user" : "bob", "Password":"REDACTED-secret-')
     assert b'" , "n":1.50,"nested":{"client_secret":"REDACTED-' in redacted
@@ -165,11 +167,16 @@ def test_the_same_secret_is_the_same_token_everywhere() -> None:
     found = {
         json.loads(body_of(json.dumps({"password": secret}).encode(), b"application/json"))["password"],
         json.loads(body_of(json.dumps({"token": secret}, ensure_ascii=False).encode(), b"application/json"))["token"],
-        dict(parse_qsl(body_of(b"secret=" + quote_plus(secret).encode(), b"application/x-www-form-urlencoded").decode()))["secret"],
+        dict(
+            parse_qsl(body_of(b"secret=" + quote_plus(secret).encode(), b"application/x-www-form-urlencoded").decode())
+        )["secret"],
         header_of(b"X-Api-Key", secret.encode()).decode(),
     }
     assert len(found) == 1
-    assert Redactor(b"j" * 32).pair(pair(headers=((b"X-Api-Key", secret.encode()),))).request.headers[0][1].decode() not in found
+    assert (
+        Redactor(b"j" * 32).pair(pair(headers=((b"X-Api-Key", secret.encode()),))).request.headers[0][1].decode()
+        not in found
+    )
 
 
 def test_xml_and_multipart() -> None:
@@ -205,7 +212,11 @@ def test_compressed_bodies_are_coded_again(coding: bytes) -> None:
 
 
 def test_binary_and_broken_bodies_are_not_touched() -> None:
-    for media, headers in ((b"application/octet-stream", ()), (b"image/png", ()), (b"application/json", ((b"Content-Encoding", b"gzip"),))):
+    for media, headers in (
+        (b"application/octet-stream", ()),
+        (b"image/png", ()),
+        (b"application/json", ((b"Content-Encoding", b"gzip"),)),
+    ):
         before = pair(b'\x00{"secret":"hunter2"} ' + CARD, media, headers)
         assert REDACTOR.pair(before) is before
 
@@ -216,7 +227,11 @@ def test_nothing_to_do_gives_the_same_object() -> None:
 
 
 def test_responses_and_interim_ones() -> None:
-    answer = Message(b"HTTP/1.1 200 OK", ((b"Set-Cookie", b"s=hunter2"), (b"Content-Type", b"application/json")), b'{"id_token":"hunter3"}')
+    answer = Message(
+        b"HTTP/1.1 200 OK",
+        ((b"Set-Cookie", b"s=hunter2"), (b"Content-Type", b"application/json")),
+        b'{"id_token":"hunter3"}',
+    )
     before = replace(pair(response=answer), interim=(Message(b"HTTP/1.1 103 x", ((b"Set-Cookie", b"a=hunter2"),)),))
     redacted = REDACTOR.pair(before)
     assert b"hunter" not in repr(redacted).encode()
@@ -245,7 +260,9 @@ _json = st.recursive(
 )
 
 
-@given(_json, st.text(min_size=6, max_size=20).filter(lambda s: s.strip("*x. ")), st.booleans(), st.sampled_from([None, 2]))
+@given(
+    _json, st.text(min_size=6, max_size=20).filter(lambda s: s.strip("*x. ")), st.booleans(), st.sampled_from([None, 2])
+)
 def test_a_json_body_changes_in_the_secret_only(value: object, secret: str, escaped: bool, indent: int | None) -> None:
     document = {"a": value, "password": secret, "z": value}
     text = json.dumps(document, ensure_ascii=escaped, indent=indent).encode("utf-8", "surrogatepass")
@@ -254,7 +271,12 @@ def test_a_json_body_changes_in_the_secret_only(value: object, secret: str, esca
     assert {**redacted, "password": secret} == document
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"application/json", b"text/plain", b"application/x-www-form-urlencoded", b"text/xml", b"multipart/x", b""]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(
+        [b"application/json", b"text/plain", b"application/x-www-form-urlencoded", b"text/xml", b"multipart/x", b""]
+    ),
+)
 def test_nothing_is_raised_on_any_body(body: bytes, media: bytes) -> None:
     REDACTOR.pair(pair(body + b'"password": ' + body, media, ((b"Cookie", body), (b"Authorization", b"Basic " + body))))
 

@@ -51,7 +51,10 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         assert list(s.flows()) == [flow]
         assert s.counts() == (5, 4)
         assert (s.info.service, s.info.capture_id, s.info.ledger, s.info.finished) == ("shop", "c", {"seen": 3}, True)
-        assert [(r.ordinal, r.operation, r.request_size) for r in s.rows(2)] == [(1, "POST /9", 0), (2, "POST /3", 3000)]
+        assert [(r.ordinal, r.operation, r.request_size) for r in s.rows(2)] == [
+            (1, "POST /9", 0),
+            (2, "POST /3", 3000),
+        ]
 
 
 def test_one_pair_by_ordinal_or_id(tmp_path: Path) -> None:
@@ -59,7 +62,9 @@ def test_one_pair_by_ordinal_or_id(tmp_path: Path) -> None:
     w.add([replace(pair(n), id=identity) for n, identity in enumerate(("a" * 16, "ab" * 8, "12" * 8))])
     w.finish()
     with Snapshot(tmp_path / "a.snapshot") as s:
-        found = {reference: s.pair(reference) for reference in ("1", "3", "4", "0", "aa", "a", "abab", "x", "12" * 8, "")}
+        found = {
+            reference: s.pair(reference) for reference in ("1", "3", "4", "0", "aa", "a", "abab", "x", "12" * 8, "")
+        }
     assert {reference: p.id[:4] if p else None for reference, p in found.items()} == {
         "1": "1212", "3": "aaaa", "4": None, "0": None, "aa": "aaaa", "a": None, "abab": "abab", "x": None,
         "12" * 8: "1212", "": None,
@@ -70,14 +75,26 @@ def test_what_becomes_known_late(tmp_path: Path) -> None:
     w = writer(tmp_path / "a.snapshot")
     early = Connection("a:1", tls=True)
     w.add([replace(pair(1, connection=early), host="", port=443)])
-    late = replace(early, role=Role.CLIENT, remote_address="192.0.2.1", remote_port=8443, server_name="late.example", tls_version="TLS 1.2")
+    late = replace(
+        early,
+        role=Role.CLIENT,
+        remote_address="192.0.2.1",
+        remote_port=8443,
+        server_name="late.example",
+        tls_version="TLS 1.2",
+    )
     w.add([], connections=[late])
     w.finish()
     with Snapshot(tmp_path / "a.snapshot") as s:
         [found] = s.pairs()
         [row] = s.rows()
         [edge] = s.service_map().backends
-    assert (found.host, found.port, found.connection, found.technology) == ("late.example", 8443, late, ("HTTP", "JSON", "TLS 1.2"))
+    assert (found.host, found.port, found.connection, found.technology) == (
+        "late.example",
+        8443,
+        late,
+        ("HTTP", "JSON", "TLS 1.2"),
+    )
     assert (row.host, row.port, edge.host, edge.port) == ("late.example", 8443, "late.example", 8443)
 
 
@@ -204,7 +221,9 @@ while True:
 def test_what_was_committed_survives_sigkill(tmp_path: Path, transactions: int) -> None:
     path = tmp_path / "a.snapshot"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["", *sys.path])}
-    with subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)], stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(path)], stdout=subprocess.PIPE, env=environment
+    ) as process:
         assert process.stdout
         for _ in range(transactions):
             line = process.stdout.readline()
@@ -231,7 +250,11 @@ def test_no_secret_is_in_the_file(tmp_path: Path) -> None:
         ((b"Authorization", b"Bearer " + secret), (b"Cookie", b"a=" + secret), (b"Content-Type", b"application/json")),
         b'{"password":"' + secret + b'","pad":"' + b"p" * 900 + b'"}',
     )
-    response = Message(b"HTTP/1.1 200 OK", ((b"Set-Cookie", b"s=" + secret), (b"Content-Type", b"text/xml")), b"<Token>" + secret + b"</Token>")
+    response = Message(
+        b"HTTP/1.1 200 OK",
+        ((b"Set-Cookie", b"s=" + secret), (b"Content-Type", b"text/xml")),
+        b"<Token>" + secret + b"</Token>",
+    )
     secretive = replace(pair(1), request=request, response=response, query=(("access_token", secret.decode()),))
     w = writer(path)
     w.add([secretive])

@@ -264,7 +264,10 @@ def test_joining_in_the_middle() -> None:
 
 
 def test_an_end_in_the_middle() -> None:
-    for data, missing in ((b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab", "body"), (b"HTTP/1.1 200 OK\r\nA", "headers")):
+    for data, missing in (
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab", "body"),
+        (b"HTTP/1.1 200 OK\r\nA", "headers"),
+    ):
         [received] = feed(response_parser(), [data], end=True)
         assert isinstance(received, Received)
         assert received.missing == (f"response {missing}",)
@@ -280,7 +283,9 @@ _headers = st.lists(st.tuples(_token, _value).filter(lambda f: f[0].lower() not 
 _bodies = st.lists(st.binary(min_size=1, max_size=40), max_size=4)
 
 
-def generated(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], parts: list[bytes], chunked: bool) -> bytes:
+def generated(
+    method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], parts: list[bytes], chunked: bool
+) -> bytes:
     """A request as h11 writes it."""
     connection = h11.Connection(h11.CLIENT)
     framing = (b"Transfer-Encoding", b"chunked") if chunked else (b"Content-Length", b"%d" % sum(map(len, parts)))
@@ -293,7 +298,12 @@ def generated(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], 
 
 
 _requests = st.builds(
-    generated, st.sampled_from([b"GET", b"POST", b"PUT", b"DELETE", b"PATCH"]), _target, _headers, _bodies, st.booleans()
+    generated,
+    st.sampled_from([b"GET", b"POST", b"PUT", b"DELETE", b"PATCH"]),
+    _target,
+    _headers,
+    _bodies,
+    st.booleans(),
 )
 
 
@@ -330,9 +340,7 @@ def test_the_same_requests_as_httptools_whatever_the_cuts(requests: list[bytes],
     oracle = Oracle()
     httptools.HttpRequestParser(oracle).feed_data(data)
     found = messages(feed(RequestParser(), cut(data, cuts)))
-    assert [
-        (m.start_line.split(b" ")[1], [*m.headers, *m.trailers], m.body) for m in found
-    ] == oracle.found
+    assert [(m.start_line.split(b" ")[1], [*m.headers, *m.trailers], m.body) for m in found] == oracle.found
 
 
 def from_h11(data: bytes) -> list[tuple[int, Fields, bytes]]:
@@ -358,16 +366,27 @@ def generated_response(status: int, headers: list[tuple[bytes, bytes]], parts: l
     server.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     while not isinstance(server.next_event(), h11.EndOfMessage):
         pass
-    framing = {"length": [(b"Content-Length", b"%d" % sum(map(len, parts)))], "chunked": [(b"Transfer-Encoding", b"chunked")]}
+    framing = {
+        "length": [(b"Content-Length", b"%d" % sum(map(len, parts)))],
+        "chunked": [(b"Transfer-Encoding", b"chunked")],
+    }
     interim = server.send(h11.InformationalResponse(status_code=103, headers=[("Link", "x")])) or b""
-    data = interim + (server.send(h11.Response(status_code=status, headers=[*headers, *framing[kind]], reason="Fine")) or b"")
+    data = interim + (
+        server.send(h11.Response(status_code=status, headers=[*headers, *framing[kind]], reason="Fine")) or b""
+    )
     for part in parts:
         data += server.send(h11.Data(data=part)) or b""
     return data + (server.send(h11.EndOfMessage()) or b"")
 
 
 @given(
-    st.builds(generated_response, st.sampled_from([200, 201, 404, 500]), _headers, _bodies, st.sampled_from(["length", "chunked"])),
+    st.builds(
+        generated_response,
+        st.sampled_from([200, 201, 404, 500]),
+        _headers,
+        _bodies,
+        st.sampled_from(["length", "chunked"]),
+    ),
     st.lists(st.integers(0, 10**6), max_size=20),
 )
 def test_the_same_responses_as_h11_whatever_the_cuts(data: bytes, cuts: list[int]) -> None:
