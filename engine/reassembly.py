@@ -45,7 +45,7 @@ class Reassembler:
             self.next_offset = expected + len(data)
             return [Segment(offset, data, time)]
         end = offset + len(data)
-        if end <= expected:
+        if end <= expected or not data:
             return []
         self.next_offset = end
         if offset < expected:
@@ -56,7 +56,7 @@ class Reassembler:
         """Take an announced gap: what of it is new, and a jump before it as a gap of unknown reason."""
         expected = self.next_offset
         end = offset + length
-        if end <= expected:
+        if end <= expected or not length:
             return []
         self.next_offset = end
         if offset <= expected:

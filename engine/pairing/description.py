@@ -53,7 +53,7 @@ def describe(connection: Connection, service: str, direction: Direction, exchang
         method,
         path,
         split_query(query) if query else (),
-        operation(method, path, index, body) if request else "",
+        operation(method, path or target, index, body) if request else "",
         request.message if request else Message(b""),
         connection,
         response.status if response else 0,

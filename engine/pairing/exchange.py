@@ -86,9 +86,12 @@ class Exchanges:
     def take(self, part: Part, event: Segment | Gap | End) -> list[Exchange]:
         """Take what happened to one way; return what is finished by it."""
         side = self._sides[part]
-        side.put(event)
-        if side.held > HELD_LIMIT:
-            self._stop_waiting(side)
+        if type(event) is Segment and not side.queue and not side.parser.waiting and not self._upgrade:
+            side.parser.receive(event.data, event.time)  # the common case goes past the queue
+        else:
+            side.put(event)
+            if side.held > HELD_LIMIT:
+                self._stop_waiting(side)
         self._run(side)
         return self._take_finished()
 
@@ -117,8 +120,10 @@ class Exchanges:
     # -- driving the parsers -------------------------------------------------------------------------------------------
 
     def _run(self, first: _Side) -> None:
+        """Go on with a way, then with the other where that waited for it, for as long as either moves."""
         second = self._responses if first is self._requests else self._requests
-        while not self.turn and (self._advance(first) or self._advance(second)):
+        self._advance(first)
+        while (second.queue or second.parser.waiting) and self._advance(second) and self._advance(first):
             pass
 
     def _advance(self, side: _Side) -> bool:
@@ -130,7 +135,7 @@ class Exchanges:
             message = side.parser.next()
             if side.parser.lost_count:
                 side.parser.lost_count = False
-                self._order.doubt()
+                self._order.doubt(side.parser.part)
             if message is not None:
                 self._handle(side, message)
             elif side.queue and not side.parser.waiting:
@@ -153,7 +158,7 @@ class Exchanges:
         if found is No.NOT_YET:
             return None
         if found is No.NEVER:
-            self._order.doubt()
+            self._order.doubt(Part.REQUEST)
             self._current, self._certain = None, True
             return b""
         self._current, self._certain = found
@@ -198,9 +203,9 @@ class Exchanges:
         if side is self._requests:
             self._upgrade = None
         elif side.parser.waiting:
-            self._order.complete = True
+            self._order.hurry = True
             self._advance(side)
-            self._order.complete = False
+            self._order.hurry = False
 
     def _broken(self, side: _Side, broken: Broken) -> None:
         requests, responses = self.needed

@@ -71,7 +71,7 @@ def _may_become_known(data: bytes, start: bytes) -> bool:
     texts = (_HTTP2_PREFACE, b"HTTP/1.0 ", b"HTTP/1.1 ", *_REQUEST_STARTS)
     if any(text.startswith(start) for text in texts):
         return True
-    return (len(data) < 3 and data[0] in range(0x14, 0x18)) or (len(data) < 8 and data.startswith(b"\x00\x00"))
+    return (len(data) < 3 and data[0] in range(0x14, 0x18)) or (len(data) < 8 and b"\0\0".startswith(data[:2]))
 
 
 def starts_message(data: bytes) -> Part | None:

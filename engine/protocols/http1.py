@@ -281,8 +281,9 @@ class Parser:
             return None
         if data[start - 1] == 13:  # the CR of the last line
             start -= 1
-        self._line, self._fields, self._index = parse_block(bytes(data[at:start]))
-        self._status = self._check_line(self._line)
+        line, fields, index = parse_block(bytes(data[at:start]))
+        self._status = self._check_line(line)
+        self._line, self._fields, self._index = line, fields, index
         self._at = self._searched = end
         return self._frame()
 

@@ -30,12 +30,22 @@ _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 _SPECIAL = rules.PARAMETER_HEADERS.union((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"), rules.SECRET_HEADERS)
 
 
+class _SpecialNames(dict[bytes, bool]):
+    """Whether a header of that name, as spelt, has a rule of its own."""
+
+    def __missing__(self, name: bytes) -> bool:
+        known = name.lower() in _SPECIAL
+        if len(self) < CACHED_NAMES:
+            self[name] = known
+        return known
+
+
 class Redactor:
     """Redacts pairs under one key (32 random bytes, one for each snapshot)."""
 
     def __init__(self, key: bytes) -> None:
         self._finder = Finder(Tokens(key))
-        self._special: dict[bytes, bool] = {}
+        self._special = _SpecialNames()
 
     def pair(self, pair: RRPair) -> RRPair:
         """Give the pair without its secrets; the very same object where it has none."""
@@ -52,10 +62,15 @@ class Redactor:
     def message(self, message: Message, kinds: set[str]) -> Message:
         """Redact one message and add what was found to `kinds`."""
         found: set[str] = set()
-        line = self._text(message.start_line, found, url=True)
-        headers = self._headers(message.headers, found)
-        trailers = self._headers(message.trailers, found) if message.trailers else ()
-        body = self._body(message, found) if message.body else b""
+        line, headers, trailers, body = message.start_line, message.headers, message.trailers, message.body
+        hinted = _has_hint(b"\n".join([line, *[value for _, value in headers], *[value for _, value in trailers]]))
+        if hinted or b"?" in line:
+            line = self._text(line, found, url=True)
+        headers = self._headers(headers, found, hinted)
+        if trailers:
+            trailers = self._headers(trailers, found, hinted)
+        if body:
+            body = self._body(message, found)
         if not found:
             return message
         kinds |= found
@@ -65,19 +80,13 @@ class Redactor:
 
     # -- headers -------------------------------------------------------------------------------------------------------
 
-    def _headers(self, fields: Fields, kinds: set[str]) -> Fields:
+    def _headers(self, fields: Fields, kinds: set[str], hinted: bool) -> Fields:
         special = self._special
-        hit = False
-        for name, _ in fields:
-            known = special.get(name)
-            if known is None:
-                known = name.lower() in _SPECIAL
-                if len(special) < CACHED_NAMES:
-                    special[name] = known
-            hit |= known
-        if not hit and not _has_hint(b"\n".join([value for _, value in fields])):
+        if not hinted and not any(special[name] for name, _ in fields):
             return fields
-        return tuple([(name, self._value(name.lower(), value, kinds)) for name, value in fields])
+        return tuple([
+            (name, self._value(name.lower(), value, kinds) if hinted or special[name] else value) for name, value in fields
+        ])  # fmt: skip
 
     def _value(self, name: bytes, value: bytes, kinds: set[str]) -> bytes:
         if not value:
@@ -141,14 +150,15 @@ class Redactor:
         return body if redacted is text else _encode(redacted, coding)
 
     def _text_body(self, text: bytes, media: bytes, kinds: set[str]) -> bytes:
-        lower = text.lower()
         edits: list[Edit] = []
-        if any(hint in lower for hint in rules.FIELD_HINTS):
-            finder = next((find for pattern, find in BODY_FINDERS if pattern.match(media)), Finder.json)
-            edits += finder(self._finder, text)
-            edits += self._finder.parameters(text) if b"?" in text else []
-        elif b"%" in text and media.startswith(b"application/x-www-form"):
-            edits += self._finder.form(text)
+        for pattern, find in BODY_FINDERS:
+            if pattern.match(media):
+                edits += find(self._finder, text)
+                break
+        else:
+            edits += self._finder.json(text)
+        if b"?" in text or b"#" in text:
+            edits += self._finder.parameters(text)
         if _has_hint(text):
             edits += self._finder.shapes(text)
         return apply(text, edits, kinds) if edits else text
@@ -167,8 +177,9 @@ class Redactor:
 
 
 def _has_hint(text: bytes) -> bool:
-    for hint in rules.SHAPE_HINTS:
-        if hint in text:
+    """Whether a text may hold a secret of a known look."""
+    for byte, hint in rules.SHAPE_HINTS:
+        if byte in text and hint.search(text):
             return True
     return rules.CARD_HINT.search(text) is not None
 

@@ -1,7 +1,4 @@
-"""The tables of what is secret. To add a rule, add a line.
-
-Keep the hints in step: texts without a hint are not looked at.
-"""
+"""The tables of what is secret. To add a rule, add a line; a new shape also needs its hint."""
 
 from __future__ import annotations
 
@@ -16,29 +13,30 @@ SECRET_HEADERS = frozenset(
 )
 """Headers whose whole value is secret."""
 
-_KINDS_OF_NAMES = {
-    "password": "password passwd pwd passphrase newpassword oldpassword userpassword",
+_NAMES = {
+    "password": "password passwd pwd passphrase new_password old_password user_password",
     "token": (
-        "secret token accesstoken refreshtoken idtoken authtoken sessiontoken securitytoken publictoken linktoken"
-        " bearertoken clientsecret apisecret secretkey secretaccesskey privatekey apikey accesskey authorization"
-        " sharedsecret signingsecret webhooksecret sessionkey credential xamzsignature xamzcredential"
-        " xamzsecuritytoken clientassertion codeverifier"
+        "secret token access_token refresh_token id_token auth_token session_token security_token public_token link_token"
+        " bearer_token client_secret api_secret secret_key secret_access_key private_key api_key access_key authorization"
+        " shared_secret signing_secret webhook_secret session_key credential x_amz_signature x_amz_credential"
+        " x_amz_security_token client_assertion code_verifier"
     ),
-    "card": "cvc cvv cvv2 cvc2 securitycode cardnumber",
+    "card": "cvc cvv cvv2 cvc2 security_code card_number",
 }
-FIELD_NAMES = {name: kind for kind, names in _KINDS_OF_NAMES.items() for name in names.split()}
+FIELD_NAMES = {name.replace("_", ""): kind for kind, names in _NAMES.items() for name in names.split()}
 """Fields of JSON and form bodies, parameters of queries, elements of XML: in lower case, without _ - and blanks."""
+
+FIELD_SPELLINGS = frozenset(
+    name.replace("_", joint).encode() + quote
+    for names in _NAMES.values()
+    for name in names.split()
+    for joint in ("", "_", "-", " ")
+    for quote in (b"", b"\\", b"\\\\\\")
+)
+"""The same in lower case as they stand between two quotes, also where the JSON is itself written in a JSON string."""
 
 PARAMETER_NAMES: dict[str, str] = {**FIELD_NAMES, **dict.fromkeys(("key", "sig", "signature", "code"), "token")}
 """Query parameters: of them `key` (Google), `sig` (Azure), `code` (OAuth) are secret only there."""
-
-FIELD_HINTS = tuple(
-    (
-        b"pass pwd secret token apikey api_key api-key authorization session_key sessionkey privatekey private_key"
-        b" private-key accesskey access_key access-key credential signature assertion verifier cvc cvv code card"
-    ).split()
-)
-"""Lower-case parts, one of which is in every text that has a field of the table."""
 
 NAME = rb"[A-Za-z0-9_.\- \[\]]{3,64}"
 """How a field's name is written."""
@@ -58,8 +56,16 @@ SHAPES: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
 )
 """Secrets that are known by their looks, wherever they stand in a text."""
 
-SHAPE_HINTS = tuple(b"eyJ k_live_ k_test_ whsec_ AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_ xox pat- AIza access-".split())
-"""Parts, one of which is in every text that has a shape of the table or a JWT."""
+SHAPE_HINTS: tuple[tuple[bytes, re.Pattern[bytes]], ...] = (
+    (b"_", re.compile(rb"_(?:(?<=k_)(?:live|test)_|(?<=gh[pousr]_)|(?<=whsec_)|(?<=hub_)pat_)")),
+    (b"-", re.compile(rb"-(?:(?<=pat-)|(?<=xox[a-z]-)|(?<=access-))")),
+    (b"A", re.compile(rb"A(?:KIA|SIA|Iza)")),
+    (b"J", re.compile(rb"J(?<=eyJ)")),
+)
+"""One of these is in every text that has a shape of the table or a JWT.
+
+Each begins with one byte, so that a search runs at the speed of memchr: an alternation of all takes ten times as long.
+"""
 
 JWT = re.compile(rb"(?<![A-Za-z0-9_.-])(eyJ[A-Za-z0-9_-]{4,})((?:\.[A-Za-z0-9_-]*){1,3})\.([A-Za-z0-9_-]+)")
 """RFC 7519: header, payload, signature; RFC 7516 has two more parts. The last one is what makes it a credential."""
@@ -73,7 +79,7 @@ CARD = re.compile(
 )
 """Card numbers by the ranges of the brands (ISO/IEC 7812), so that times, ids and counters are left alone."""
 
-CARD_HINT = re.compile(rb"[0-9]{13}|[0-9]{4}[ +-][0-9]{4}[ +-]|[0-9]{4}[ +-][0-9]{6}[ +-]")
+CARD_HINT = re.compile(rb"[2-6](?:[0-9]{12}|[0-9]{3}[ +-](?:[0-9]{4}[ +-][0-9]{4}|[0-9]{6})[ +-])")
 
 TEXTUAL = re.compile(
     rb"(?i)\s*(?:text/|multipart/|application/(?:[^;]*[+-])?(?:json|xml|x-www-form-urlencoded|javascript|graphql|x-ndjson))"

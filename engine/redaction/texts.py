@@ -23,7 +23,7 @@ _JSON_FIELD = re.compile(rb'"(' + rules.NAME + rb')"\s*:\s*(?=["0-9\[{-])', re.D
 _JSON_SCALAR = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*)|([\[{])|([\]}])", re.DOTALL)
 _JSON_KEY_END = re.compile(rb"\s*:")
 _NESTED_FIELD = re.compile(rb'(\\+)"(' + rules.NAME + rb')\1"\s*:\s*\1"(.*?)(?<!\\)\1"', re.DOTALL)
-_PARAMETER = re.compile(rb"(?:^|(?<=[?&;]))([A-Za-z0-9_.%\[\]-]{3,64})=([^&#;\s\"'<>\\]+)")
+_PARAMETER = re.compile(rb"[?&#]([A-Za-z0-9_.%\[\]-]{3,64})=([^&#;\s\"'<>\\]+)")
 _FORM_PAIR = re.compile(rb"([^&=]*)=([^&]*)")
 _XML_ELEMENT = re.compile(rb"<(?:[A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)(?:\s[^<>]*)?>([^<]+)</")
 _PART_HEADERS = rb"\r\n(?:[!-9;-~]+:[^\r\n]*\r\n)*\r\n"
@@ -54,6 +54,8 @@ class Finder:
     def json(self, text: bytes) -> list[Edit]:
         """Secret fields of a JSON text, whatever it nests, and JSON written in its strings."""
         edits: list[Edit] = []
+        if rules.FIELD_SPELLINGS.isdisjoint(text.lower().split(b'"')):
+            return edits
         for field in _JSON_FIELD.finditer(text):
             kind = _kind_of(field[1])
             if kind:

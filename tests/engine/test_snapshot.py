@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from engine.redaction import Redactor
+from engine.rrpair import Connection, Direction, Flow, Message, Role, RRPair
+from engine.snapshot import Snapshot, SnapshotError, SnapshotWriter
+from engine.store import Progress
+
+CONNECTION = Connection("a:1", tls=True, role=Role.CLIENT, remote_address="192.0.2.1", remote_port=443)
+SAMPLE = Path(__file__).parent.parent / "corpus" / "snapshot-v1.snapshot"
+
+
+def pair(n: int, body: bytes = b"", connection: Connection = CONNECTION) -> RRPair:
+    line = b"POST /%d?a=b&c HTTP/1.1" % n
+    return RRPair(
+        f"{n:016x}", 1000 - n, Direction.OUT, "shop", "http/1.1", "h", 443, "POST", f"/{n}", (("a", "b"), ("c", "")),
+        f"POST /{n}", Message(line, ((b"Host", b"h"), (b"X", b"\xff: y")), body, ((b"T", b"1"),)), connection, 200,
+        Message(b"HTTP/1.1 200 OK", ((b"A", b""),), body * 2), (Message(b"HTTP/1.1 103 Early", ((b"L", b"x"),)),),
+        1, 2, 3, ("HTTP", "JSON"), (), (), {},
+    )  # fmt: skip
+
+
+def writer(path: Path, capture: str = "c", *, resume: bool = False) -> SnapshotWriter:
+    return SnapshotWriter(path, service="shop", capture_id=capture, created=5, tool_version="0", resume=resume)
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    pairs = [pair(n, body) for n, body in enumerate((b"", b"x", b"compressible " * 100, os.urandom(3000)))]
+    pairs.append(replace(pair(9), response=None, status=0, missing=("response",), interim=(), signature={"a": "b"}))
+    flow = Flow(CONNECTION, 1, "h2", "why", 3, 4)
+    w = writer(path)
+    w.add([*pairs, flow])
+    w.set_ledger({"seen": 3})
+    assert (w.pairs, w.complete_pairs) == (5, 4)
+    w.finish()
+    assert list(tmp_path.iterdir()) == [path]
+    with Snapshot(path) as s:
+        assert list(s.pairs()) == sorted(pairs, key=lambda p: p.time)
+        assert list(s.flows()) == [flow]
+        assert s.counts() == (5, 4)
+        assert (s.info.service, s.info.capture_id, s.info.ledger, s.info.finished) == ("shop", "c", {"seen": 3}, True)
+        assert [(r.ordinal, r.operation, r.request_size) for r in s.rows(2)] == [
+            (1, "POST /9", 0),
+            (2, "POST /3", 3000),
+        ]
+
+
+def test_one_pair_by_ordinal_or_id(tmp_path: Path) -> None:
+    w = writer(tmp_path / "a.snapshot")
+    w.add([replace(pair(n), id=identity) for n, identity in enumerate(("a" * 16, "ab" * 8, "12" * 8))])
+    w.finish()
+    with Snapshot(tmp_path / "a.snapshot") as s:
+        found = {reference: s.pair(reference) for reference in ("1", "3", "4", "0", "aa", "a", "abab", "x", "12" * 8, "")}
+    assert {reference: p.id[:4] if p else None for reference, p in found.items()} == {
+        "1": "1212", "3": "aaaa", "4": None, "0": None, "aa": "aaaa", "a": None, "abab": "abab", "x": None,
+        "12" * 8: "1212", "": None,
+    }  # fmt: skip
+
+
+def test_what_becomes_known_late(tmp_path: Path) -> None:
+    w = writer(tmp_path / "a.snapshot")
+    early = Connection("a:1", tls=True)
+    w.add([replace(pair(1, connection=early), host="", port=443)])
+    late = replace(
+        early,
+        role=Role.CLIENT,
+        remote_address="192.0.2.1",
+        remote_port=8443,
+        server_name="late.example",
+        tls_version="TLS 1.2",
+    )
+    w.add([], connections=[late])
+    w.finish()
+    with Snapshot(tmp_path / "a.snapshot") as s:
+        [found] = s.pairs()
+        [row] = s.rows()
+        [edge] = s.service_map().backends
+    assert (found.host, found.port, found.connection, found.technology) == (
+        "late.example",
+        8443,
+        late,
+        ("HTTP", "JSON", "TLS 1.2"),
+    )
+    assert (row.host, row.port, edge.host, edge.port) == ("late.example", 8443, "late.example", 8443)
+
+
+def test_progress_is_kept_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    w.add([pair(1)], [Progress("a", 1, 10, 20), Progress("b", 1, 1, 2, finished=True)])
+    w.add([], [Progress("a", 1, 30, 40)])
+    w.close()
+    again = writer(path, resume=True)
+    assert again.progress("a") == {1: Progress("a", 1, 30, 40)}
+    assert (again.pairs, again.complete_pairs) == (1, 1)
+    key = again._redactor._finder._tokens._key
+    again.finish()
+    with Snapshot(path) as s:
+        assert isinstance(s.redactor(), Redactor)
+        assert s.redactor()._finder._tokens._key == key
+    assert sqlite3.connect(path).execute("SELECT name FROM sqlite_master WHERE name = 'progress'").fetchall() == []
+
+
+def test_a_partial_of_another_capture_is_kept_aside(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    for capture in ("c", "d"):
+        w = writer(path, capture, resume=True)
+        w.add([pair(1)])
+        w.close()
+    with Snapshot(tmp_path / "a.snapshot.partial") as s:
+        assert s.info.capture_id == "d"
+        assert not s.info.finished
+    with Snapshot(tmp_path / "a.snapshot.partial.old") as s:
+        assert s.info.capture_id == "c"
+
+
+def test_a_file_that_is_there_becomes_old(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    for n in (1, 2):
+        w = writer(path)
+        w.add([pair(n)])
+        w.finish()
+    for name, n in (("a.snapshot", 2), ("a.snapshot.old", 1)):
+        with Snapshot(tmp_path / name) as s:
+            assert [p.path for p in s.pairs()] == [f"/{n}"]
+
+
+def test_abandon_leaves_nothing(tmp_path: Path) -> None:
+    w = writer(tmp_path / "a.snapshot")
+    w.add([pair(1)])
+    w.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- what cannot be opened ---------------------------------------------------------------------------------------------
+
+
+def finished(path: Path) -> bytes:
+    w = writer(path)
+    w.add([pair(n, b"some text " * 80) for n in range(50)])
+    w.finish()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _data: b"", "is not a snapshot"),
+        (lambda data: b"PK" + data[2:], "is not a snapshot"),
+        (lambda data: data[:68] + b"\0\0\0\0" + data[72:], "is not a snapshot"),
+        (lambda data: data[:60] + struct.pack(">I", 2) + data[64:], "has format 2, this understudy reads up to 1"),
+        (lambda data: data[: len(data) // 2], "is truncated"),
+        (lambda data: data[:4096] + b"\xff" * (len(data) - 4096), "is damaged"),
+    ],
+)
+def test_one_clear_error(tmp_path: Path, change: object, message: str) -> None:
+    path = tmp_path / "a.snapshot"
+    data = finished(path)
+    path.write_bytes(change(data))  # type: ignore[operator]
+    with pytest.raises(SnapshotError, match=message) as caught, Snapshot(path) as s:
+        list(s.pairs())
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_its_partial(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    with pytest.raises(SnapshotError, match="does not exist: `understudy record"):
+        Snapshot(path)
+    writer(path).close()
+    with pytest.raises(SnapshotError, match="was not finished"):
+        Snapshot(path)
+    with pytest.raises(SnapshotError, match="cannot be read"):
+        Snapshot(tmp_path)
+
+
+def test_every_byte_flipped_is_an_error_or_another_value(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    data = finished(path)
+    for at in range(100, len(data), len(data) // 200):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        try:
+            with Snapshot(path) as s:
+                list(s.pairs())
+                s.service_map()
+        except SnapshotError:
+            pass
+
+
+# -- SIGKILL -----------------------------------------------------------------------------------------------------------
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from tests.engine.test_snapshot import pair, writer
+from engine.store import Progress
+w = writer(Path(sys.argv[1]))
+n = 0
+while True:
+    w.add([pair(k, b"body " * 300) for k in range(n, n + 10)], [Progress("a", 1, n + 10, n + 10)])
+    n += 10
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("transactions", [1, 7, 40])
+def test_what_was_committed_survives_sigkill(tmp_path: Path, transactions: int) -> None:
+    path = tmp_path / "a.snapshot"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    with subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout
+        for _ in range(transactions):
+            line = process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        committed = int(line)
+    with Snapshot(tmp_path / "a.snapshot.partial") as s:
+        ids = [p.id for p in s.pairs()]
+        assert len(ids) == len(set(ids)) >= committed
+    w = writer(path, resume=True)
+    assert w.progress("a")[1].read_offset == len(ids)
+    w.finish()
+    with Snapshot(path) as s:
+        assert s.counts() == (len(ids), len(ids))
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_in_the_file(tmp_path: Path) -> None:
+    secret = b"hunter2-8c1f"
+    path = tmp_path / "a.snapshot"
+    request = Message(
+        b"POST /x?access_token=" + secret + b" HTTP/1.1",
+        ((b"Authorization", b"Bearer " + secret), (b"Cookie", b"a=" + secret), (b"Content-Type", b"application/json")),
+        b'{"password":"' + secret + b'","pad":"' + b"p" * 900 + b'"}',
+    )
+    response = Message(
+        b"HTTP/1.1 200 OK",
+        ((b"Set-Cookie", b"s=" + secret), (b"Content-Type", b"text/xml")),
+        b"<Token>" + secret + b"</Token>",
+    )
+    secretive = replace(pair(1), request=request, response=response, query=(("access_token", secret.decode()),))
+    w = writer(path)
+    w.add([secretive])
+    log = path.with_name(path.name + ".partial-wal").read_bytes()
+    w.finish()
+    raw = path.read_bytes() + log
+    database = sqlite3.connect(path)
+    bodies = [body for row in database.execute("SELECT request_body, response_body FROM pairs") for body in row]
+    raw += b"".join(zstandard.decompress(body) if body.startswith(b"\x28\xb5\x2f\xfd") else body for body in bodies)
+    assert secret not in raw
+    with Snapshot(path) as s:
+        [found] = s.pairs()
+        assert found.redacted == ("authorization", "cookie", "password", "token")
+        assert s.redactor().pair(secretive).request == found.request
+
+
+# -- old formats -------------------------------------------------------------------------------------------------------
+
+
+def test_the_sample_of_format_1_opens() -> None:
+    """Made by `python -m tests.corpus.make_snapshot`, with the version that wrote the format."""
+    with Snapshot(SAMPLE) as s:
+        assert [p.operation for p in s.pairs()] == ["DynamoDB.GetItem Orders", "POST /v1/charges"]
+        assert all(p.complete for p in s.pairs())
+        assert [f.protocol for f in s.flows()] == ["postgres"]
