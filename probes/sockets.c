@@ -208,13 +208,17 @@ static __always_inline bool opens_tls(u64 address, u64 length)
 	return head[0] == 22 && head[1] == 3 && head[2] <= 4 && record >= 4 && record <= CHUNK_MAX + 2048;
 }
 
-static __noinline int bind_tls(struct tls_key *key, const struct socket_facts *facts, u8 method, u32 capture)
+static __noinline int bind_tls(struct tls_key *key, const struct call *call, u8 method, u32 capture)
 {
 	struct stream *stream = tls_stream(key, capture);
 	if (!stream || stream->socket.method)
 		return 0;
-	stream->socket = *facts;
+	struct stream *carrier = bpf_map_lookup_elem(&sockets, &call->sock);
+	if (!carrier)
+		return 0;
+	stream->socket = carrier->socket;
 	stream->socket.method = method;
+	stream->sock = call->sock;
 	if (!stream->announced)
 		announce(stream, key->ssl);
 	else
@@ -222,17 +226,17 @@ static __noinline int bind_tls(struct tls_key *key, const struct socket_facts *f
 	return 0;
 }
 
-static __noinline int bind_nested(const struct socket_facts *facts, u32 capture)
+static __noinline int bind_nested(const struct call *call, u32 capture)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
 	if (!all || !all->depth || all->depth > FRAMES_MAX)
 		return 0;
 	struct tls_key key = all->frame[(all->depth - 1) & (FRAMES_MAX - 1)].key;
-	return bind_tls(&key, facts, BOUND_NESTED, capture);
+	return bind_tls(&key, call, BOUND_NESTED, capture);
 }
 
-static __noinline int bind_by_tag(const struct socket_facts *facts, u64 address, u64 length, u32 capture)
+static __noinline int bind_by_tag(const struct call *call, u64 address, u64 length, u32 capture)
 {
 	struct tag tag;
 	if (!read_tag(&tag, address, length))
@@ -242,7 +246,7 @@ static __noinline int bind_by_tag(const struct socket_facts *facts, u64 address,
 		return 0;
 	struct tls_key key = *found;
 	bpf_map_delete_elem(&tags, &tag);
-	return bind_tls(&key, facts, BOUND_CIPHERTEXT, capture);
+	return bind_tls(&key, call, BOUND_CIPHERTEXT, capture);
 }
 
 /* Bytes that sendmmsg or recvmmsg carried: rare on TCP, so they are counted, not copied. */
@@ -257,19 +261,6 @@ static __noinline u64 messages_length(u64 vector, u64 messages)
 		total += length;
 	}
 	return total;
-}
-
-static __noinline int tell_half_closed(struct stream *stream)
-{
-	struct event_half_closed *event = SMALL_EVENT(event);
-	if (!event)
-		return 0;
-	fill_head(&event->head, EVENT_HALF_CLOSED, stream->id, &stream->process);
-	event->offset = stream->tally[DIRECTION_READ].seen;
-	event->direction = DIRECTION_READ;
-	__builtin_memset(event->padding, 0, sizeof(event->padding));
-	submit_small(event);
-	return 0;
 }
 
 static __always_inline u64 first_segment(const struct call *call, u64 length, u64 *first_length)
@@ -296,9 +287,9 @@ static __noinline int emit_call(struct stream *stream, struct call *call, u64 le
 	if (!stream->encrypted && opens_tls(first, first_length))
 		stream->encrypted = 1;
 	if (stream->encrypted) {
-		bind_nested(&stream->socket, capture);
+		bind_nested(call, capture);
 		if (direction == DIRECTION_WRITE)
-			bind_by_tag(&stream->socket, first, first_length, capture);
+			bind_by_tag(call, first, first_length, capture);
 	}
 	struct emission e = {
 		.time = direction == DIRECTION_WRITE ? call->time : bpf_ktime_get_ns(),
@@ -340,7 +331,7 @@ static __noinline int leave_call(struct call *call, s64 result)
 	if (result > 0)
 		return emit_call(stream, call, result, capture);
 	if (result == 0 && call->count && call_direction(call->number) == DIRECTION_READ && !stream->encrypted)
-		return tell_half_closed(stream);
+		return tell_read_ended(stream);
 	return 0;
 }
 

@@ -32,6 +32,7 @@ _CALLS = {
     b"SSL_peek": TlsCall.OTHER,
     b"SSL_peek_ex": TlsCall.OTHER,
     b"SSL_shutdown": TlsCall.OTHER,
+    b"SSL_get_error": TlsCall.ERROR,
 }
 """What a TLS call is to the probes. Those that carry nothing are followed because they may be the first to reach the socket."""
 
