@@ -261,7 +261,8 @@ class StreamEntry(Structure):
         ("announced", c_uint8),
         ("encrypted", c_uint8),
         ("read_ended", c_uint8),
-        ("padding", c_uint8 * 7),
+        ("plain", c_uint8),
+        ("padding", c_uint8 * 6),
     ]
 
 

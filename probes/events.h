@@ -160,7 +160,8 @@ struct stream {
 	u8 announced;
 	u8 encrypted;  /* a socket that carries TLS */
 	u8 read_ended; /* the end of what the peer says was told */
-	u8 padding[7];
+	u8 plain;      /* a socket that is known not to carry TLS so far */
+	u8 padding[6];
 };
 
 struct tls_key {

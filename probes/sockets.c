@@ -198,14 +198,53 @@ static __always_inline int call_direction(u32 number)
 	return DIRECTION_WRITE;
 }
 
-/* Whether bytes open a TLS record of a handshake (RFC 8446 section 5.1): what every TLS connection begins with. */
-static __always_inline bool opens_tls(u64 address, u64 length)
+/* Whether bytes open a TLS record (RFC 8446 section 5.1): of a handshake, which every TLS connection begins with; or of any type,
+ * where the beginning was not seen. */
+static __always_inline bool opens_tls(u64 address, u64 length, bool start_known)
 {
 	u8 head[5];
 	if (length < sizeof(head) || bpf_probe_read_user(head, sizeof(head), (void *)address))
 		return false;
 	u32 record = ((u32)head[3] << 8) | head[4];
-	return head[0] == 22 && head[1] == 3 && head[2] <= 4 && record >= 4 && record <= CHUNK_MAX + 2048;
+	bool type = head[0] == 22 || (!start_known && head[0] >= 20 && head[0] <= 23);
+	return type && head[1] == 3 && head[2] <= 4 && record > 0 && record <= CHUNK_MAX + 2048;
+}
+
+/* Whether bytes read like text: of ciphertext, one in 2,000 does. */
+static __always_inline bool reads_like_text(u64 address, u64 length)
+{
+	u8 head[8];
+	if (length < sizeof(head) || bpf_probe_read_user(head, sizeof(head), (void *)address))
+		return false;
+	for (int i = 0; i < 8; i++)
+		if ((head[i] < ' ' || head[i] > '~') && head[i] != '\r' && head[i] != '\n')
+			return false;
+	return true;
+}
+
+/* Whether the thread is inside a call of a TLS library: what it reads and writes there is not plaintext. */
+static __always_inline bool inside_tls_call(void)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
+	return all && all->depth;
+}
+
+/* Learns from a call's first bytes what a socket carries. One whose beginning was not seen may be joined in the middle of a TLS record:
+ * it is plain only when it writes no record, for writes begin with one, or when it reads text. */
+static __noinline int classify(struct stream *stream, u64 first, u64 length, u8 direction)
+{
+	if (stream->encrypted)
+		return 0;
+	if (opens_tls(first, length, stream->start_known || stream->plain))
+		stream->encrypted = 1;
+	else if (stream->plain || stream->start_known)
+		stream->plain = 1;
+	else if (inside_tls_call())
+		stream->encrypted = 1;
+	else
+		stream->plain = direction == DIRECTION_WRITE || reads_like_text(first, length);
+	return 0;
 }
 
 static __noinline int bind_tls(struct tls_key *key, const struct call *call, u8 method, u32 capture)
@@ -284,8 +323,9 @@ static __noinline int emit_call(struct stream *stream, struct call *call, u64 le
 		return emit_gap(stream, direction, messages_length(call->buffer, length));
 	u64 first_length;
 	u64 first = first_segment(call, length, &first_length);
-	if (!stream->encrypted && opens_tls(first, first_length))
-		stream->encrypted = 1;
+	classify(stream, first, first_length, direction);
+	if (!stream->encrypted && !stream->plain)
+		return 0; /* before what is known of it begins */
 	if (stream->encrypted) {
 		bind_nested(call, capture);
 		if (direction == DIRECTION_WRITE)
