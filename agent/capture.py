@@ -27,7 +27,7 @@ from agent.workloads import Cgroup, Workload
 READ_SECONDS = 0.005
 """How often the ring is read when nothing wakes the reader: 16 MiB do not fill in this time at 2 GB/s."""
 
-READ_BYTES = 4 << 20
+READ_BYTES = 1 << 20
 """Taken from the ring at once, so that memory stays bounded."""
 
 DELIVERY_SECONDS = 30.0

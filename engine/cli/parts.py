@@ -38,7 +38,7 @@ class Part:
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,  # Ctrl-C is for the command
-            env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE"},
+            env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE", "MALLOC_ARENA_MAX": "2"},  # few arenas: less memory
             user=caller.uid if caller else None,
             group=caller.gid if caller else None,
             extra_groups=caller.groups if caller else None,

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from understudy.v1 import agent_pb2, agent_pb2_grpc, capture_pb2
 
 from engine.__main__ import build
 from engine.ingest.recording import Recording
 from engine.ingest.service import Recordings
 from engine.snapshot import Snapshot
-from understudy.v1 import agent_pb2, agent_pb2_grpc, capture_pb2
 
 TIMEOUT = 60.0
 

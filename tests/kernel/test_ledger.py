@@ -8,12 +8,12 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from understudy.v1 import agent_pb2
 
 from engine.rrpair import RRPair
 from tests.e2e.conftest import Authority
 from tests.kernel.conftest import Capturing
 from tests.kernel.counting import Client, CountingServer
-from understudy.v1 import agent_pb2
 
 pytestmark = pytest.mark.kernel
 
