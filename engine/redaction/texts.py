@@ -7,6 +7,7 @@ import json
 import re
 from base64 import b64decode, b64encode, urlsafe_b64decode
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from urllib.parse import quote_plus, unquote_to_bytes
 
 from engine.redaction import rules
@@ -15,6 +16,8 @@ from engine.redaction.tokens import Tokens, is_luhn_valid, is_token
 Edit = tuple[int, int, bytes, str]
 """From, to, what to put there, and the name of it in a pair's `redacted`."""
 
+MEDIA_LIMIT = 1024
+"""Media types that are remembered."""
 NESTING_LIMIT = 64
 """Levels of values under a secret field that are gone into; deeper ones are replaced as they stand by their leaves."""
 
@@ -54,7 +57,8 @@ class Finder:
     def json(self, text: bytes) -> list[Edit]:
         """Secret fields of a JSON text, whatever it nests, and JSON written in its strings."""
         edits: list[Edit] = []
-        if rules.FIELD_SPELLINGS.isdisjoint(text.lower().split(b'"')):
+        quoted = text.lower().split(b'"')
+        if rules.FIELD_SPELLINGS.isdisjoint(quoted if b"\\" in text else quoted[1::2]):
             return edits
         for field in _JSON_FIELD.finditer(text):
             kind = _kind_of(field[1])
@@ -192,10 +196,14 @@ def _is_jwt(header: bytes) -> bool:
         return False
 
 
-BODY_FINDERS: tuple[tuple[re.Pattern[bytes], Callable[[Finder, bytes], list[Edit]]], ...] = (
-    (re.compile(rb"(?i)[^;]*json"), Finder.json),
+_BODY_FINDERS: tuple[tuple[re.Pattern[bytes], Callable[[Finder, bytes], list[Edit]]], ...] = (
     (re.compile(rb"(?i)\s*application/x-www-form-urlencoded"), Finder.form),
     (re.compile(rb"(?i)[^;]*xml"), Finder.xml),
     (re.compile(rb"(?i)\s*multipart/"), Finder.multipart),
 )
-"""How the fields of a body are found, by media type."""
+
+
+@lru_cache(MEDIA_LIMIT)
+def body_finder(media: bytes) -> Callable[[Finder, bytes], list[Edit]]:
+    """Say how the fields of a body of this media type are found: as JSON where it is none of the others."""
+    return next((find for pattern, find in _BODY_FINDERS if pattern.match(media)), Finder.json)

@@ -35,9 +35,21 @@ def pair(
     request = Message(b"POST " + target + b" HTTP/1.1", fields, body)
     path = target.decode("latin-1").partition("?")[0]
     return RRPair(
-        "0" * 16, 0, Direction.OUT, "s", "http/1.1", "h", 443, "POST", path, (), f"POST {path}", request,
-        Connection("c"), response=response,
-    )  # fmt: skip
+        "0" * 16,
+        0,
+        Direction.OUT,
+        "s",
+        "http/1.1",
+        "h",
+        443,
+        "POST",
+        path,
+        (),
+        f"POST {path}",
+        request,
+        Connection("c"),
+        response=response,
+    )
 
 
 def body_of(text: bytes, media: bytes) -> bytes:
@@ -188,7 +200,8 @@ def test_xml_and_multipart() -> None:
 
 
 def test_cards_stay_cards_and_other_numbers_stay() -> None:
-    text = b'{"n":4242424242424242,"s":"4000 0566 5566 5556","t":1732270000000,"ns":1732270000000000003,"f":0.4242424242424242}'
+    text = b'{"n":4242424242424242,"s":"4000 0566 5566 5556",'
+    text += b'"t":1732270000000,"ns":1732270000000000003,"f":0.4242424242424242}'
     redacted = body_of(text, b"application/json")
     value = json.loads(redacted)
     assert is_luhn_valid(str(value["n"]).encode())
