@@ -35,8 +35,10 @@ FIELD_SPELLINGS = frozenset(
 )
 """The same in lower case as they stand between two quotes, also where the JSON is itself written in a JSON string."""
 
-PARAMETER_NAMES: dict[str, str] = {**FIELD_NAMES, **dict.fromkeys(("key", "sig", "signature", "code"), "token")}
+_PARAMETERS_ONLY = ("key", "sig", "signature", "code")
+PARAMETER_NAMES: dict[str, str] = {**FIELD_NAMES, **dict.fromkeys(_PARAMETERS_ONLY, "token")}
 """Query parameters: of them `key` (Google), `sig` (Azure), `code` (OAuth) are secret only there."""
+PARAMETER_SPELLINGS = FIELD_SPELLINGS.union(name.encode() for name in _PARAMETERS_ONLY)
 
 NAME = rb"[A-Za-z0-9_.\- \[\]]{3,64}"
 """How a field's name is written."""
@@ -73,7 +75,7 @@ JWT = re.compile(rb"(?<![A-Za-z0-9_.-])(eyJ[A-Za-z0-9_-]{4,})((?:\.[A-Za-z0-9_-]
 CARD = re.compile(
     rb"(?<![\w.%-])(?:"
     rb"4[0-9]{12}(?:[0-9]{3}(?:[0-9]{3})?)?|(?:5[1-5]|2[2-7])[0-9]{14}|3[47][0-9]{13}|3(?:0|6|8|9)[0-9]{12,17}"
-    rb"|35[0-9]{14,17}|6[0-9]{12,18}|5[06-8][0-9]{11,17}"
+    rb"|35[0-9]{14,17}|6(?:011|4[4-9]|5)[0-9]{12,13}|62[0-9]{14,17}|(?:50[123]|5893|6304|676[1-3]|6759)[0-9]{12,15}"
     rb"|[2-6][0-9]{3}([ +-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[47][0-9]{2}([ +-])[0-9]{6}\2[0-9]{5}"
     rb")(?![\w-]|\.[0-9])"
 )
@@ -90,3 +92,8 @@ TEXTUAL = re.compile(
 
 PARAMETER_HEADERS = frozenset((b"location", b"referer", b"content-location", b"link", b"x-original-url"))
 """Headers that hold URLs."""
+
+SPECIAL_HEADERS = (
+    SECRET_HEADERS | PARAMETER_HEADERS | {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"}
+)
+"""Headers that have a rule of their own."""

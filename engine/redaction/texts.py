@@ -11,6 +11,7 @@ from functools import lru_cache
 from urllib.parse import quote_plus, unquote_to_bytes
 
 from engine.redaction import rules
+from engine.redaction.hints import has_field, has_parameter
 from engine.redaction.tokens import Tokens, is_luhn_valid, is_token
 
 Edit = tuple[int, int, bytes, str]
@@ -57,8 +58,7 @@ class Finder:
     def json(self, text: bytes) -> list[Edit]:
         """Secret fields of a JSON text, whatever it nests, and JSON written in its strings."""
         edits: list[Edit] = []
-        quoted = text.lower().split(b'"')
-        if rules.FIELD_SPELLINGS.isdisjoint(quoted if b"\\" in text else quoted[1::2]):
+        if not has_field(text):
             return edits
         for field in _JSON_FIELD.finditer(text):
             kind = _kind_of(field[1])
@@ -96,6 +96,8 @@ class Finder:
     def parameters(self, text: bytes) -> list[Edit]:
         """Secret query parameters of the URLs in a text."""
         edits: list[Edit] = []
+        if not has_parameter(text):
+            return edits
         for parameter in _PARAMETER.finditer(text):
             kind = _kind_of(unquote_to_bytes(parameter[1]), rules.PARAMETER_NAMES)
             if kind:
