@@ -32,8 +32,10 @@ def render_map(console: Console, found: ServiceMap, notes: Iterable[str] = ()) -
     console.print()
     if found.inbound or found.backends:
         console.print(_edge_table((*found.inbound, *found.backends)))
+        console.print()
     if found.flows:
         console.print(_flow_table(found.flows))
+        console.print()
     console.print(_completeness(found))
     for note in notes:
         console.print(Text(clean(note)), style="dim")
@@ -50,6 +52,7 @@ def render_pairs(console: Console, rows: Iterable[Row]) -> None:
             f"{row.request_size + row.response_size:,}", _missing(row.missing),
         )  # fmt: skip
     if count:
+        console.print()
         console.print(table)
 
 

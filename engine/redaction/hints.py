@@ -85,7 +85,10 @@ def has_shape(text: bytes) -> bool:
 
 def has_field(text: bytes) -> bool:
     """Whether JSON may have a secret field: one of the names stands between two quotes."""
-    quoted = text.lower().split(b'"')
+    lower = text.lower()
+    if _has_stem(lower):
+        return True
+    quoted = lower.split(b'"')
     return not rules.FIELD_SPELLINGS.isdisjoint(quoted if b"\\" in text else quoted[1::2])
 
 
@@ -93,9 +96,17 @@ def has_parameter(text: bytes) -> bool:
     """Whether a URL in a text may have a secret parameter; brackets and escapes in names are a hint by themselves."""
     if b"=" not in text or (b"?" not in text and b"#" not in text):
         return False
-    parts = text.lower().replace(b"?", b"&").replace(b"#", b"&").split(b"&")
+    lower = text.lower()
+    if _has_stem(lower):
+        return True
+    parts = lower.replace(b"?", b"&").replace(b"#", b"&").split(b"&")
     names = [part.partition(b"=")[0] for part in parts[1:]]
     return not rules.PARAMETER_SPELLINGS.isdisjoint(names) or any([b"%" in n or b"[" in n for n in names])  # noqa: C419
+
+
+def _has_stem(lower: bytes) -> bool:
+    password, secret = rules.STEMS
+    return password in lower or secret in lower
 
 
 @lru_cache(MEDIA_LIMIT)

@@ -35,6 +35,17 @@ FIELD_SPELLINGS = frozenset(
 )
 """The same in lower case as they stand between two quotes, also where the JSON is itself written in a JSON string."""
 
+FIELD_ENDINGS = (
+    ("password", "password"),
+    ("passwd", "password"),
+    ("secret", "token"),
+    ("secretkey", "token"),
+    ("secretaccesskey", "token"),
+)
+"""Ends of longer names, such as `db_password`, written as in the table above."""
+STEMS = (b"passw", b"secret")
+"""Lower-case parts, one of which is in every name with such an end."""
+
 _PARAMETERS_ONLY = ("key", "sig", "signature", "code")
 PARAMETER_NAMES: dict[str, str] = {**FIELD_NAMES, **dict.fromkeys(_PARAMETERS_ONLY, "token")}
 """Query parameters: of them `key` (Google), `sig` (Azure), `code` (OAuth) are secret only there."""

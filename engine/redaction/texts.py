@@ -172,7 +172,8 @@ class Finder:
 def _kind_of(name: bytes, names: dict[str, str] = rules.FIELD_NAMES) -> str | None:
     """Look a field's name up; of `card[number]` and `user.password` the last part counts."""
     last = re.split(rb"[\[.]", name.rstrip(b"]"))[-1]
-    return names.get(last.decode("latin-1").lower().replace("_", "").replace("-", "").replace(" ", ""))
+    word = last.decode("latin-1").lower().replace("_", "").replace("-", "").replace(" ", "")
+    return names.get(word) or next((kind for end, kind in rules.FIELD_ENDINGS if word.endswith(end)), None)
 
 
 def _unescape(text: bytes, quote: bytes) -> bytes:

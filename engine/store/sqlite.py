@@ -260,7 +260,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Say of damage which file has it."""
     try:
         yield
-    except (sqlite3.DatabaseError, zstandard.ZstdError, struct.error, ValueError, TypeError, IndexError) as error:
+    except (sqlite3.DatabaseError, zstandard.ZstdError, struct.error, LookupError, ValueError, TypeError) as error:
         raise SnapshotError(f"{path} is damaged ({error}): copy it again, or record again") from error
 
 
