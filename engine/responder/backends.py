@@ -10,7 +10,9 @@ from engine.matching.index import Index
 from engine.pairing.description import host_and_port
 from engine.protocols import HTTP1
 from engine.responder.destination import Destination
+from engine.rrpair import Flow, Role
 from engine.snapshot import Snapshot
+from engine.store import Entry
 
 Place = tuple[str, int]
 """A backend: host in lower case, and port."""
@@ -32,26 +34,58 @@ class Scope:
 class Backends:
     """The backends of a snapshot that are stood in for."""
 
-    def __init__(self, snapshot: Snapshot, only: Iterable[str] = (), excepted: Iterable[str] = ()) -> None:
-        """Read the snapshot. `only` and `excepted` name backends by HOST or HOST:PORT. Raises SnapshotError."""
-        only, left_out = set(only), {*excepted, *snapshot.unchecked}
+    def __init__(self, snapshot: Snapshot, only: Iterable[str] = (), excluded: Iterable[str] = ()) -> None:
+        """Read the snapshot. `only` and `excluded` name backends by HOST or HOST:PORT.
+
+        Raises SnapshotError, and ValueError where a name is no backend's.
+        """
+        self._only, self._left_out = set(only), {*excluded, *snapshot.unchecked}
         self.indexes: dict[Place, Index] = {}
         self.off: set[Place] = set()
         """Recorded, but not stood in for."""
+        self.addresses: dict[Place, set[str]] = {}
+        """Where they were reached when they were recorded."""
         for entry in snapshot.entries():
-            place = (entry.host, entry.port)
-            if place in self.off or entry.protocol != HTTP1 or entry.method == "CONNECT" or entry.status < 200:
-                continue
-            index = self.indexes.get(place)
-            if index is None:
-                if (only and not named_by(place, only)) or named_by(place, left_out):
-                    self.off.add(place)
-                    continue
-                index = self.indexes[place] = Index(snapshot.at)
-            index.add(entry)
+            self._take(entry, snapshot)
+        self._take_flows(snapshot.flows())
+        self._check_names({*only, *excluded}, snapshot)
         self._ports: dict[str, list[int]] = {}
         for host, port in self.indexes:
             self._ports.setdefault(host, []).append(port)
+
+    def _take(self, entry: Entry, snapshot: Snapshot) -> None:
+        place = (entry.host, entry.port)
+        if entry.protocol != HTTP1 or entry.method == "CONNECT" or entry.status < 200:
+            return
+        if place not in self.addresses:
+            self.addresses[place] = set()
+            if self._is_wanted(place):
+                self.indexes[place] = Index(snapshot.at)
+            else:
+                self.off.add(place)
+        if entry.address:
+            self.addresses[place].add(entry.address)
+        if place in self.indexes:
+            self.indexes[place].add(entry)
+
+    def _take_flows(self, flows: Iterable[Flow]) -> None:
+        """What was never parsed cannot be served."""
+        for flow in flows:
+            connection = flow.connection
+            host = connection.server_name or connection.remote_address
+            place = (host, connection.remote_port)
+            if connection.role is Role.CLIENT and host and place not in self.indexes:
+                self.off.add(place)
+                self.addresses.setdefault(place, set()).add(connection.remote_address)
+
+    def _is_wanted(self, place: Place) -> bool:
+        return (not self._only or named_by(place, self._only)) and not named_by(place, self._left_out)
+
+    def _check_names(self, names: set[str], snapshot: Snapshot) -> None:
+        for name in names:
+            if not any(named_by(place, [name]) for place in self.addresses):
+                known = ", ".join(sorted(host for host, _ in self.addresses)) or "none"
+                raise ValueError(f"{name} is no backend of {snapshot.path.name}: it has {known}")
 
     def place(self, scope: Scope, authority: str) -> Place:
         """Whom a request is for. `authority`: that of its target, else its Host header."""

@@ -57,19 +57,29 @@ class Responder:
         authority: Authority,
         *,
         only: Iterable[str] = (),
-        excepted: Iterable[str] = (),
+        excluded: Iterable[str] = (),
         speed: float = 0.0,
         original_destination: OriginalDestination = original_destination,
     ) -> None:
-        """Read the snapshot. `speed`: of recorded delays, 2 halves them; 0 leaves them out. Raises SnapshotError."""
+        """Read the snapshot.
+
+        `only` and `excluded` name backends by HOST or HOST:PORT. `speed`: of recorded delays, 2 halves them; 0 leaves them out.
+
+        Raises SnapshotError, and ValueError where a name is no backend's.
+        """
         self._snapshot = Snapshot(path)
-        self.backends = Backends(self._snapshot, only, excepted)
+        try:
+            self.backends = Backends(self._snapshot, only, excluded)
+        except BaseException:
+            self._snapshot.close()
+            raise
         self.run = Run(self._snapshot.info.service, self.backends.indexes)
         replies = Replies(self._snapshot.at)
         self.answering = Answering(self.backends, self._snapshot.redactor(), replies, self.run)
         self.speed = speed
         self.original_destination = original_destination
         self.clock = Clock()
+        self.authority = authority
         self.context = choosing_context(Contexts(authority))
         self.address = ""
         self.port = 0

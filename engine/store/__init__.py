@@ -48,13 +48,15 @@ class Row:
 class Entry:
     """What an index needs of a pair that can be served. `row` is its number in the store, for `Store.at`.
 
-    `signature` is as the writer made it, empty where it made none.
+    `address` is where the backend was reached, "" where that is not known. `signature` is as the writer made it, empty
+    where it made none.
     """
 
     row: int
     protocol: str
     host: str
     port: int
+    address: str
     method: str
     path: str
     operation: str

@@ -364,12 +364,13 @@ def _row(ordinal: int, row: tuple[Any, ...]) -> Row:
 
 
 def _entry(row: tuple[Any, ...], connections: dict[str, Connection]) -> Entry:
-    number, protocol, host, port, connection, method, path, operation, status, signature = row
-    if connection not in connections:
+    number, protocol, host, port, connection_id, method, path, operation, status, signature = row
+    connection = connections.get(connection_id)
+    if connection is None:
         raise ValueError("a pair without its connection")
-    place = _place(Direction.OUT, host, port, "", connections[connection])
+    place = _place(Direction.OUT, host, port, "", connection)
     signed = json.loads(signature) if signature else {}
-    return Entry(number, protocol, place.host, place.port, method, path, operation, status, signed)
+    return Entry(number, protocol, place.host, place.port, connection.remote_address, method, path, operation, status, signed)
 
 
 def _pair(row: tuple[Any, ...], service: str) -> RRPair:
