@@ -20,6 +20,7 @@ from understudy.v1 import capture_pb2, capture_pb2_grpc, control_pb2, control_pb
 from engine.control import ControlService
 from engine.ingest.service import CaptureService, Recordings
 from engine.metrics import EngineCollector
+from engine.responder.authority import state_folder
 
 CALLS_AT_ONCE = 64
 """Each connected agent keeps a thread; the others answer soon."""
@@ -37,14 +38,21 @@ _FOLDER = click.Path(file_okay=False, exists=True, path_type=Path)
     type=click.Path(file_okay=False, exists=True, path_type=Path),
     help="Folder of the snapshots.",
 )
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of what belongs to this installation, such as its certificate authority.  [default: ~/.local/share/understudy]",
+)
 @click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
 @click.option("--lease-stdin", is_flag=True, help="End when standard input ends: for a parent that may die.")
-def main(listen: str, store: Path, metrics: str, lease_stdin: bool) -> None:
-    """Turn captured bytes into snapshots."""
+def main(listen: str, store: Path, state: Path | None, metrics: str, lease_stdin: bool) -> None:
+    """Turn captured bytes into snapshots, and stand in for backends."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server, recordings = build(listen, store)
+    recordings = Recordings()
+    control = ControlService(store, recordings, state or state_folder(os.environ))
+    server = build(listen, recordings, control)
     if metrics:
         host, _, port = metrics.rpartition(":")
         registry = CollectorRegistry()
@@ -55,18 +63,18 @@ def main(listen: str, store: Path, metrics: str, lease_stdin: bool) -> None:
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     stop.wait()
     server.stop(1).wait()
+    control.close()
     with recordings.lock:
         for recording in recordings.all():
             recording.abandon()
 
 
-def build(listen: str, store: Path) -> tuple[grpc.Server, Recordings]:
+def build(listen: str, recordings: Recordings, control: ControlService) -> grpc.Server:
     """Put the engine together."""
-    recordings = Recordings()
     options = [("grpc.max_receive_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="rpc"), options=options)
     capture_pb2_grpc.add_CaptureServiceServicer_to_server(CaptureService(recordings), server)
-    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(store, recordings), server)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
     state = health.HealthServicer()
     state.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
@@ -83,7 +91,7 @@ def build(listen: str, store: Path) -> tuple[grpc.Server, Recordings]:
         raise click.ClickException(f"cannot listen on {listen}: {error}") from error
     finally:
         os.umask(old_mask)
-    return server, recordings
+    return server
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:

@@ -6,19 +6,21 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from engine.matching.signature import SIGNATURE_VERSION, signature
 from engine.redaction import Redactor
-from engine.rrpair import Connection, Flow, RRPair
+from engine.rrpair import Connection, Direction, Flow, RRPair
 from engine.servicemap import ServiceMap, service_map
-from engine.store import Progress, Row, SnapshotError, Store
-from engine.store.sqlite import SqliteStore
+from engine.store import Entry, Progress, Row, SnapshotError, Store
+from engine.store.sqlite import SqliteStore, amend
 
-__all__ = ["Info", "Snapshot", "SnapshotError", "SnapshotWriter"]
+__all__ = ["Info", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
 
 KEY_BYTES = 32
+_UNCHECKED = "unchecked_backends"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class SnapshotWriter:
             _remove_log(self.partial)
             self.partial.replace(self.partial.with_name(self.partial.name + ".old"))
         store = SqliteStore.create(self.partial)
-        for name, value in {**meta, "redaction_key": secrets.token_hex(KEY_BYTES)}.items():
+        made = {"redaction_key": secrets.token_hex(KEY_BYTES), "signature_version": SIGNATURE_VERSION}
+        for name, value in {**meta, **made}.items():
             store.set_meta(name, value)
         return store
 
@@ -77,7 +80,7 @@ class SnapshotWriter:
     ) -> None:
         """Redact these and keep them in one transaction, with how far their streams are; see `Store.add`."""
         redact = self._redactor.pair
-        pairs = [redact(item) for item in finished if isinstance(item, RRPair)]
+        pairs = [_signed(redact(item)) for item in finished if isinstance(item, RRPair)]
         flows = [item for item in finished if isinstance(item, Flow)]
         self._store.add(pairs, flows, progress, connections)
         self.pairs += len(pairs)
@@ -155,6 +158,21 @@ class Snapshot:
         """One pair by its ordinal (from 1), or by the beginning of its id where only one begins so."""
         return self._store.find(reference)
 
+    def entries(self) -> Iterator[Entry]:
+        """The pairs that can be served, in the order of requests, each signed as this version does."""
+        current = self._store.get_meta("signature_version") == SIGNATURE_VERSION
+        for entry in self._store.entries():
+            yield entry if current else replace(entry, signature=signature(self._store.at(entry.row)))
+
+    def at(self, row: int) -> RRPair:
+        """The pair of an entry."""
+        return self._store.at(row)
+
+    @property
+    def unchecked(self) -> frozenset[str]:
+        """Backends that are not mocked, as HOST:PORT."""
+        return frozenset(json.loads(self._store.get_meta(_UNCHECKED) or "[]"))
+
     def flows(self) -> Iterator[Flow]:
         """Every flow in the order of time."""
         return self._store.flows()
@@ -166,6 +184,18 @@ class Snapshot:
     def close(self) -> None:
         """Let go of the file."""
         self._store.close()
+
+
+def uncheck(path: Path, backends: Iterable[str]) -> None:
+    """Keep in a snapshot which backends are not mocked, as HOST:PORT. Raises SnapshotError."""
+    amend(path, _UNCHECKED, json.dumps(sorted(backends)))
+
+
+def _signed(pair: RRPair) -> RRPair:
+    """Sign a pair that can be served: in place, for a copy would cost as much as the signature."""
+    if pair.direction is Direction.OUT and pair.complete:
+        pair.signature.update(signature(pair))
+    return pair
 
 
 def _remove_log(path: Path) -> None:

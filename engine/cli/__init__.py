@@ -11,6 +11,8 @@ import click
 COMMANDS = {
     "doctor": "Tell what this machine can capture, and what not and why.",
     "record": "Capture a command's traffic into a snapshot.",
+    "mock": "Stand in for the backends of a snapshot.",
+    "backends": "Show which backends of a snapshot are mocked, and choose.",
     "inspect": "Show what a snapshot holds: service map, backends, pairs.",
 }
 """Name of each command, which is also that of its module here, and what the list of commands says of it."""

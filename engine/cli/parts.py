@@ -20,6 +20,7 @@ from understudy.v1 import agent_pb2_grpc, control_pb2_grpc
 
 from engine.cli import Failure
 from engine.cli.caller import Caller
+from engine.responder.authority import state_folder
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -92,9 +93,9 @@ class Part:
 
 
 class Parts:
-    """The agent and the engine of one command."""
+    """The engine of one command and, unless it needs none, the agent."""
 
-    def __init__(self, caller: Caller, store: Path) -> None:
+    def __init__(self, caller: Caller, store: Path, *, with_agent: bool = True) -> None:
         self._caller = caller
         self._store = store
         self.folder = Path(tempfile.mkdtemp(prefix="understudy-"))
@@ -104,16 +105,21 @@ class Parts:
         os.chown(self._engine_folder, caller.uid, caller.gid)
         try:
             self.engine = self._start_engine()
-            self.agent = Part("agent", "agent", ["--engine", self.engine.address, "--lease", str(self.folder)], self.folder, None)
+            if with_agent:
+                arguments = ["--engine", self.engine.address, "--lease", str(self.folder)]
+                self.agent = Part("agent", "agent", arguments, self.folder, None)
             self.engine.wait_until_ready()
-            self.agent.wait_until_ready()
+            if with_agent:
+                self.agent.wait_until_ready()
         except BaseException:
             self.stop()
             raise
 
     def _start_engine(self) -> Part:
         person = self._caller if self._caller.uid != os.geteuid() else None
-        return Part("engine", "engine", ["--store", str(self._store), "--lease-stdin"], self._engine_folder, person)
+        environment = {os.fsdecode(key): os.fsdecode(value) for key, value in self._caller.environment.items()}
+        arguments = ["--store", str(self._store), "--state", str(state_folder(environment)), "--lease-stdin"]
+        return Part("engine", "engine", arguments, self._engine_folder, person)
 
     def restart_engine(self) -> None:
         """Start another engine in the place of one that has ended."""

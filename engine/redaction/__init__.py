@@ -18,7 +18,7 @@ from engine.redaction.texts import Edit, Finder, apply, body_finder
 from engine.redaction.tokens import Tokens
 from engine.rrpair import Fields, Message, RRPair
 
-__all__ = ["Redactor"]
+__all__ = ["Redactor", "decode_content"]
 
 DECODED_LIMIT = 64 * 1024 * 1024
 """Longest content that is taken out of a compressed body to be looked into: as much as is kept of a plain one."""
@@ -131,7 +131,7 @@ class Redactor:
             return body
         if not coding or coding == b"identity":
             return self._text_body(body, media, kinds)
-        text = _decode(body, coding)
+        text = decode_content(body, coding)
         if text is None:
             return body
         redacted = self._text_body(text, media, kinds)
@@ -173,7 +173,7 @@ def _looks_textual(body: bytes) -> bool:
     return body[:1] in b"{[<" or (b"=" in body[:64] and body[:64].isascii() and b"\0" not in body[:64])
 
 
-def _decode(body: bytes, coding: bytes) -> bytes | None:
+def decode_content(body: bytes, coding: bytes) -> bytes | None:
     """Take the content coding off; None where it is unknown, broken, or hides more than the limit."""
     bits = _WINDOW_BITS.get(coding)
     if bits is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,26 @@ class Row:
     response_size: int
     missing: tuple[str, ...]
     tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What an index needs of a pair that can be served. `row` is its number in the store, for `Store.at`.
+
+    `address` is where the backend was reached, "" where that is not known. `signature` is as the writer made it, empty
+    where it made none.
+    """
+
+    row: int
+    protocol: str
+    host: str
+    port: int
+    address: str
+    method: str
+    path: str
+    operation: str
+    status: int
+    signature: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +113,12 @@ class Store(Protocol):
 
     def rows(self, limit: int = -1) -> Iterator[Row]:
         """The pairs in the order of requests without their messages; the first `limit` unless negative."""
+
+    def entries(self) -> Iterator[Entry]:
+        """The outbound pairs of which every byte was seen, in the order of requests."""
+
+    def at(self, row: int) -> RRPair:
+        """The pair of an entry."""
 
     def find(self, reference: str) -> RRPair | None:
         """One pair by its ordinal, or by the beginning of its id where only one begins so."""

@@ -8,10 +8,11 @@ it may become known after the pairs.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import zstandard
 from engine.pairing.description import Place, placed
 from engine.protocols.http1 import query_of
 from engine.rrpair import Connection, Direction, Flow, Role, RRPair
-from engine.store import Group, Progress, Row, SnapshotError
+from engine.store import Entry, Group, Progress, Row, SnapshotError
 from engine.store.encoding import compress, decompress, pack_messages, unpack_messages
 
 APPLICATION_ID = 0x556E5344
@@ -69,6 +70,10 @@ _SELECT = _SELECT.replace("SELECT id", "SELECT pairs.id")
 _ROW = (
     "SELECT pairs.id, time, duration, direction, protocol, host, port, technology, missing, operation,"
     " status, request_size, response_size, facts FROM pairs JOIN connections ON connections.id = pairs.connection"
+)
+_ENTRY = (
+    "SELECT rowid, protocol, host, port, connection, method, path, operation, status, signature FROM pairs"
+    " WHERE direction = 'OUT' AND missing = '' AND response_size IS NOT NULL ORDER BY time, id"
 )
 _IN_ORDER = " ORDER BY pairs.time, pairs.id"
 _GROUP = (
@@ -201,6 +206,18 @@ class SqliteStore:
         found = list(self._pairs(_SELECT + " WHERE pairs.id >= ? AND pairs.id < ? LIMIT 2", bounds))
         return found[0] if len(found) == 1 and reference else None
 
+    def entries(self) -> Iterator[Entry]:
+        """The outbound pairs of which every byte was seen, in the order of requests."""
+        connections = {name: _connection(facts) for name, facts in self._rows("SELECT id, facts FROM connections")}
+        for row in self._rows(_ENTRY):
+            with _readable(self._path):
+                entry = _entry(row, connections)
+            yield entry
+
+    def at(self, row: int) -> RRPair:
+        """The pair of an entry."""
+        return next(self._pairs(_SELECT + " WHERE pairs.rowid = ?", (row,)))
+
     def flows(self) -> Iterator[Flow]:
         """Every flow in the order of time."""
         query = "SELECT facts, time, protocol, reason, read, written FROM flows JOIN connections ON id = connection"
@@ -224,6 +241,15 @@ class SqliteStore:
     def _rows(self, query: str, parameters: tuple[Any, ...] = ()) -> Iterator[Any]:
         with _readable(self._path):
             yield from self._database.execute(query, parameters)
+
+
+def amend(path: Path, name: str, value: str) -> None:
+    """Change a fact about a snapshot that is finished. Raises SnapshotError."""
+    check_file(path)
+    if not os.access(path, os.W_OK):
+        raise SnapshotError(f"{path} cannot be written: it is not yours to change; copy it")
+    with _readable(path), closing(_connect(path, "rw")) as database:
+        database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
 
 def check_file(path: Path) -> None:
@@ -336,6 +362,16 @@ def _row(ordinal: int, row: tuple[Any, ...]) -> Row:
         ordinal, identity, time, duration, direction, protocol, place.host, place.port, operation, status, asked,
         answered or 0, _parted(missing), connection.tls,
     )  # fmt: skip
+
+
+def _entry(row: tuple[Any, ...], connections: dict[str, Connection]) -> Entry:
+    number, protocol, host, port, connection_id, method, path, operation, status, signature = row
+    connection = connections.get(connection_id)
+    if connection is None:
+        raise ValueError("a pair without its connection")
+    place = _place(Direction.OUT, host, port, "", connection)
+    signed = json.loads(signature) if signature else {}
+    return Entry(number, protocol, place.host, place.port, connection.remote_address, method, path, operation, status, signed)
 
 
 def _pair(row: tuple[Any, ...], service: str) -> RRPair:

@@ -393,3 +393,464 @@ class ListPairsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPairsResponse: _TypeAlias = ListPairsResponse  # noqa: Y015
+
+@_typing.final
+class StartResponderRequest(_message.Message):
+    """StartResponderRequest asks for a responder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    ONLY_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    SPEED_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.str
+    """The snapshot's name."""
+    address: _builtins.str
+    """IP address to listen on; empty for 127.0.0.1."""
+    port: _builtins.int
+    """Port to listen on; 0 for a free one."""
+    speed: _builtins.float
+    """Wait before each answer as long as the backend took, divided by this; 0 for no waiting."""
+    @_builtins.property
+    def only(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Stand in for these backends only, each HOST or HOST:PORT; empty for all that are checked."""
+
+    @_builtins.property
+    def excluded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Do not stand in for these, each HOST or HOST:PORT."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: _builtins.str = ...,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        only: _abc.Iterable[_builtins.str] | None = ...,
+        excluded: _abc.Iterable[_builtins.str] | None = ...,
+        speed: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "excluded", b"excluded", "only", b"only", "port", b"port", "snapshot", b"snapshot", "speed", b"speed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartResponderRequest: _TypeAlias = StartResponderRequest  # noqa: Y015
+
+@_typing.final
+class StartResponderResponse(_message.Message):
+    """StartResponderResponse describes what was started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responder(self) -> Global___Responder:
+        """The responder."""
+
+    def __init__(
+        self,
+        *,
+        responder: Global___Responder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["responder", b"responder"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responder", b"responder"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartResponderResponse: _TypeAlias = StartResponderResponse  # noqa: Y015
+
+@_typing.final
+class GetResponderRequest(_message.Message):
+    """GetResponderRequest asks for one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONDER_ID_FIELD_NUMBER: _builtins.int
+    responder_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        responder_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responder_id", b"responder_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetResponderRequest: _TypeAlias = GetResponderRequest  # noqa: Y015
+
+@_typing.final
+class GetResponderResponse(_message.Message):
+    """GetResponderResponse has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONDER_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responder(self) -> Global___Responder:
+        """The responder."""
+
+    @_builtins.property
+    def run(self) -> Global___ResponderRun:
+        """What it was asked so far."""
+
+    def __init__(
+        self,
+        *,
+        responder: Global___Responder | None = ...,
+        run: Global___ResponderRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["responder", b"responder", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responder", b"responder", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetResponderResponse: _TypeAlias = GetResponderResponse  # noqa: Y015
+
+@_typing.final
+class StopResponderRequest(_message.Message):
+    """StopResponderRequest asks to end one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONDER_ID_FIELD_NUMBER: _builtins.int
+    responder_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        responder_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responder_id", b"responder_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopResponderRequest: _TypeAlias = StopResponderRequest  # noqa: Y015
+
+@_typing.final
+class StopResponderResponse(_message.Message):
+    """StopResponderResponse says what it was asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___ResponderRun:
+        """What it was asked in all."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___ResponderRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopResponderResponse: _TypeAlias = StopResponderResponse  # noqa: Y015
+
+@_typing.final
+class Responder(_message.Message):
+    """Responder stands in for backends on one port."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    CA_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CA_FILE_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identity, as long as the engine runs."""
+    address: _builtins.str
+    """Where it listens."""
+    port: _builtins.int
+    """Where it listens."""
+    ca_certificate: _builtins.bytes
+    """Certificate of the authority that clients have to trust, PEM."""
+    ca_file: _builtins.str
+    """The certificate's file on the engine's machine."""
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+        """The backends it stands in for."""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+        """Those of the snapshot that are left out: unchecked, or left out by the request, or of a protocol that cannot be served."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        ca_certificate: _builtins.bytes = ...,
+        ca_file: _builtins.str = ...,
+        backends: _abc.Iterable[Global___Backend] | None = ...,
+        left_out: _abc.Iterable[Global___Backend] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "backends", b"backends", "ca_certificate", b"ca_certificate", "ca_file", b"ca_file", "id", b"id", "left_out", b"left_out", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Responder: _TypeAlias = Responder  # noqa: Y015
+
+@_typing.final
+class Backend(_message.Message):
+    """Backend is whom a service called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Host name or address."""
+    port: _builtins.int
+    """Port."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses at which it was reached when it was recorded."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "host", b"host", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backend: _TypeAlias = Backend  # noqa: Y015
+
+@_typing.final
+class ResponderRun(_message.Message):
+    """ResponderRun is what came of a responder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TroublesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    STARTED_UNIX_NANO_FIELD_NUMBER: _builtins.int
+    ENDED_UNIX_NANO_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    MORE_MISSES_FIELD_NUMBER: _builtins.int
+    TROUBLES_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """The service that was recorded."""
+    started_unix_nano: _builtins.int
+    """When it began, in nanoseconds since the Unix epoch."""
+    ended_unix_nano: _builtins.int
+    """Up to when this is, in nanoseconds since the Unix epoch."""
+    more_misses: _builtins.int
+    """Misses that there was no room for."""
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackendCount]:
+        """By backend."""
+
+    @_builtins.property
+    def misses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Miss]:
+        """Requests without an answer, equal ones together, the first ones of the run."""
+
+    @_builtins.property
+    def troubles(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Connections that brought no request, by reason."""
+
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        started_unix_nano: _builtins.int = ...,
+        ended_unix_nano: _builtins.int = ...,
+        backends: _abc.Iterable[Global___BackendCount] | None = ...,
+        misses: _abc.Iterable[Global___Miss] | None = ...,
+        more_misses: _builtins.int = ...,
+        troubles: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "ended_unix_nano", b"ended_unix_nano", "misses", b"misses", "more_misses", b"more_misses", "service", b"service", "started_unix_nano", b"started_unix_nano", "troubles", b"troubles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponderRun: _TypeAlias = ResponderRun  # noqa: Y015
+
+@_typing.final
+class BackendCount(_message.Message):
+    """BackendCount is what one backend was asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Host name or address."""
+    port: _builtins.int
+    """Port."""
+    recorded: _builtins.bool
+    """Whether it is stood in for; else it is somebody who was asked all the same."""
+    requests: _builtins.int
+    """Requests."""
+    matches: _builtins.int
+    """Of them, those that were answered from the recording."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        recorded: _builtins.bool = ...,
+        requests: _builtins.int = ...,
+        matches: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "matches", b"matches", "port", b"port", "recorded", b"recorded", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackendCount: _TypeAlias = BackendCount  # noqa: Y015
+
+@_typing.final
+class Miss(_message.Message):
+    """Miss is a request that has no answer. It is redacted as the recording is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_UNIX_NANO_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NEAREST_ID_FIELD_NUMBER: _builtins.int
+    NEAREST_OPERATION_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    time_unix_nano: _builtins.int
+    """When it first came, in nanoseconds since the Unix epoch."""
+    times: _builtins.int
+    """How often it came."""
+    host: _builtins.str
+    """Host that it was for."""
+    port: _builtins.int
+    """Port that it was for."""
+    operation: _builtins.str
+    """What a person would call it."""
+    method: _builtins.str
+    """Request method."""
+    path: _builtins.str
+    """Path of the target, undecoded, without the query."""
+    reason: _builtins.str
+    """Why there is no answer, in words."""
+    nearest_id: _builtins.str
+    """Id of the nearest recorded pair; empty where there is none."""
+    nearest_operation: _builtins.str
+    """What a person would call that pair's request."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
+        """Fields in which the two are not equal."""
+
+    def __init__(
+        self,
+        *,
+        time_unix_nano: _builtins.int = ...,
+        times: _builtins.int = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        operation: _builtins.str = ...,
+        method: _builtins.str = ...,
+        path: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        nearest_id: _builtins.str = ...,
+        nearest_operation: _builtins.str = ...,
+        differences: _abc.Iterable[Global___Difference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "host", b"host", "method", b"method", "nearest_id", b"nearest_id", "nearest_operation", b"nearest_operation", "operation", b"operation", "path", b"path", "port", b"port", "reason", b"reason", "time_unix_nano", b"time_unix_nano", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Miss: _TypeAlias = Miss  # noqa: Y015
+
+@_typing.final
+class Difference(_message.Message):
+    """Difference is a field that is not equal in two requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Where it is, such as "query.limit" or "body/Key/id/S"."""
+    recorded: _builtins.str
+    """Recorded value; unset where the recording has none."""
+    live: _builtins.str
+    """Live value; unset where the request has none."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        recorded: _builtins.str | None = ...,
+        live: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "_recorded", b"_recorded", "live", b"live", "recorded", b"recorded"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "_recorded", b"_recorded", "field", b"field", "live", b"live", "recorded", b"recorded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__live: _TypeAlias = _typing.Literal["live"]  # noqa: Y015
+    _WhichOneofArgType__live: _TypeAlias = _typing.Literal["_live", b"_live"]  # noqa: Y015
+    _WhichOneofReturnType__recorded: _TypeAlias = _typing.Literal["recorded"]  # noqa: Y015
+    _WhichOneofArgType__recorded: _TypeAlias = _typing.Literal["_recorded", b"_recorded"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__live) -> _WhichOneofReturnType__live | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recorded) -> _WhichOneofReturnType__recorded | None: ...
+
+Global___Difference: _TypeAlias = Difference  # noqa: Y015

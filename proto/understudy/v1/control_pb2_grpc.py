@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ControlServiceStub:
-    """ControlService drives snapshots.
+    """ControlService drives snapshots and responders.
     """
 
     def __init__(self, channel):
@@ -65,10 +65,25 @@ class ControlServiceStub:
                 request_serializer=understudy_dot_v1_dot_control__pb2.ListPairsRequest.SerializeToString,
                 response_deserializer=understudy_dot_v1_dot_control__pb2.ListPairsResponse.FromString,
                 _registered_method=True)
+        self.StartResponder = channel.unary_unary(
+                '/understudy.v1.ControlService/StartResponder',
+                request_serializer=understudy_dot_v1_dot_control__pb2.StartResponderRequest.SerializeToString,
+                response_deserializer=understudy_dot_v1_dot_control__pb2.StartResponderResponse.FromString,
+                _registered_method=True)
+        self.GetResponder = channel.unary_unary(
+                '/understudy.v1.ControlService/GetResponder',
+                request_serializer=understudy_dot_v1_dot_control__pb2.GetResponderRequest.SerializeToString,
+                response_deserializer=understudy_dot_v1_dot_control__pb2.GetResponderResponse.FromString,
+                _registered_method=True)
+        self.StopResponder = channel.unary_unary(
+                '/understudy.v1.ControlService/StopResponder',
+                request_serializer=understudy_dot_v1_dot_control__pb2.StopResponderRequest.SerializeToString,
+                response_deserializer=understudy_dot_v1_dot_control__pb2.StopResponderResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
-    """ControlService drives snapshots.
+    """ControlService drives snapshots and responders.
     """
 
     def CreateSnapshot(self, request, context):
@@ -113,6 +128,27 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartResponder(self, request, context):
+        """StartResponder stands in for the backends of a finished snapshot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetResponder(self, request, context):
+        """GetResponder tells what a responder was asked so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopResponder(self, request, context):
+        """StopResponder ends one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +182,21 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=understudy_dot_v1_dot_control__pb2.ListPairsRequest.FromString,
                     response_serializer=understudy_dot_v1_dot_control__pb2.ListPairsResponse.SerializeToString,
             ),
+            'StartResponder': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartResponder,
+                    request_deserializer=understudy_dot_v1_dot_control__pb2.StartResponderRequest.FromString,
+                    response_serializer=understudy_dot_v1_dot_control__pb2.StartResponderResponse.SerializeToString,
+            ),
+            'GetResponder': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetResponder,
+                    request_deserializer=understudy_dot_v1_dot_control__pb2.GetResponderRequest.FromString,
+                    response_serializer=understudy_dot_v1_dot_control__pb2.GetResponderResponse.SerializeToString,
+            ),
+            'StopResponder': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopResponder,
+                    request_deserializer=understudy_dot_v1_dot_control__pb2.StopResponderRequest.FromString,
+                    response_serializer=understudy_dot_v1_dot_control__pb2.StopResponderResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'understudy.v1.ControlService', rpc_method_handlers)
@@ -155,7 +206,7 @@ def add_ControlServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ControlService:
-    """ControlService drives snapshots.
+    """ControlService drives snapshots and responders.
     """
 
     @staticmethod
@@ -310,6 +361,87 @@ class ControlService:
             '/understudy.v1.ControlService/ListPairs',
             understudy_dot_v1_dot_control__pb2.ListPairsRequest.SerializeToString,
             understudy_dot_v1_dot_control__pb2.ListPairsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartResponder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/understudy.v1.ControlService/StartResponder',
+            understudy_dot_v1_dot_control__pb2.StartResponderRequest.SerializeToString,
+            understudy_dot_v1_dot_control__pb2.StartResponderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetResponder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/understudy.v1.ControlService/GetResponder',
+            understudy_dot_v1_dot_control__pb2.GetResponderRequest.SerializeToString,
+            understudy_dot_v1_dot_control__pb2.GetResponderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopResponder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/understudy.v1.ControlService/StopResponder',
+            understudy_dot_v1_dot_control__pb2.StopResponderRequest.SerializeToString,
+            understudy_dot_v1_dot_control__pb2.StopResponderResponse.FromString,
             options,
             channel_credentials,
             insecure,

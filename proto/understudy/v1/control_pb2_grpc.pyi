@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ControlServiceStub:
-    """ControlService drives snapshots."""
+    """ControlService drives snapshots and responders."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -45,10 +45,16 @@ class ControlServiceStub:
     """DeleteSnapshot removes one for good."""
     ListPairs: _grpc.UnaryStreamMultiCallable[_control_pb2.ListPairsRequest, _control_pb2.ListPairsResponse]
     """ListPairs streams the pairs of a finished snapshot in the order of their requests."""
+    StartResponder: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartResponderRequest, _control_pb2.StartResponderResponse]
+    """StartResponder stands in for the backends of a finished snapshot."""
+    GetResponder: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetResponderRequest, _control_pb2.GetResponderResponse]
+    """GetResponder tells what a responder was asked so far."""
+    StopResponder: _grpc.UnaryUnaryMultiCallable[_control_pb2.StopResponderRequest, _control_pb2.StopResponderResponse]
+    """StopResponder ends one."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
-    """ControlService drives snapshots."""
+    """ControlService drives snapshots and responders."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateSnapshotRequest, _control_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
@@ -63,9 +69,15 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """DeleteSnapshot removes one for good."""
     ListPairs: _aio.UnaryStreamMultiCallable[_control_pb2.ListPairsRequest, _control_pb2.ListPairsResponse]  # type: ignore[assignment]
     """ListPairs streams the pairs of a finished snapshot in the order of their requests."""
+    StartResponder: _aio.UnaryUnaryMultiCallable[_control_pb2.StartResponderRequest, _control_pb2.StartResponderResponse]  # type: ignore[assignment]
+    """StartResponder stands in for the backends of a finished snapshot."""
+    GetResponder: _aio.UnaryUnaryMultiCallable[_control_pb2.GetResponderRequest, _control_pb2.GetResponderResponse]  # type: ignore[assignment]
+    """GetResponder tells what a responder was asked so far."""
+    StopResponder: _aio.UnaryUnaryMultiCallable[_control_pb2.StopResponderRequest, _control_pb2.StopResponderResponse]  # type: ignore[assignment]
+    """StopResponder ends one."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ControlService drives snapshots."""
+    """ControlService drives snapshots and responders."""
 
     @_abc_1.abstractmethod
     def CreateSnapshot(
@@ -114,5 +126,29 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.ListPairsResponse], _abc.AsyncIterator[_control_pb2.ListPairsResponse]]:
         """ListPairs streams the pairs of a finished snapshot in the order of their requests."""
+
+    @_abc_1.abstractmethod
+    def StartResponder(
+        self,
+        request: _control_pb2.StartResponderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StartResponderResponse, _abc.Awaitable[_control_pb2.StartResponderResponse]]:
+        """StartResponder stands in for the backends of a finished snapshot."""
+
+    @_abc_1.abstractmethod
+    def GetResponder(
+        self,
+        request: _control_pb2.GetResponderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetResponderResponse, _abc.Awaitable[_control_pb2.GetResponderResponse]]:
+        """GetResponder tells what a responder was asked so far."""
+
+    @_abc_1.abstractmethod
+    def StopResponder(
+        self,
+        request: _control_pb2.StopResponderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StopResponderResponse, _abc.Awaitable[_control_pb2.StopResponderResponse]]:
+        """StopResponder ends one."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

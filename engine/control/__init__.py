@@ -1,4 +1,4 @@
-"""ControlService: snapshots by gRPC. A snapshot is named by its file in the engine's store, a folder."""
+"""ControlService: snapshots and responders by gRPC. A snapshot is named by its file in the engine's store, a folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import grpc
 from understudy.v1 import capture_pb2, control_pb2_grpc, rrpair_pb2
 from understudy.v1 import control_pb2 as pb
 
+from engine.control.responders import Responders
 from engine.ingest.recording import Recording
 from engine.ingest.service import Recordings
 from engine.rrpair import Message, RRPair
@@ -20,11 +21,12 @@ PAGE = 100
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
-    """Serves the snapshots of one store."""
+    """Serves the snapshots of one store. `state`: folder of what belongs to the installation, such as its authority."""
 
-    def __init__(self, store: Path, recordings: Recordings) -> None:
+    def __init__(self, store: Path, recordings: Recordings, state: Path) -> None:
         self._store = store
         self._recordings = recordings
+        self._responders = Responders(state)
         self._recorded: dict[str, Recording] = {}
 
     def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: grpc.ServicerContext) -> pb.CreateSnapshotResponse:  # noqa: D102
@@ -84,6 +86,34 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         with Snapshot(self._path(request.name, context)) as snapshot:
             for pair in snapshot.pairs():
                 yield pb.ListPairsResponse(pair=pair_message(pair))
+
+    def StartResponder(self, request: pb.StartResponderRequest, context: grpc.ServicerContext) -> pb.StartResponderResponse:  # noqa: D102
+        path = self._path(request.snapshot, context)
+        try:
+            return pb.StartResponderResponse(responder=self._responders.start(path, request))
+        except SnapshotError as error:
+            context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except ValueError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except OSError as error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        raise AssertionError("abort raises")
+
+    def GetResponder(self, request: pb.GetResponderRequest, context: grpc.ServicerContext) -> pb.GetResponderResponse:  # noqa: D102
+        found = self._responders.get(request.responder_id)
+        if found is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no responder {request.responder_id!r}")
+        return found
+
+    def StopResponder(self, request: pb.StopResponderRequest, context: grpc.ServicerContext) -> pb.StopResponderResponse:  # noqa: D102
+        run = self._responders.stop(request.responder_id)
+        if run is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no responder {request.responder_id!r}")
+        return pb.StopResponderResponse(run=run)
+
+    def close(self) -> None:
+        """End what still runs."""
+        self._responders.close()
 
     def _path(self, name: str, context: grpc.ServicerContext) -> Path:
         if not name or Path(name).name != name or name.startswith("."):

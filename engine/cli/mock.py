@@ -1,0 +1,183 @@
+"""`understudy mock`: stand in for the backends of a snapshot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import grpc
+from rich.console import Console
+from understudy.v1 import control_pb2
+
+from engine.cli import Failure
+from engine.cli.caller import Caller, caller
+from engine.cli.parts import Parts
+from engine.cli.render_mock import render_left_out, render_miss, render_summary, usage
+from engine.control.responders import report_of
+from engine.report import Miss, MockReport
+from engine.snapshot import Snapshot, SnapshotError
+
+MISSED = 3
+"""Exit status where requests had no answer and --fail-on-miss was given."""
+WATCH_SECONDS = 1.0
+"""How soon a miss is shown."""
+MISSES_SHOWN = 20
+"""Misses that are shown as they happen: all of them are in the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to stand in for, and how. `speed`: of recorded delays; 0 for none."""
+
+    snapshot: Path
+    address: str = ""
+    port: int = 0
+    only: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    speed: float = 0.0
+
+
+class Mocking:
+    """A responder in the engine of this command, from its start to its report."""
+
+    def __init__(self, parts: Parts, settings: Settings) -> None:
+        """Start it. Raises Failure."""
+        self._control = parts.control_service
+        request = control_pb2.StartResponderRequest(
+            snapshot=settings.snapshot.name,
+            address=settings.address,
+            port=settings.port,
+            only=settings.only,
+            excluded=settings.excluded,
+            speed=settings.speed,
+        )
+        try:
+            self.responder = self._control.StartResponder(request).responder
+        except grpc.RpcError as error:
+            raise Failure(error.details() or str(error)) from error
+
+    def report(self) -> MockReport:
+        """What happened so far. Raises grpc.RpcError where the engine is gone."""
+        return report_of(self._control.GetResponder(control_pb2.GetResponderRequest(responder_id=self.responder.id)).run)
+
+    def stop(self) -> MockReport:
+        """End it. Raises grpc.RpcError where the engine is gone."""
+        return report_of(self._control.StopResponder(control_pb2.StopResponderRequest(responder_id=self.responder.id)).run)
+
+
+class MissWatch:
+    """Tells of misses as they happen, each once."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._told = 0
+
+    def tell(self, misses: tuple[Miss, ...]) -> None:
+        """Show those that are new."""
+        for miss in misses[self._told : MISSES_SHOWN]:
+            render_miss(self._console, miss)
+        if self._told < MISSES_SHOWN <= len(misses):
+            self._console.print("more misses are not shown here; --report FILE has them", style="dim")
+        self._told = max(self._told, len(misses))
+
+
+@click.command(name="mock")
+@click.argument("snapshot", type=click.Path(path_type=Path))
+@click.option("--listen", default="127.0.0.1:0", help="ADDRESS:PORT to listen on.  [default: a free port of 127.0.0.1]")
+@click.option("--only", multiple=True, metavar="HOST", help="Mock this backend only; may be given again. HOST or HOST:PORT.")
+@click.option("--except", "excluded", multiple=True, metavar="HOST", help="Do not mock this backend; may be given again.")
+@click.option(
+    "--timing", default="none", show_default=True, help="none, recorded, or a speed: 2x answers in half the recorded time."
+)
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write what happened to FILE, as JSON.")
+@click.option("--fail-on-miss", is_flag=True, help=f"Exit with {MISSED} if a request had no recorded answer.")
+def command(
+    snapshot: Path,
+    listen: str,
+    only: tuple[str, ...],
+    excluded: tuple[str, ...],
+    timing: str,
+    report: Path | None,
+    fail_on_miss: bool,
+) -> None:
+    """Stand in for the backends of SNAPSHOT until Ctrl-C.
+
+    One port takes HTTP and HTTPS for all of them, directly and as a proxy, and answers what was recorded. What was not
+    recorded gets an answer that says so, and which recording is nearest. Nothing reaches a real backend.
+    """
+    path = snapshot.absolute()
+    address, port = _listening(listen)
+    _check(path)
+    settings = Settings(path, address, port, only, excluded, _speed(timing))
+    person = caller()
+    parts = Parts(person, path.parent, with_agent=False)
+    try:
+        found = _serve(parts, settings)
+    finally:
+        parts.stop()
+    if report:
+        write_report(report, found, person)
+    sys.exit(MISSED if fail_on_miss and found.matches < found.requests else 0)
+
+
+def _serve(parts: Parts, settings: Settings) -> MockReport:
+    """Run until a signal; the report."""
+    console = Console(stderr=True, highlight=False)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    mocking, watch = Mocking(parts, settings), MissWatch(console)
+    render_left_out(console, mocking.responder.left_out)
+    console.print(usage(mocking.responder), markup=False, soft_wrap=True)
+    try:
+        while not stop.wait(WATCH_SECONDS):
+            watch.tell(mocking.report().misses)
+        found = mocking.stop()
+    except grpc.RpcError as error:
+        raise Failure(f"the engine ended: {parts.engine.last_words()}") from error
+    watch.tell(found.misses)
+    render_summary(console, found)
+    return found
+
+
+def _check(path: Path) -> None:
+    try:
+        with Snapshot(path):
+            pass
+    except SnapshotError as error:
+        raise Failure(str(error)) from error
+
+
+def _listening(text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise Failure(f"--listen {text}: give ADDRESS:PORT, such as 127.0.0.1:8443")
+    return address.strip("[]"), int(port)
+
+
+def _speed(timing: str) -> float:
+    if timing in ("none", "recorded"):
+        return float(timing == "recorded")
+    try:
+        speed = float(timing.removesuffix("x"))
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise Failure(f"--timing {timing}: give none, recorded, or a speed such as 2x")
+    return speed
+
+
+def write_report(path: Path, report: MockReport, person: Caller) -> None:
+    """Write the report, as a file of the person's. Raises Failure."""
+    try:
+        path.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        if os.geteuid() == 0:
+            os.chown(path, person.uid, person.gid)
+    except OSError as error:
+        raise Failure(f"the report cannot be written to {path}: {error.strerror}") from error

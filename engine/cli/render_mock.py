@@ -1,0 +1,86 @@
+"""What people see of a responder: how to use it, its misses, and what came of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from understudy.v1 import control_pb2
+
+from engine.cli.text import clean
+from engine.report import Miss, MockReport
+
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+"""What runtimes and SDKs take a CA file from."""
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+"""What clients take a proxy from: curl reads the lower case only, some others the upper case only."""
+
+
+def usage(responder: control_pb2.Responder) -> str:
+    """Say where it is, and how clients get there."""
+    place = f"{f'[{responder.address}]' if ':' in responder.address else responder.address}:{responder.port}"
+    certificate = shlex.quote(responder.ca_file)
+    first = responder.backends[0] if responder.backends else control_pb2.Backend(host="example.com", port=443)
+    scheme, default = ("http", 80) if first.port == 80 else ("https", 443)
+    url = f"{scheme}://{first.host}" + (f":{first.port}" if first.port != default else "") + "/"
+    names = ", ".join(f"{backend.host}:{backend.port}" for backend in responder.backends)
+    return "\n".join(
+        (
+            f"understudy: listening on {place}, standing in for {clean(names) or 'nobody'}; Ctrl-C ends it",
+            f"certificate authority: {responder.ca_file}",
+            "",
+            "Clients that know a proxy, and where they look for certificates:",
+            "  export " + " ".join(f"{name}=http://{place}" for name in PROXY_VARIABLES) + " NODE_USE_ENV_PROXY=1",
+            "  export " + " ".join(f"{name}={certificate}" for name in CA_VARIABLES),
+            "One call:",
+            f"  curl --cacert {certificate} --connect-to {clean(first.host)}:{first.port}:{place} {clean(url)}",
+            "",
+        )
+    )
+
+
+def render_left_out(console: Console, backends: Sequence[control_pb2.Backend]) -> None:
+    """Name the backends that are not stood in for."""
+    if backends:
+        names = ", ".join(f"{backend.host}:{backend.port}" for backend in backends)
+        console.print(Text(clean(f"understudy: left out: {names}"), "yellow"))
+
+
+def render_miss(console: Console, miss: Miss) -> None:
+    """Print a miss and what would have fitted."""
+    title = f"NO_MATCH {miss.operation} ({miss.host}:{miss.port}): {miss.reason}"
+    console.print(Text(clean(title), "yellow"), soft_wrap=True)
+    if miss.nearest:
+        console.print(Text(clean(f"  nearest: {miss.nearest_operation} ({miss.nearest})")), soft_wrap=True)
+    for each in miss.differences:
+        recorded, live = ("nothing" if text is None else text for text in (each.recorded, each.live))
+        console.print(Text(clean(f"  {each.field}: recorded {recorded}, live {live}")), soft_wrap=True)
+
+
+def render_summary(console: Console, report: MockReport) -> None:
+    """Print the table of backends and the responder rate."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("Backend", overflow="fold")
+    for heading in ("Port", "Requests", "Matches", "Misses"):
+        table.add_column(heading, justify="right")
+    for each in report.backends:
+        name = each.host if each.recorded else f"{each.host} (not recorded)"
+        numbers = (f"{each.requests:,}", f"{each.matches:,}", f"{each.misses:,}")
+        table.add_row(Text(clean(name)), str(each.port), *numbers)
+    console.print(table)
+    for reason, times in report.troubles:
+        console.print(Text(clean(f"{times:,} times: {reason}"), "yellow"), soft_wrap=True)
+    rate = report.responder_rate
+    if rate is None:
+        console.print(Text("No requests came", "yellow"))
+        return
+    style = "green" if report.matches == report.requests else "yellow"
+    console.print(Text(f"Responder rate {rate_text(report)}: {report.matches:,} of {report.requests:,} requests", style))
+
+
+def rate_text(report: MockReport) -> str:
+    """Give the responder rate in percent; 100 % only where nothing was missed."""
+    return f"{report.matches * 1000 // max(report.requests, 1) / 10:g} %"

@@ -1,0 +1,199 @@
+"""Which recorded pair answers a request: the exact tier. Pure; a run's state (cursors, keys) lives in its index.
+
+1. Requests of one backend with equal canonical forms are one *group*. Nothing outside of it is ever served.
+2. Where the pairs of a group have one answer, that is it.
+3. Where they differ in headers and in answers, the headers that tell them apart select, and an unknown value is a miss.
+4. What then still has several answers is a sequence: recorded order, the last one sticks. A retry under the same idempotency
+   key is not a new request, neither when recorded nor live.
+
+An index keeps a digest and a number for a pair, whatever its size; the rest stays in the snapshot until it is asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from engine.matching.fields import Canonical, Query, canonical
+from engine.matching.headers import may_select
+from engine.matching.shape import shape
+from engine.protocols.operations import operation
+from engine.rrpair import Fields, Message, RRPair
+from engine.store import Entry
+
+KEYS_LIMIT = 10_000
+"""Idempotency keys of a sequence that a run remembers, the latest: services keep theirs for a day."""
+
+Load = Callable[[int], RRPair]
+"""Reads the pair of a row."""
+Values = tuple[tuple[bytes, ...], ...]
+"""Of each selecting header its values, none where it is not sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A live request, redacted as the recording is. Path undecoded."""
+
+    method: str
+    path: str
+    message: Message
+    form: Canonical
+
+    @classmethod
+    def of(cls, method: str, path: str, query: Query, message: Message) -> Request:
+        """Bring it into canonical form."""
+        return cls(method, path, message, canonical(method, path, query, message))
+
+    @property
+    def operation(self) -> str:
+        """What a person would call it."""
+        index = {name.lower(): value for name, value in self.message.headers}
+        return operation(self.method, self.path, index, self.message.body)
+
+
+class Sequence:
+    """The answers to requests that are equal, in recorded order; the last one sticks."""
+
+    __slots__ = ("_cursor", "_given", "rows")
+
+    def __init__(self, rows: Iterable[int]) -> None:
+        self.rows = array("q", rows)
+        self._cursor = 0
+        self._given: OrderedDict[bytes, int] | None = None
+
+    def next(self, key: bytes = b"") -> int:
+        """Row of the next answer, or of the one that was given under the same idempotency key."""
+        rows = self.rows
+        if len(rows) == 1:
+            return rows[0]
+        given = self._given
+        if key and given and key in given:
+            return given[key]
+        row = rows[self._cursor]
+        if self._cursor < len(rows) - 1:
+            self._cursor += 1
+        if key:
+            self._remember(key, row)
+        return row
+
+    def _remember(self, key: bytes, row: int) -> None:
+        if self._given is None:
+            self._given = OrderedDict()
+        self._given[key] = row
+        if len(self._given) > KEYS_LIMIT:
+            self._given.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Sequences that headers choose from."""
+
+    names: tuple[bytes, ...]
+    parts: dict[Values, Sequence]
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """No answer, for the request's values of these headers were never recorded. `row` is a pair that is equal but for them."""
+
+    names: tuple[bytes, ...]
+    row: int
+
+
+_Member = tuple[int, bytes, bytes, bytes]
+"""A pair of a group by what its signature says: row, headers, answer, idempotency key."""
+_MEMBER = struct.Struct("<q8s8s8s")
+_NO_KEY = bytes(8)
+
+
+class Index:
+    """The pairs of one backend."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.rows_by_shape: dict[str, array[int]] = {}
+        """Pairs that look alike: where to look for the nearest."""
+        self._groups: dict[bytes, bytes | bytearray | Sequence | Choice] = {}
+        """By digest: packed members until somebody asks."""
+
+    def add(self, entry: Entry) -> None:
+        """Take in a pair; in recorded order, and before the first request."""
+        signed = {name: bytes.fromhex(value) for name, value in entry.signature.items()}
+        member = _MEMBER.pack(entry.row, signed["headers"], signed["answer"], signed.get("idempotency", _NO_KEY))
+        group = self._groups.setdefault(signed["request"], member)
+        if isinstance(group, bytearray):
+            group += member
+        elif group is not member:
+            assert isinstance(group, bytes)
+            self._groups[signed["request"]] = bytearray(group + member)
+        look = shape(entry.method, entry.path, entry.operation)
+        self.rows_by_shape.setdefault(look, array("q")).append(entry.row)
+
+    def find(self, request: Request) -> Sequence | Undecided | None:
+        """Give what answers a request; None where no recorded one is equal to it."""
+        digest = request.form.digest
+        group = self._groups.get(digest)
+        if group is None:
+            return None
+        if isinstance(group, (bytes, bytearray)):
+            group = self._groups[digest] = self._settle(list(_MEMBER.iter_unpack(group)))
+        if isinstance(group, Sequence):
+            return group
+        chosen = group.parts.get(_values(request.message.headers, group.names))
+        return chosen or Undecided(group.names, next(iter(group.parts.values())).rows[0])
+
+    def _settle(self, members: list[_Member]) -> Sequence | Choice:
+        """Put a group in order."""
+        members = _without_retries(members)
+        if len({answer for _, _, answer, _ in members}) == 1:
+            return Sequence([members[0][0]])
+        if len({headers for _, headers, _, _ in members}) == 1:
+            return Sequence([row for row, *_ in members])
+        return self._choice(members)
+
+    def _choice(self, members: list[_Member]) -> Sequence | Choice:
+        """Part a group by the headers that differ, unless each part has the same answers."""
+        first = {headers: row for row, headers, _, _ in reversed(members)}
+        sent = {headers: self.load(row).request.headers for headers, row in first.items()}
+        names = _varying([may_select(fields) for fields in sent.values()])
+        parts: dict[Values, list[_Member]] = {}
+        for member in members:
+            parts.setdefault(_values(sent[member[1]], names), []).append(member)
+        if len({tuple(answer for _, _, answer, _ in part) for part in parts.values()}) == 1:
+            return Sequence([row for row, *_ in members])
+        return Choice(names, {values: self._settle_part(part) for values, part in parts.items()})
+
+    @staticmethod
+    def _settle_part(members: list[_Member]) -> Sequence:
+        answers = {answer for _, _, answer, _ in members}
+        return Sequence([row for row, *_ in members][: 1 if len(answers) == 1 else None])
+
+
+def _without_retries(members: list[_Member]) -> list[_Member]:
+    """Drop what was asked again under the same idempotency key."""
+    seen: set[bytes] = set()
+    kept = []
+    for member in members:
+        key = member[3]
+        if key == _NO_KEY or key not in seen:
+            kept.append(member)
+            seen.add(key)
+    return kept
+
+
+def _varying(sent: list[list[tuple[bytes, bytes]]]) -> tuple[bytes, ...]:
+    """Names of the headers that are not the same in all of these."""
+    names = {name for fields in sent for name, _ in fields}
+    return tuple(sorted(name for name in names if len({_of(fields, name) for fields in sent}) > 1))
+
+
+def _of(fields: list[tuple[bytes, bytes]], name: bytes) -> tuple[bytes, ...]:
+    return tuple([value for each, value in fields if each == name])
+
+
+def _values(headers: Fields, names: tuple[bytes, ...]) -> Values:
+    fields = may_select(headers)
+    return tuple([_of(fields, name) for name in names])

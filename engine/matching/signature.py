@@ -1,0 +1,35 @@
+"""A pair's signature: what an index needs of it, made when it is recorded, so that a start reads no body again."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from engine.matching.fields import canonical
+from engine.matching.headers import answer_headers, idempotency_key, may_select, short_digest
+from engine.rrpair import Message, RRPair
+
+SIGNATURE_VERSION = "1"
+"""Rises whenever the same pair would get another signature: older ones are then made again from the pairs."""
+
+
+def signature(pair: RRPair) -> dict[str, str]:
+    """Sign a redacted pair; hexadecimal digests, equal where these are equal.
+
+    `request`: its canonical form. `headers`: those that might select. `answer`: what makes it another answer.
+    `idempotency`: its key, where it has one.
+    """
+    request = pair.request
+    signed = {
+        "request": canonical(pair.method, pair.path, pair.query, request).digest.hex(),
+        "headers": short_digest(list(chain.from_iterable(may_select(request.headers)))),
+        "answer": _answer(pair.status, pair.response) if pair.response else "",
+    }
+    key = idempotency_key(request.headers)
+    if key:
+        signed["idempotency"] = short_digest([key])
+    return signed
+
+
+def _answer(status: int, response: Message) -> str:
+    parts = [b"%d" % status, *chain.from_iterable(answer_headers(response.headers)), response.body]
+    return short_digest(parts)

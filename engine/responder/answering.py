@@ -1,0 +1,101 @@
+"""From a live request to its answer. No I/O but reading the snapshot, no clock but the run's."""
+
+from __future__ import annotations
+
+from engine.matching.explain import Difference, Explanation, explain
+from engine.matching.headers import idempotency_key
+from engine.matching.index import Request, Sequence, Undecided
+from engine.matching.shape import shape
+from engine.protocols.http1 import split_query, split_target
+from engine.redaction import Redactor
+from engine.responder.backends import Backends, Place, Scope
+from engine.responder.misses import miss_reply
+from engine.responder.replies import Replies, Reply, Way
+from engine.responder.requests import Asked
+from engine.responder.run import Count, Run
+from engine.rrpair import Message
+
+
+class Plan:
+    """How to answer a request, also when it comes again: each time the next answer of its sequence."""
+
+    __slots__ = ("_count", "_key", "_replies", "_sequence", "_way")
+
+    def __init__(self, sequence: Sequence, key: bytes, way: Way, replies: Replies, count: Count) -> None:
+        self._sequence, self._key, self._way, self._replies, self._count = sequence, key, way, replies, count
+
+    def take(self) -> Reply:
+        """Give the answer, and count it. Raises SnapshotError."""
+        reply = self._replies.get(self._sequence.next(self._key), self._way)
+        self._count.requests += 1
+        self._count.matches += 1
+        return reply
+
+
+class Answering:
+    """Answers the requests of a run."""
+
+    def __init__(self, backends: Backends, redactor: Redactor, replies: Replies, run: Run) -> None:
+        self._backends, self._redactor, self._replies, self._run = backends, redactor, replies, run
+
+    def answer(self, scope: Scope, asked: Asked) -> Plan | Reply:
+        """Give a plan for a request that was recorded, else the answer that says why not. Raises SnapshotError."""
+        authority, path, query = split_target(asked.method, asked.target)
+        place = self._backends.place(scope, authority or _host(asked))
+        request = self._redacted(asked, f"{path}?{query}" if query else path)
+        index = self._backends.indexes.get(place)
+        found = index.find(request) if index else None
+        if isinstance(found, Sequence):
+            key = idempotency_key(asked.headers)
+            return Plan(found, key, _way(asked), self._replies, self._run.count(place))
+        return self._missed(place, request, found, not asked.keep_alive)
+
+    def _redacted(self, asked: Asked, target: str) -> Request:
+        """Redact a request as the recorder did."""
+        line = f"{asked.method} {target} HTTP/1.1".encode("latin-1")
+        message = self._redactor.message(Message(line, asked.headers, asked.body, asked.trailers), set())
+        if message.start_line != line:
+            target = message.start_line.decode("latin-1").split(" ", 2)[1]
+        path, _, query = target.partition("?")
+        return Request.of(asked.method, path, split_query(query) if query else (), message)
+
+    def _missed(self, place: Place, request: Request, undecided: Undecided | None, close: bool) -> Reply:
+        digest, operation = request.form.digest, request.operation
+        why = self._run.missed(place, digest)
+        if why is None:
+            why = self._explain(place, request, undecided)
+            self._run.explained(place, digest, operation, request.method, request.path, why)
+        return miss_reply(place, operation, request.message, why, close)
+
+    def _explain(self, place: Place, request: Request, undecided: Undecided | None) -> Explanation:
+        index = self._backends.indexes.get(place)
+        if index:
+            return explain(index, request, undecided)
+        name = f"{place[0]}:{place[1]}"
+        if place in self._backends.off:
+            return Explanation(f"{name} was recorded, but is left out of this run")
+        return self._elsewhere(name, request)
+
+    def _elsewhere(self, name: str, request: Request) -> Explanation:
+        """Where nothing was recorded of a host, its request may have been recorded of another."""
+        reason = f"nothing was recorded of {name}"
+        look = shape(request.method, request.path, request.operation)
+        for (host, port), index in self._backends.indexes.items():
+            if look in index.rows_by_shape:
+                near = explain(index, request)
+                differs = (Difference("host", f"{host}:{port}", name), *near.differences)
+                return Explanation(reason, near.nearest, near.operation, differs)
+        return Explanation(reason)
+
+
+def _host(asked: Asked) -> str:
+    for name, value in asked.headers:
+        if len(name) == 4 and name.lower() == b"host":
+            return value.decode("latin-1")
+    return ""
+
+
+def _way(asked: Asked) -> Way:
+    if asked.version != "1.1":
+        return Way.OLD
+    return Way.KEEP if asked.keep_alive else Way.CLOSE

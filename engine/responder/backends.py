@@ -1,0 +1,134 @@
+"""Whose answers a responder has, and which of them a request is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from engine.matching.index import Index
+from engine.pairing.description import host_and_port
+from engine.protocols import HTTP1
+from engine.responder.destination import Destination
+from engine.rrpair import Flow, Role
+from engine.snapshot import Snapshot
+from engine.store import Entry
+
+Place = tuple[str, int]
+"""A backend: host in lower case, and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a connection says of whom it was meant for.
+
+    `destination` is where it was redirected from, or the target of its CONNECT. `port` is the responder's own.
+    """
+
+    tls: bool
+    server_name: str
+    destination: Destination | None
+    port: int
+
+
+class Backends:
+    """The backends of a snapshot that are stood in for."""
+
+    def __init__(self, snapshot: Snapshot, only: Iterable[str] = (), excluded: Iterable[str] = ()) -> None:
+        """Read the snapshot. `only` and `excluded` name backends by HOST or HOST:PORT.
+
+        Raises SnapshotError, and ValueError where a name is no backend's.
+        """
+        self._only, self._left_out = set(only), {*excluded, *snapshot.unchecked}
+        self.indexes: dict[Place, Index] = {}
+        self.off: set[Place] = set()
+        """Recorded, but not stood in for."""
+        self.addresses: dict[Place, set[str]] = {}
+        """Where they were reached when they were recorded."""
+        for entry in snapshot.entries():
+            self._take(entry, snapshot)
+        self._take_flows(snapshot.flows())
+        self._check_names({*only, *excluded}, snapshot)
+        self._ports: dict[str, list[int]] = {}
+        for host, port in self.indexes:
+            self._ports.setdefault(host, []).append(port)
+
+    def _take(self, entry: Entry, snapshot: Snapshot) -> None:
+        place = (entry.host, entry.port)
+        if entry.protocol != HTTP1 or entry.method == "CONNECT" or entry.status < 200:
+            return
+        if place not in self.addresses:
+            self.addresses[place] = set()
+            if self._is_wanted(place):
+                self.indexes[place] = Index(snapshot.at)
+            else:
+                self.off.add(place)
+        if entry.address:
+            self.addresses[place].add(entry.address)
+        if place in self.indexes:
+            self.indexes[place].add(entry)
+
+    def _take_flows(self, flows: Iterable[Flow]) -> None:
+        """What was never parsed cannot be served."""
+        for flow in flows:
+            connection = flow.connection
+            host = connection.server_name or connection.remote_address
+            place = (host, connection.remote_port)
+            if connection.role is Role.CLIENT and host and place not in self.indexes:
+                self.off.add(place)
+                self.addresses.setdefault(place, set()).add(connection.remote_address)
+
+    def _is_wanted(self, place: Place) -> bool:
+        return (not self._only or named_by(place, self._only)) and not named_by(place, self._left_out)
+
+    def _check_names(self, names: set[str], snapshot: Snapshot) -> None:
+        for name in names:
+            if not any(named_by(place, [name]) for place in self.addresses):
+                known = ", ".join(sorted(host for host, _ in self.addresses)) or "none"
+                raise ValueError(f"{name} is no backend of {snapshot.path.name}: it has {known}")
+
+    def place(self, scope: Scope, authority: str) -> Place:
+        """Whom a request is for. `authority`: that of its target, else its Host header."""
+        host, port = host_and_port(authority)
+        found = self._known(scope, host, port)
+        if found or not _says_nothing(host):
+            return found or (host, self._port(scope, port)[0])
+        for name in (scope.server_name, scope.destination[0] if scope.destination else ""):
+            if name and (found := self._known(scope, name, port)):
+                return found
+        if port == scope.port and not scope.destination and len(self.indexes) == 1:  # it names the responder itself
+            return next(iter(self.indexes))
+        name = host or scope.server_name or (scope.destination[0] if scope.destination else "")
+        return name, self._port(scope, port)[0]
+
+    def _known(self, scope: Scope, host: str, port: int) -> Place | None:
+        ports = self._ports.get(host)
+        if not ports:
+            return None
+        port, certain = self._port(scope, port)
+        if port in ports:
+            return host, port
+        return None if certain or len(ports) > 1 else (host, ports[0])
+
+    @staticmethod
+    def _port(scope: Scope, port: int) -> tuple[int, bool]:
+        """Port that is meant, and whether that is certain: a name that leads to the responder may come with any port."""
+        if scope.destination:
+            return scope.destination[1], True
+        if port and port != scope.port:
+            return port, True
+        return 443 if scope.tls else 80, False
+
+
+def named_by(place: Place, names: Iterable[str]) -> bool:
+    """Whether one of these names (HOST or HOST:PORT) means the backend."""
+    host, port = place
+    return any(name.lower() in (host, f"{host}:{port}") for name in names)
+
+
+def _says_nothing(host: str) -> bool:
+    """Whether a host's name is none, or an address."""
+    try:
+        return not host or bool(ip_address(host))
+    except ValueError:
+        return False

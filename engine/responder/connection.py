@@ -1,0 +1,219 @@
+"""One connection of a client: TLS or not, a proxy's or not, told by what it says.
+
+A request that came before, to the byte, is answered by its plan without being parsed, redacted or matched again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, cast
+
+from engine.pairing.description import host_and_port
+from engine.responder.answering import Plan
+from engine.responder.backends import Scope
+from engine.responder.misses import error_reply
+from engine.responder.replies import Reply
+from engine.responder.requests import Asked, RequestError, RequestReader
+from engine.responder.tls import HANDSHAKE_BYTE, Layer
+from engine.store import SnapshotError
+
+if TYPE_CHECKING:
+    from engine.responder.server import Responder
+
+PIPELINE_LIMIT = 64
+"""Requests of a connection that wait for their answers before it is read no further."""
+DIGEST_BYTES = 16
+
+Known = dict[bytes, Plan]
+"""Plans by digest of a request's bytes."""
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests and writes answers, one after the other."""
+
+    def __init__(self, responder: Responder) -> None:
+        self._responder = responder
+        self._layer: Layer | None = None
+        self._reader = RequestReader()
+        self._waiting: deque[Asked] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._blocked = False
+        self._ended = False
+        self._undecided = True
+        """Set while the first byte is awaited, which tells whether it is TLS."""
+
+    # -- what the loop calls -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a client, unless there are too many."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        if not self._responder.admit(self):
+            self._transport.abort()
+            return
+        destination = self._responder.original_destination(transport)
+        self._enter(Scope(False, "", destination, self._responder.port))
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes."""
+        if self._undecided:
+            self._undecided = False
+            if data[0] == HANDSHAKE_BYTE and self._layer is None:
+                address = self._scope.destination[0] if self._scope.destination else self._transport.get_extra_info("sockname")[0]
+                self._layer = Layer(self._responder.context, address)
+        if self._layer:
+            data = self._decrypt(self._layer, data)
+            if not data:
+                return
+        try:
+            self._take(data)
+        except SnapshotError as error:
+            self._refuse(RequestError(500, str(error)))
+
+    def eof_received(self) -> bool:
+        """Take the end of the client's way: what it asked before is still answered."""
+        self._ended = True
+        return bool(self._waiting or self._timer) and self._layer is None
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        self._blocked = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._blocked = False
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Forget the client."""
+        if self._timer:
+            self._timer.cancel()
+        self._waiting.clear()
+        self._responder.dismiss(self)
+
+    # -- TLS -----------------------------------------------------------------------------------------------------------
+
+    def _decrypt(self, layer: Layer, data: bytes) -> bytes:
+        was_established = layer.established
+        try:
+            plain = layer.receive(data)
+        except ssl.SSLError as error:
+            self._responder.run.trouble(f"TLS: {error.reason or error}" + f" ({layer.server_name})" * bool(layer.server_name))
+            self._transport.write(layer.output)
+            self._transport.close()
+            return b""
+        if output := layer.output:
+            self._transport.write(output)
+        if layer.established and not was_established:
+            self._enter(replace(self._scope, tls=True, server_name=layer.server_name))
+        return plain
+
+    def _enter(self, scope: Scope) -> None:
+        self._scope = scope
+        self._known = self._responder.known(scope)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def _take(self, data: bytes) -> None:
+        if not self._reader.idle or self._waiting or self._timer or self._blocked:
+            self._read(data, b"")
+            return
+        digest = blake2b(data, digest_size=DIGEST_BYTES).digest()
+        plan = self._known.get(digest)
+        if plan:
+            self._deliver(plan.take())
+        else:
+            self._read(data, digest)
+
+    def _read(self, data: bytes, digest: bytes) -> None:
+        """Parse. `digest`: of the data, where a request may begin with it."""
+        try:
+            asked = self._reader.feed(data)
+        except RequestError as error:
+            self._refuse(error)
+            return
+        if self._reader.waits_for_continue:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._waiting += asked
+        if len(self._waiting) > PIPELINE_LIMIT:
+            self._transport.pause_reading()
+        whole = len(asked) == 1 == len(self._waiting) and self._reader.idle
+        if asked:
+            self._go_on(digest if whole else b"")
+
+    def _go_on(self, digest: bytes = b"") -> None:
+        """Answer what waits, until one has to wait longer."""
+        while self._waiting and not self._timer and not self._blocked:
+            if self._transport.is_closing():
+                return
+            self._answer(self._waiting.popleft(), digest)
+        if not self._waiting and not self._timer and not self._blocked:
+            if self._ended:
+                self._transport.close()
+            elif not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _answer(self, asked: Asked, digest: bytes) -> None:
+        if asked.method == "CONNECT":
+            self._tunnel(asked)
+            return
+        found = self._responder.answering.answer(self._scope, asked)
+        if isinstance(found, Plan):
+            if digest and asked.keep_alive and asked.version == "1.1" and not asked.continue_asked:
+                self._responder.remember(self._known, digest, found)
+            found = found.take()
+        self._deliver(found)
+
+    def _tunnel(self, asked: Asked) -> None:
+        """RFC 9110 section 9.3.6: from here on it is as if the client had connected to the target."""
+        host, port = host_and_port(asked.target)
+        self._write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        rest, self._reader = self._reader.rest, RequestReader()
+        self._enter(replace(self._scope, destination=(host, port or 443)))
+        self._undecided = True
+        if rest:
+            self.data_received(rest)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, reply: Reply) -> None:
+        speed = self._responder.speed
+        if speed and reply.delay:
+            self._timer = asyncio.get_running_loop().call_later(reply.delay / speed, self._deliver_late, reply)
+        else:
+            self._send(reply)
+
+    def _deliver_late(self, reply: Reply) -> None:
+        self._timer = None
+        self._send(reply)
+        self._go_on()
+
+    def _send(self, reply: Reply) -> None:
+        for part in reply.parts(self._responder.clock.date()):
+            self._write(part)
+        if reply.close:
+            self._close()
+
+    def _write(self, data: bytes) -> None:
+        if self._layer:
+            self._layer.send(data)
+            data = self._layer.output
+        self._transport.write(data)
+
+    def _refuse(self, error: RequestError) -> None:
+        self._responder.run.trouble(str(error))
+        self._send(error_reply(error.status, str(error)))
+
+    def _close(self) -> None:
+        if self._layer:
+            self._layer.close()
+            self._transport.write(self._layer.output)
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Break off."""
+        self._transport.abort()

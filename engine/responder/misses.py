@@ -1,0 +1,64 @@
+"""How a request without an answer is told so: in the form of its protocol, in words that name what to mend."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from engine.matching.explain import Explanation
+from engine.responder.backends import Place
+from engine.responder.replies import Reply
+from engine.rrpair import Message
+
+OUTCOME = b"Understudy-Outcome: NO_MATCH\r\n"
+AWS_ERROR = "UnderstudyNoMatch"
+"""Error code that AWS SDKs show; with status 400 none of them tries again."""
+
+
+def miss_reply(place: Place, operation: str, request: Message, why: Explanation, close: bool) -> Reply:
+    """Write the answer to a request that was not recorded."""
+    if request.header(b"x-amz-target") is not None:
+        return _aws(place, operation, request, why, close)
+    explained = {
+        "outcome": "NO_MATCH",
+        "host": place[0],
+        "port": place[1],
+        "operation": operation,
+        "reason": why.reason,
+        "nearest": {"id": why.nearest, "operation": why.operation} if why.nearest else None,
+        "differs": [asdict(difference) for difference in why.differences],
+    }
+    body = json.dumps({"understudy": explained}, indent=1).encode()
+    return _reply(b"404 Not Found", b"Content-Type: application/json\r\n" + OUTCOME, body, request, close)
+
+
+def _aws(place: Place, operation: str, request: Message, why: Explanation, close: bool) -> Reply:
+    """AWS JSON 1.0 and 1.1 (Smithy, "AWS JSON protocols", error serialization)."""
+    media = request.header(b"content-type") or b"application/x-amz-json-1.0"
+    body = json.dumps({"__type": AWS_ERROR, "message": sentence(place, operation, why)}).encode()
+    headers = b"Content-Type: %b\r\nx-amzn-ErrorType: %b\r\n%b" % (media, AWS_ERROR.encode(), OUTCOME)
+    return _reply(b"400 Bad Request", headers, body, request, close)
+
+
+def sentence(place: Place, operation: str, why: Explanation) -> str:
+    """Say it in one line."""
+    parts = [f"understudy: {operation} to {place[0]}:{place[1]}: {why.reason}"]
+    if why.nearest:
+        parts.append(f"the nearest recording is {why.operation} ({why.nearest})")
+    for difference in why.differences:
+        recorded, live = ("nothing" if text is None else repr(text) for text in (difference.recorded, difference.live))
+        parts.append(f"{difference.field} was {recorded}, is {live}")
+    return "; ".join(parts)
+
+
+def error_reply(status: int, reason: str) -> Reply:
+    """Refuse a request that cannot be taken."""
+    body = json.dumps({"understudy": {"outcome": "ERROR", "reason": reason}}).encode()
+    head = b"Content-Type: application/json\r\n"
+    return _reply(b"%d Refused" % status, head, body, Message(b"GET "), close=True)
+
+
+def _reply(status: bytes, headers: bytes, body: bytes, request: Message, close: bool) -> Reply:
+    connection = b"Connection: close\r\n" if close else b""
+    head = b"HTTP/1.1 %b\r\n%b%bContent-Length: %d\r\n\r\n" % (status, headers, connection, len(body))
+    return Reply(head, b"", False, b"" if request.start_line.startswith(b"HEAD ") else body, close, 0.0)

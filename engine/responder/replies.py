@@ -1,0 +1,147 @@
+"""Recorded answers, encoded once: status line and headers as they were, in order and case; the body as on the wire.
+
+Only what a live answer cannot keep is made anew: the Date, whether the connection is kept, and what depends on the body.
+"""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.rrpair import Fields, Message, RRPair
+
+CACHE_BYTES = 256 * 1024 * 1024
+"""Encoded answers that are kept, the latest loaded: those of 100,000 pairs of ordinary size."""
+REPLY_OVERHEAD = 400
+"""Bytes that an encoded answer takes besides its texts."""
+JOINED_BELOW = 64 * 1024
+"""Shorter answers are sent in one piece; longer ones are not copied for it."""
+
+
+class Way(enum.IntEnum):
+    """How an answer has to be written."""
+
+    KEEP = 0
+    CLOSE = 1
+    OLD = 2
+    """To a client of HTTP/1.0: no chunks, no interim responses, and the end of the connection ends it."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer as bytes; between `head` and `rest` goes the date, which may have no place in it. `delay`: recorded, in seconds."""
+
+    head: bytes
+    rest: bytes
+    dated: bool
+    body: bytes
+    close: bool
+    delay: float
+
+    def parts(self, date: bytes) -> tuple[bytes, ...]:
+        """What to send, one after the other."""
+        if self.dated:
+            return (b"".join((self.head, date, self.rest)), self.body) if self.body else (b"".join((self.head, date, self.rest)),)
+        return (self.head, self.body) if self.body else (self.head,)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return len(self.head) + len(self.rest) + len(self.body) + REPLY_OVERHEAD
+
+
+class Replies:
+    """Encoded answers by row; what is evicted is read again."""
+
+    def __init__(self, load: Callable[[int], RRPair], limit: int = CACHE_BYTES) -> None:
+        self._load = load
+        self._limit = limit
+        self._size = 0
+        self._made: OrderedDict[int, Reply] = OrderedDict()
+
+    def get(self, row: int, way: Way) -> Reply:
+        """Give the answer of a pair."""
+        key = row * len(Way) + way
+        return self._made.get(key) or self._make(key, row, way)
+
+    def _make(self, key: int, row: int, way: Way) -> Reply:
+        reply = self._made[key] = encode(self._load(row), way)
+        self._size += reply.size
+        while self._size > self._limit and len(self._made) > 1:
+            self._size -= self._made.popitem(last=False)[1].size
+        return reply
+
+
+def encode(pair: RRPair, way: Way) -> Reply:
+    """Write the answer of a complete pair."""
+    response = pair.response
+    assert response is not None
+    bodiless = pair.method == "HEAD" or pair.status in (204, 304)
+    chunked = not bodiless and response.header(b"transfer-encoding") is not None
+    until_end = not bodiless and not chunked and response.header(b"content-length") is None
+    close = way is not Way.KEEP or until_end or _ended_by_server(response)
+    headers = _framed(_connection(response.headers, close), response.body, bodiless, chunked, way)
+    interim = b"" if way is Way.OLD else b"".join([_head(m.start_line, m.headers) for m in pair.interim if not _is_continue(m)])
+    body = b"" if bodiless else _chunked(response) if chunked and way is not Way.OLD else response.body
+    head, rest, dated = _around_date(response.start_line, headers)
+    if len(body) < JOINED_BELOW:
+        head, rest, body = (head, rest + body, b"") if dated else (head + body, b"", b"")
+    delay = max(pair.response_started - pair.request_ended, 0) / 1e9
+    return Reply(interim + head, rest, dated, body, close, delay)
+
+
+def _is_continue(interim: Message) -> bool:
+    """100 is said when a live client asks for it."""
+    return interim.start_line[9:12] == b"100"
+
+
+def _ended_by_server(response: Message) -> bool:
+    """A server of HTTP/1.0 keeps no connection unless it says so."""
+    kept = (response.header(b"connection") or b"").lower() == b"keep-alive"
+    return response.start_line.startswith(b"HTTP/1.0") and not kept
+
+
+def _connection(headers: Fields, close: bool) -> Fields:
+    """RFC 9112 section 9.6: what the recorded server said of its connection need not hold for this one."""
+    kept = [(name, value) for name, value in headers if name.lower() not in (b"connection", b"keep-alive")]
+    if close:
+        return (*kept, (b"Connection", b"close"))
+    return tuple([(n, v) for n, v in headers if n.lower() != b"connection" or v.lower() != b"close"])
+
+
+def _framed(headers: Fields, body: bytes, bodiless: bool, chunked: bool, way: Way) -> Fields:
+    """Make the headers that depend on the body fit it."""
+    if bodiless:
+        return headers
+    coded = any(name.lower() == b"content-encoding" for name, _ in headers)
+    framed = []
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"content-length":
+            if not chunked:
+                framed.append((name, b"%d" % len(body)))
+        elif lower == b"x-amz-crc32" and not coded:
+            framed.append((name, b"%d" % zlib.crc32(body)))
+        elif lower not in (b"transfer-encoding", b"trailer") or way is not Way.OLD:
+            framed.append((name, value))
+    return tuple(framed)
+
+
+def _head(line: bytes, headers: Fields) -> bytes:
+    return b"".join([line, b"\r\n", *[b"%b: %b\r\n" % field for field in headers], b"\r\n"])
+
+
+def _around_date(line: bytes, headers: Fields) -> tuple[bytes, bytes, bool]:
+    for at, (name, _) in enumerate(headers):
+        if len(name) == 4 and name.lower() == b"date":
+            return _head(line, headers[:at])[:-2] + name + b": ", b"\r\n" + _head(b"", headers[at + 1 :])[2:], True
+    return _head(line, headers), b"", False
+
+
+def _chunked(response: Message) -> bytes:
+    """RFC 9112 section 7.1, in one chunk: how it was cut says nothing."""
+    chunk = b"%x\r\n%b\r\n" % (len(response.body), response.body) if response.body else b""
+    return b"%b0\r\n%b\r\n" % (chunk, b"".join([b"%b: %b\r\n" % field for field in response.trailers]))

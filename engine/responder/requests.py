@@ -1,0 +1,141 @@
+"""Live requests out of the bytes of a connection, by llhttp. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httptools
+
+from engine.rrpair import Fields
+
+HEAD_LIMIT = 256 * 1024
+"""Longest request head: what was recorded must be heard again, and the recorder takes as much."""
+BODY_LIMIT = 64 * 1024 * 1024
+"""Longest body, for the same reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it came. `continue_asked`: its client waits to be told to send the body (RFC 9110 section 10.1.1)."""
+
+    method: str
+    target: str
+    version: str
+    headers: Fields
+    body: bytes
+    trailers: Fields
+    keep_alive: bool
+    continue_asked: bool
+
+
+class RequestError(Exception):
+    """The client's bytes cannot be taken. `status` is what to answer."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class RequestReader:
+    """Requests of one connection. `rest` is what follows a CONNECT: it is no HTTP of ours."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+        self._parser = httptools.HttpRequestParser(self)
+        self._finished: list[Asked] = []
+        self._size = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self.idle = True
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._trailers: list[tuple[bytes, bytes]] = []
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._in_body = False
+        self._expects = False
+        self._version = ""
+        self._keep_alive = False
+
+    def feed(self, data: bytes) -> list[Asked]:
+        """Give the requests that these bytes end. Raises RequestError."""
+        while data:
+            data = self._feed(data)
+        if not self._in_body:
+            self._size = 0 if self.idle else self._size
+            if self._size > HEAD_LIMIT:
+                raise RequestError(431, f"a request head longer than {HEAD_LIMIT // 1024} KiB")
+        elif self._body_size > BODY_LIMIT:
+            raise RequestError(413, f"a request body longer than {BODY_LIMIT // 1024**2} MiB")
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _feed(self, data: bytes) -> bytes:
+        """Give what is left when a request asked for another protocol, which only CONNECT is given."""
+        self._size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if self._finished and self._finished[-1].method == "CONNECT":
+                self.rest = rest
+                return b""
+            self._parser = httptools.HttpRequestParser(self)
+            return rest
+        except httptools.HttpParserError as error:
+            raise RequestError(400, str(error) or "not HTTP/1.1") from error
+        return b""
+
+    @property
+    def waits_for_continue(self) -> bool:
+        """Whether a request whose body is still to come asks whether to send it. True once."""
+        waits, self._expects = self._in_body and self._expects, False
+        return waits
+
+    # -- what llhttp calls ---------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.idle = False
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field, or a trailer field."""
+        (self._trailers if self._in_body else self._headers).append((name, value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._in_body = True
+        self._size = 0
+        self._version = self._parser.get_http_version()
+        self._keep_alive = self._parser.should_keep_alive()
+        self._expects = self._version == "1.1" and any(
+            len(name) == 6 and name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self._headers
+        )
+        self._continue_asked = self._expects
+
+    def on_body(self, part: bytes) -> None:
+        """A piece of the body."""
+        self._body_size += len(part)
+        if self._body_size <= BODY_LIMIT:
+            self._body.append(part)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._finished.append(
+            Asked(
+                self._parser.get_method().decode("latin-1"),
+                self._url.decode("latin-1"),
+                self._version,
+                tuple(self._headers),
+                b"".join(self._body),
+                tuple(self._trailers),
+                self._keep_alive,
+                self._continue_asked,
+            )
+        )
+        self._forget()

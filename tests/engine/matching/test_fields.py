@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import zlib
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.matching.fields import Canonical, canonical, leaves
+from engine.protocols.http1 import split_query
+from engine.rrpair import Message
+
+JSON_TYPE = (b"Content-Type", b"application/json")
+
+
+def form(body: bytes = b"", *headers: tuple[bytes, bytes], target: str = "/p", method: str = "POST") -> Canonical:
+    path, _, query = target.partition("?")
+    return canonical(method, path, split_query(query), Message(b"", headers, body))
+
+
+def equal(one: Canonical, other: Canonical) -> bool:
+    return one.digest == other.digest
+
+
+# -- what does not count -----------------------------------------------------------------------------------------------
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def shuffled(value: Any, order: random.Random) -> Any:
+    if isinstance(value, dict):
+        items = [(key, shuffled(each, order)) for key, each in value.items()]
+        order.shuffle(items)
+        return dict(items)
+    return [shuffled(each, order) for each in value] if isinstance(value, list) else value
+
+
+@given(documents, st.randoms(use_true_random=False), st.booleans())
+def test_json_key_order_white_space_and_escapes_do_not_count(document: Any, order: random.Random, ascii_only: bool) -> None:
+    one = json.dumps(document).encode()
+    other = json.dumps(shuffled(document, order), indent=1, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    assert equal(form(one, JSON_TYPE), form(other, JSON_TYPE))
+
+
+@given(documents, documents)
+def test_other_documents_differ(one: Any, other: Any) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert equal(form(json.dumps(one).encode(), JSON_TYPE), form(json.dumps(other).encode(), JSON_TYPE)) == same
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.text("xyz%+ é&=", max_size=3)), max_size=6), st.randoms(use_true_random=False))
+def test_query_order_counts_among_equal_names_only(parameters: list[tuple[str, str]], order: random.Random) -> None:
+    def written(pairs: list[tuple[str, str]], how: Any) -> str:
+        return "/p?" + "&".join(f"{name}={how(value)}" for name, value in pairs)
+
+    names = list(dict.fromkeys(name for name, _ in parameters))
+    order.shuffle(names)
+    regrouped = [pair for name in names for pair in parameters if pair[0] == name]
+    one, other = form(target=written(parameters, quote)), form(target=written(regrouped, quote_plus))
+    assert equal(one, other)
+    if len({value for name, value in parameters if name == "a"}) > 1:
+        turned = [p for p in reversed(parameters) if p[0] == "a"] + [p for p in parameters if p[0] != "a"]
+        again = [p for p in parameters if p[0] == "a"]
+        assert equal(one, form(target=written(turned, quote))) == (again == again[::-1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (form(b"a=1&b=%20x", (b"content-type", b"application/x-www-form-urlencoded")),
+         form(b"b=+x&a=1", (b"Content-Type", b"application/x-www-form-urlencoded; charset=utf-8"))),
+        (form(gzip.compress(b'{"a":1}'), JSON_TYPE, (b"Content-Encoding", b"gzip")),
+         form(gzip.compress(b'{ "a": 1 }', 1), JSON_TYPE, (b"content-encoding", b"GZIP"))),
+        (form(zlib.compress(b"text"), (b"Content-Encoding", b"deflate")), form(b"text")),
+        (form(target="/p?X-Amz-Signature=1&X-Amz-Date=2&q=1"), form(target="/p?q=1&X-Amz-Signature=3&X-Amz-Date=4")),
+        (form(b"x", (b"User-Agent", b"1"), (b"traceparent", b"00-1")), form(b"x", (b"user-agent", b"2"))),
+    ],
+    ids=["form", "gzip", "deflate", "presigned", "headers"],
+)  # fmt: skip
+def test_equal(one: Canonical, other: Canonical) -> None:
+    assert equal(one, other)
+
+
+def test_the_multipart_boundary_does_not_count() -> None:
+    def parts(boundary: str, value: str = "1") -> Canonical:
+        body = f'--{boundary}\r\nContent-Disposition: form-data; name="x"\r\n\r\n{value}\r\n--{boundary}--\r\n'
+        return form(body.encode(), (b"Content-Type", f'multipart/form-data; boundary="{boundary}"'.encode()))
+
+    assert equal(parts("A"), parts("----WebKit7"))
+    assert not equal(parts("A"), parts("A", "2"))
+    assert ("part.x", "1") in list(leaves(parts("A")))
+
+
+def test_percent_encoding_of_a_path_does_not_count_but_where_segments_part() -> None:
+    assert equal(form(target="/a%7Eb"), form(target="/a%7eb"))
+    assert not equal(form(target="/a%2Fb"), form(target="/a/b"))
+
+
+# -- what counts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b'{"a":1}', b'{"a":"1"}'),
+        (b'{"a":18446744073709551616}', b'{"a":18446744073709551617}'),
+        (b'{"a":1}', b'{"a":1.0}'),
+        (b'{"a":1}', b'{"a":1,"a":1}'),
+        (b'{"a":1,"a":2}', b'{"a":2,"a":1}'),
+        (b"[1,2]", b"[2,1]"),
+        (b'{"a":null}', b"{}"),
+        (b"{}", b"[]"),
+        (b'{"a":{}}', b'{"a":[]}'),
+        (b'[["a",["1"]]]', b'{"a":1}'),
+        (b'"x"', b"x"),
+    ],
+)
+def test_json_that_differs(one: bytes, other: bytes) -> None:
+    assert not equal(form(one, JSON_TYPE), form(other, JSON_TYPE))
+
+
+def test_method_path_media_and_operation_count() -> None:
+    base = form(b"{}", JSON_TYPE)
+    assert not equal(base, form(b"{}", JSON_TYPE, method="PUT"))
+    assert not equal(base, form(b"{}", JSON_TYPE, target="/q"))
+    assert not equal(base, form(b"{}", (b"Content-Type", b"application/xml")))
+    scan, delete = ((JSON_TYPE, (b"X-Amz-Target", b"DynamoDB_20120810." + name)) for name in (b"Scan", b"DeleteTable"))
+    assert not equal(form(b'{"TableName":"T"}', *scan), form(b'{"TableName":"T"}', *delete))
+
+
+# -- robust ------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"application/json", b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=-", b"x", b""]),
+    st.sampled_from([b"", b"gzip", b"deflate", b"br"]),
+    st.text(st.characters(max_codepoint=255), max_size=30),
+)
+def test_nothing_raises_and_every_field_is_text(body: bytes, media: bytes, coding: bytes, target: str) -> None:
+    found = form(body, (b"Content-Type", media), (b"Content-Encoding", coding), target=target)
+    assert len(found.digest) == 16
+    places = [place for place, _ in leaves(found)]
+    assert len(places) == len(set(places))
+
+
+def test_deep_nesting_is_compared_as_bytes() -> None:
+    for depth in (400, 3000, 100_000):
+        deep = b"[" * depth + b"]" * depth
+        found = form(deep, JSON_TYPE)
+        assert equal(found, form(deep, JSON_TYPE))
+        assert not equal(found, form(deep + b" ", JSON_TYPE)) or found.kind == "json"
+        assert list(leaves(found))
+
+
+def test_leaves_name_every_field() -> None:
+    found = form(
+        b'{"Key":{"id":{"S":"x"}},"n":[1,{"a/b":true},{}],"n":null}',
+        JSON_TYPE,
+        (b"X-Amz-Target", b"DynamoDB_20120810.GetItem"),
+        target="/v1/x?b=2&a=1&b=3",
+    )
+    assert list(leaves(found)) == [
+        ("method", "POST"), ("path.1", "v1"), ("path.2", "x"), ("query.a", "1"), ("query.b", "2"), ("query.b#2", "3"),
+        ("header.x-amz-target", "DynamoDB_20120810.GetItem"), ("header.content-type", "application/json"),
+        ("body/Key/id/S", '"x"'), ("body/n/0", "1"), ("body/n/1/a~1b", "true"), ("body/n/2", "{}"), ("body/n", "null"),
+    ]  # fmt: skip

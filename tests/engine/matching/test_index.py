@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.matching.explain import Difference, explain
+from engine.matching.index import Index, Request, Sequence, Undecided
+from engine.rrpair import Message, RRPair
+from engine.snapshot import Snapshot
+from tests.engine.making import Exchange, Headers, pairs_of, write_snapshot
+
+JSON: Headers = (("Content-Type", "application/json"),)
+
+
+class Asked:
+    """An index over a snapshot of these exchanges, and how to ask it."""
+
+    def __init__(self, folder: Path, *exchanges: Exchange) -> None:
+        path = folder / "a.snapshot"
+        path.unlink(missing_ok=True)
+        self.snapshot = Snapshot(write_snapshot(path, *exchanges))
+        self.redactor = self.snapshot.redactor()
+        self.index = Index(self.snapshot.at)
+        for entry in self.snapshot.entries():
+            self.index.add(entry)
+
+    def request(self, exchange: Exchange) -> Request:
+        [pair] = pairs_of(exchange)
+        pair = self.redactor.pair(pair)
+        return Request.of(pair.method, pair.path, pair.query, pair.request)
+
+    def ask(self, exchange: Exchange, key: bytes = b"") -> str:
+        found = self.index.find(self.request(exchange))
+        if isinstance(found, Sequence):
+            response = self.snapshot.at(found.next(key)).response
+            assert response
+            return response.body.decode()
+        return "undecided" if found else "none"
+
+    def explain(self, exchange: Exchange) -> tuple[str, tuple[Difference, ...]]:
+        request = self.request(exchange)
+        found = self.index.find(request)
+        assert not isinstance(found, Sequence)
+        explanation = explain(self.index, request, found)
+        return explanation.operation, explanation.differences
+
+
+def get(answer: str, *headers: tuple[str, str], target: str = "/job", status: str = "200 OK") -> Exchange:
+    return Exchange(f"GET {target}", answer.encode(), headers, status=status)
+
+
+def post(answer: str, body: str, *headers: tuple[str, str], target: str = "/v1/charges") -> Exchange:
+    return Exchange(f"POST {target}", answer.encode(), (*JSON, *headers), body.encode())
+
+
+def test_each_request_gets_its_own_answer(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, *[post(f"answer {n}", f'{{"n":{n}}}') for n in range(50)])
+    assert [asked.ask(post("", f'{{ "n" : {n} }}')) for n in (7, 49, 0)] == ["answer 7", "answer 49", "answer 0"]
+    assert asked.ask(post("", '{"n":50}')) == "none"
+    assert asked.ask(post("", '{"n":"7"}')) == "none"
+
+
+def test_equal_requests_are_a_sequence_whose_last_answer_sticks(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("queued"), get("queued"), get("running"), get("done"))
+    assert [asked.ask(get("")) for _ in range(6)] == ["queued", "queued", "running", "done", "done", "done"]
+
+
+def test_equal_answers_are_one(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, *[get("same", ("User-Agent", str(n))) for n in range(5)])
+    assert asked.ask(get("", ("User-Agent", "unknown"))) == "same"
+
+
+def test_what_is_new_in_each_request_does_not_select(tmp_path: Path) -> None:
+    def headers(n: int) -> Headers:
+        signed = f"AWS4-HMAC-SHA256 Credential=AKIA{n:016d}/20260101/r/s/aws4_request, SignedHeaders=host, Signature={n:064x}"
+        return (
+            ("X-Amz-Date", f"2026010{n}"),
+            ("traceparent", f"00-{n:032x}"),
+            ("amz-sdk-invocation-id", str(n)),
+            ("Authorization", signed.replace(f"AKIA{n:016d}", "AKIA" + "0" * 16)),
+        )
+
+    asked = Asked(tmp_path, get("one", *headers(1)), get("two", *headers(2)))
+    assert [asked.ask(get("", *headers(n))) for n in (3, 4, 5)] == ["one", "two", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "unknown"),
+    [
+        ("Authorization", "Bearer alice-token-1", "Bearer bob-token-2", "Bearer eve-token-3"),
+        ("Cookie", "session=alice", "session=bob", "session=eve"),
+        ("Range", "bytes=0-9", "bytes=10-19", "bytes=20-29"),
+        ("X-Api-Key", "a-key", "b-key", "e-key"),
+    ],
+)
+def test_headers_that_alone_tell_answers_apart_select(tmp_path: Path, name: str, first: str, second: str, unknown: str) -> None:
+    asked = Asked(tmp_path, get("for one", (name, first)), get("for two", (name, second)), get("more for one", (name, first)))
+    assert [asked.ask(get("", (name, second))) for _ in range(2)] == ["for two", "for two"]
+    assert [asked.ask(get("", (name, first))) for _ in range(3)] == ["for one", "more for one", "more for one"]
+    assert asked.ask(get("", (name, unknown))) == "undecided"
+    assert asked.ask(get("")) == "undecided"
+    operation, [difference] = asked.explain(get("", (name, unknown)))
+    assert (operation, difference.field) == ("GET /job", f"header.{name.lower()}")
+    assert unknown.split()[-1].split("=")[-1] not in str(difference) or name == "Range"
+
+
+def test_a_header_that_was_sent_only_once_selects(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("whole"), get("", ("If-None-Match", '"v1"'), status="304 Not Modified"))
+    assert asked.ask(get("")) == "whole"
+    found = asked.index.find(asked.request(get("", ("If-None-Match", '"v1"'))))
+    assert isinstance(found, Sequence)
+    assert asked.snapshot.at(found.next()).status == 304
+
+
+def test_clients_with_the_same_sequence_of_answers_are_not_told_apart(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, *[get(answer, ("User-Agent", agent)) for answer in ("wait", "done") for agent in "ab"])
+    assert [asked.ask(get("", ("User-Agent", "c"))) for _ in range(4)] == ["wait", "wait", "done", "done"]
+
+
+def test_an_idempotency_key_gets_its_answer_again(tmp_path: Path) -> None:
+    recorded = [post(f"charge {n}", "{}", ("Idempotency-Key", f"key-{n}")) for n in (1, 1, 2)]
+    asked = Asked(tmp_path, *recorded)
+    given = [asked.ask(post("", "{}"), key) for key in (b"x", b"x", b"y", b"x", b"z", b"y")]
+    assert given == ["charge 1", "charge 1", "charge 2", "charge 1", "charge 2", "charge 2"]
+
+
+def test_the_operation_selects_where_bodies_are_equal(tmp_path: Path) -> None:
+    def call(operation: str, answer: str = "") -> Exchange:
+        headers = (("X-Amz-Target", f"DynamoDB_20120810.{operation}"), ("Content-Type", "application/x-amz-json-1.0"))
+        return Exchange("POST /", answer.encode(), headers, b'{"TableName":"T"}')
+
+    asked = Asked(tmp_path, call("Scan", "items"), call("DeleteTable", "deleted"))
+    assert [asked.ask(call(name)) for name in ("DeleteTable", "Scan", "DescribeTable")] == ["deleted", "items", "none"]
+    _, differences = asked.explain(call("DescribeTable"))
+    assert Difference("header.x-amz-target", "DynamoDB_20120810.Scan", "DynamoDB_20120810.DescribeTable") in differences
+
+
+def test_secrets_are_tokens_on_both_sides(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, post("in", '{"user":"a","password":"hunter2-8c1f"}'), post("out", '{"user":"a","password":"other"}'))
+    assert asked.ask(post("", '{"password":"hunter2-8c1f","user":"a"}')) == "in"
+    _, [difference] = asked.explain(post("", '{"user":"a","password":"guess"}'))
+    assert difference.field == "body/password"
+    assert "guess" not in str(difference)
+    assert "REDACTED-secret-" in str(difference.live)
+
+
+def test_a_miss_names_the_nearest_and_what_differs(tmp_path: Path) -> None:
+    asked = Asked(
+        tmp_path,
+        post("", '{"amount":100,"currency":"usd","customer":"cus_1"}'),
+        post("", '{"amount":200,"currency":"eur","customer":"cus_2"}'),
+        get("", target="/v1/customers/cus_1?limit=3"),
+    )
+    assert asked.explain(post("", '{"amount":200,"currency":"eur","customer":"cus_2","capture":true}')) == (
+        "POST /v1/charges",
+        (Difference("body/capture", None, "true"),),
+    )
+    assert asked.explain(get("", target="/v1/customers/cus_9?limit=3"))[1] == (Difference("path.3", "cus_1", "cus_9"),)
+    request = asked.request(Exchange("DELETE /v1/customers/cus_1"))
+    assert explain(asked.index, request).reason == "DELETE /v1/customers/cus_1 was not recorded"
+
+
+def test_long_values_are_cut_where_they_begin_to_differ(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, post("", '{"a":"' + "x" * 5000 + 'A"}'))
+    [difference] = asked.explain(post("", '{"a":"' + "x" * 5000 + 'B"}'))[1]
+    assert (difference.recorded or "").endswith('xA"')
+    assert (difference.live or "").endswith('xB"')
+    assert len(difference.live or "") < 300
+
+
+def test_only_outbound_and_complete_pairs_are_entries(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("yes"))
+    [entry] = asked.snapshot.entries()
+    assert (entry.host, entry.port, entry.address, entry.operation) == ("api.example.com", 443, "192.0.2.1", "GET /job")
+    assert set(entry.signature) == {"request", "headers", "answer"}
+
+
+def test_a_snapshot_without_signatures_is_signed_when_it_is_read() -> None:
+    """Of format 1, before signatures were made."""
+    path = Path(__file__).parents[2] / "corpus" / "snapshot-v1.snapshot"
+    with Snapshot(path) as snapshot:
+        index = Index(snapshot.at)
+        for entry in snapshot.entries():
+            index.add(entry)
+        pairs: list[RRPair] = list(snapshot.pairs())
+        found = [index.find(Request.of(pair.method, pair.path, pair.query, pair.request)) for pair in pairs]
+        assert [isinstance(each, Sequence) for each in found] == [True, True]
+        assert not isinstance(index.find(Request.of("GET", "/", (), Message(b""))), (Sequence, Undecided))
