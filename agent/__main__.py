@@ -24,6 +24,7 @@ from agent.capture import Captures, Ledger
 from agent.kernel.probes import RING_BYTES, CoreProbes
 from agent.metrics import AgentCollector
 from agent.service import AgentService, ledger_message
+from agent.takeover.redirect import Redirects
 from agent.uplink import Uplink
 
 CAPTURES_AT_ONCE = 32
@@ -43,11 +44,11 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 @click.option("--ring-bytes", default=RING_BYTES, show_default=True, callback=_ring_bytes, help="Size of the ring of events.")
 @click.option("--lease", default="", help="End when standard input ends, and remove this folder: for a parent that may die.")
 def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease: str) -> None:
-    """Capture what workloads of this node say, and send it to an engine."""
+    """Capture what workloads of this node say, send it to an engine, and take over what they call."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server, captures, uplink = build(listen, engine, ring_bytes)
+    server, captures, redirects, uplink = build(listen, engine, ring_bytes)
     if metrics:
         host, _, port = metrics.rpartition(":")
         registry = CollectorRegistry()
@@ -58,6 +59,7 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease: str) ->
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     stop.wait()
     captures.stop_all()
+    redirects.stop_all()
     server.stop(1).wait()
     if uplink:
         uplink.stop()
@@ -65,8 +67,8 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease: str) ->
         shutil.rmtree(lease, ignore_errors=True)
 
 
-def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captures, Uplink | None]:
-    """Put the agent together; nothing is in the kernel before its first capture."""
+def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captures, Redirects, Uplink | None]:
+    """Put the agent together; nothing is in the kernel before its first capture or takeover."""
     known: dict[streams.Process, workloads.Workload] = {}
 
     def look_up(process: streams.Process, command: str) -> workloads.Workload:
@@ -83,9 +85,10 @@ def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captu
 
     uplink = Uplink(engine, uuid.uuid4().hex, encode) if engine else None
     captures = Captures(lambda: CoreProbes(ring_bytes), uplink)
+    redirects = Redirects()
     encoder = wire.Encoder(time.time_ns() - time.monotonic_ns(), platform.node(), look_up, captures.name_of)
     server = grpc.server(ThreadPoolExecutor(CAPTURES_AT_ONCE, thread_name_prefix="rpc"))
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(captures), server)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(captures, redirects), server)
     state = health.HealthServicer()
     state.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
@@ -99,7 +102,7 @@ def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captu
         os.umask(old_mask)
     if uplink:
         uplink.start()
-    return server, captures, uplink
+    return server, captures, redirects, uplink
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:

@@ -261,7 +261,7 @@ class Captures:
 
     def _aim(self, probes: Probes, capture: Capture, target: Target, mount: Path) -> None:
         if target.launched_pid:
-            capture.cgroup = Cgroup(mount, f"{os.getpid()}-{capture.number}")
+            capture.cgroup = Cgroup.for_launched(mount, f"{os.getpid()}-{capture.number}", target.launched_pid)
             self._aim_at(probes, capture, capture.cgroup.path, hold=True)
             capture.cgroup.adopt(target.launched_pid)
         elif target.pid:

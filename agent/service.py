@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 import grpc
@@ -13,6 +13,10 @@ from understudy.v1 import agent_pb2_grpc, capture_pb2
 from agent import describe, wire
 from agent.capture import Capture, Captures, Ledger, Target, Unseen
 from agent.kernel.planner import Plan
+from agent.takeover import redirect
+from agent.takeover.bundles import Command
+from agent.takeover.events import News
+from agent.takeover.names import Backend, parse_address
 
 
 def ledger_message(ledger: Ledger) -> capture_pb2.Ledger:
@@ -36,11 +40,59 @@ def _target(target: pb.Target) -> Target:
     return Target(launched_pid=target.launched_pid, pid=target.pid, cgroup=target.cgroup, container=target.container_id)
 
 
-class AgentService(agent_pb2_grpc.AgentServiceServicer):
-    """Serves one agent's captures."""
+def _backends(backends: Iterable[pb.Backend]) -> tuple[Backend, ...]:
+    return tuple(
+        Backend(each.host, each.port, tuple(filter(None, map(parse_address, each.addresses)))) for each in backends if each.host
+    )
 
-    def __init__(self, captures: Captures) -> None:
+
+def _wanted(request: pb.RedirectRequest) -> redirect.Wanted:
+    """ValueError where it says too little."""
+    if not request.redirect_id or not request.launched_pid or not request.responder.ipv4_port:
+        raise ValueError("a redirection needs an id, a process and a responder")
+    return redirect.Wanted(
+        name=request.redirect_id,
+        launched_pid=request.launched_pid,
+        responder=redirect.Responder(request.responder.pid, request.responder.ipv4_port, request.responder.ipv6_port),
+        recorded=_backends(request.recorded),
+        passed=_backends(request.passed_through),
+        pass_unrecorded=request.pass_unrecorded,
+        ca=request.ca_pem,
+        command=Command(tuple(request.command.arguments), request.command.folder or "/", dict(request.command.environment)),
+    )
+
+
+def _redirect_ready(started: redirect.Redirect) -> pb.RedirectResponse:
+    return pb.RedirectResponse(
+        ready=pb.RedirectReady(
+            cgroup=str(started.cgroup),
+            environment=started.trust.variables,
+            covered=started.trust.covered,
+            not_covered=[pb.CoverFailure(path=path, reason=reason) for path, reason in started.trust.failures],
+            names={str(address): name for address, name in started.names.owned().items()},
+        )
+    )
+
+
+def _call_news(told: redirect.Told) -> pb.RedirectResponse:
+    call = told.call
+    news = pb.CallNews(
+        count=told.count,
+        address=str(call.address),
+        port=call.port,
+        host=told.host,
+        protocol=call.protocol,
+        workload=wire.workload(told.workload),
+    )
+    return pb.RedirectResponse(refused=news) if call.news is News.REFUSED else pb.RedirectResponse(passed=news)
+
+
+class AgentService(agent_pb2_grpc.AgentServiceServicer):
+    """Serves one agent's captures and takeovers."""
+
+    def __init__(self, captures: Captures, redirects: redirect.Redirects) -> None:
         self._captures = captures
+        self._redirects = redirects
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, D102
         response = pb.DescribeResponse(node=platform.node(), kernel_release=platform.release())
@@ -81,6 +133,22 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no capture {request.capture_id!r}")
         self._captures.stop(capture)
         return pb.StopCaptureResponse(ledger=_ledger_of(capture), delivered=capture.delivered)
+
+    def Redirect(self, request: pb.RedirectRequest, context: grpc.ServicerContext) -> Iterator[pb.RedirectResponse]:  # noqa: D102
+        try:
+            started = self._redirects.start(_wanted(request))
+        except (OSError, ValueError, LookupError) as error:
+            _refuse(context, error)
+        # The lease: whatever ends this call ends the redirection.
+        if not context.add_callback(lambda: started.news.put(None)):
+            started.news.put(None)
+        try:
+            yield _redirect_ready(started)
+            while (told := started.news.get()) is not None:
+                yield _call_news(told)
+        finally:
+            self._redirects.stop(started)
+        yield pb.RedirectResponse(stopped=pb.RedirectStopped(untold=started.untold))
 
 
 def _unseen(unseen: Unseen) -> pb.NotCapturable:

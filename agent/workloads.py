@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 PROC = Path("/proc")
 
@@ -135,12 +136,27 @@ def open_mapping(pid: int, mapping: Mapping) -> int:
 
 
 class Cgroup:
-    """A cgroup made for one launched process and what it forks."""
+    """A cgroup made for one launched process and what it forks, by a capture, a takeover, or both: who comes last removes it."""
 
-    def __init__(self, mount: Path, name: str) -> None:
-        """Make it, directly below the mount, where every process may be moved to."""
-        self.path = mount / f"{CGROUP_PREFIX}{name}"
-        self.path.mkdir()
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def for_launched(cls, mount: Path, name: str, pid: int) -> Self:
+        """The one of ours that a process is in, or a new one, directly below the mount, where every process may be moved to."""
+        present = mount / cgroup_of(pid).lstrip("/")
+        if present.name.startswith(CGROUP_PREFIX):
+            return cls(present)
+        made = cls(mount / f"{CGROUP_PREFIX}{name}")
+        made.path.mkdir()
+        return made
+
+    @property
+    def populated(self) -> bool:
+        """Whether processes are in it or below."""
+        with contextlib.suppress(OSError):
+            return "populated 1" in (self.path / "cgroup.events").read_text()
+        return False
 
     def adopt(self, pid: int) -> None:
         """Move a process into it."""

@@ -3,10 +3,7 @@
 #ifndef UNDERSTUDY_EVENTS_H
 #define UNDERSTUDY_EVENTS_H
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
+#include "types.h"
 
 #define CHUNK_MAX 16384 /* a TLS record's plaintext (RFC 8446 section 5.1): most reads are one chunk */
 

@@ -69,7 +69,9 @@ def _library() -> ctypes.CDLL:
         "bpf_program__set_expected_attach_type": (c_int, [c_void_p, c_int]),
         "bpf_program__attach_raw_tracepoint": (c_void_p, [c_void_p, c_char_p]),
         "bpf_program__attach_uprobe_opts": (c_void_p, [c_void_p, c_int, c_char_p, c_size_t, c_void_p]),
+        "bpf_program__attach_cgroup": (c_void_p, [c_void_p, c_int]),
         "bpf_link__destroy": (c_int, [c_void_p]),
+        "bpf_link__fd": (c_int, [c_void_p]),
         "bpf_map__fd": (c_int, [c_void_p]),
         "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
         "bpf_map__max_entries": (c_uint32, [c_void_p]),
@@ -146,10 +148,11 @@ class Map:
 
 
 class Link:
-    """An attached program; closing detaches."""
+    """An attached program; closing detaches, unless another process holds its descriptor."""
 
-    def __init__(self, close: Callable[[], object]) -> None:
+    def __init__(self, close: Callable[[], object], fd: int) -> None:
         self._close: Callable[[], object] | None = close
+        self.fd = fd
 
     def close(self) -> None:
         """Detach, once."""
@@ -179,11 +182,15 @@ class Program:
     def _link(self, handle: int | None) -> Link:
         if not handle:
             _raise(f"attaching {self.name}")
-        return Link(lambda: self._library.bpf_link__destroy(handle))
+        return Link(lambda: self._library.bpf_link__destroy(handle), self._library.bpf_link__fd(handle))
 
     def attach_raw_tracepoint(self, name: str) -> Link:
         """Attach to a kernel tracepoint."""
         return self._link(self._library.bpf_program__attach_raw_tracepoint(self._handle, name.encode()))
+
+    def attach_cgroup(self, fd: int) -> Link:
+        """Attach to a cgroup, beside what others have attached there."""
+        return self._link(self._library.bpf_program__attach_cgroup(self._handle, fd))
 
     def attach_uprobe(self, path: str, offset: int, cookie: int, returns: bool) -> Link:
         """Attach to one place of a file by a perf event (needs CAP_SYS_ADMIN on many kernels)."""
@@ -209,7 +216,7 @@ class Program:
         fd = self._library.syscall(number, c_long(_BPF_LINK_CREATE), byref(attr), c_long(ctypes.sizeof(attr)))
         if fd < 0:
             _raise(f"attaching {self.name} to {path}")
-        return Link(lambda: os.close(fd))
+        return Link(lambda: os.close(fd), fd)
 
     def missed_runs(self) -> int:
         """Runs that the kernel skipped because the program ran already on that CPU (bpf_prog_info.recursion_misses)."""

@@ -98,9 +98,9 @@ class Probes(Protocol):
         """Detach and unload everything."""
 
 
-def object_path() -> Path:
+def object_path(name: str = "capture") -> Path:
     """The object built for this machine. FileNotFoundError tells how to build it."""
-    path = Path(str(importlib.resources.files("probes"))) / f"capture.{platform.machine().replace('aarch64', 'arm64')}.o"
+    path = Path(str(importlib.resources.files("probes"))) / f"{name}.{platform.machine().replace('aarch64', 'arm64')}.o"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: build it with `make probes`")
     return path

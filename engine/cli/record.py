@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,22 +101,28 @@ def _show_nothing() -> None:
 class Launcher:
     """The command, waiting to start: see engine/cli/launch.py."""
 
-    def __init__(self, program: str, command: Sequence[str], who: Caller) -> None:
+    def __init__(self, program: str, command: Sequence[str], who: Caller, *, own_mounts: bool = False) -> None:
+        """With `own_mounts`, in a mount namespace of its own; Failure where that is not possible."""
         go_read, self._go = os.pipe()
         self._error, error_write = os.pipe()
         arguments = [str(go_read), str(error_write), str(who.uid), str(who.gid), ",".join(map(str, who.groups))]
         self._program = program
-        self._environment = b"\0".join(key + b"=" + value for key, value in who.environment.items())
+        self._environment = who.environment
+        options = [launch.OWN_MOUNTS] if own_mounts else []
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", launch.__file__, *arguments, program, *command],
+            [sys.executable, "-I", "-S", launch.__file__, *options, *arguments, program, *command],
             pass_fds=(go_read, error_write),
         )
         os.close(go_read)
         os.close(error_write)
+        if own_mounts and (code := os.read(self._error, 16)) != launch.MOUNTS_READY:
+            self.abandon()
+            raise Failure(f"no mounts of its own for {program}: {os.strerror(int(code or 0))}")
 
-    def go(self) -> None:
-        """Let it start; Failure where it cannot."""
-        os.write(self._go, self._environment or b"\0")
+    def go(self, variables: Mapping[str, str] | None = None) -> None:
+        """Let it start, with these variables over its own; Failure where it cannot."""
+        environment = self._environment | {os.fsencode(key): os.fsencode(value) for key, value in (variables or {}).items()}
+        os.write(self._go, b"\0".join(key + b"=" + value for key, value in environment.items()) or b"\0")
         os.close(self._go)
         code = os.read(self._error, 16)  # ends when the command has taken over
         os.close(self._error)

@@ -91,11 +91,14 @@ def test_mappings_can_be_opened_after_the_file_is_gone(tmp_path: Path) -> None:
 def test_a_cgroup_of_its_own() -> None:
     mount = workloads.cgroup_mount()
     assert mount is not None
-    cgroup = workloads.Cgroup(mount, f"test-{os.getpid()}")
+    cgroup = workloads.Cgroup.for_launched(mount, f"test-{os.getpid()}", os.getpid())
     try:
+        assert not cgroup.populated
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
             cgroup.adopt(process.pid)
+            assert cgroup.populated
             assert workloads.cgroup_of(process.pid).endswith(cgroup.path.name)
+            assert workloads.Cgroup.for_launched(mount, "another", process.pid).path == cgroup.path
             assert not cgroup.remove()
     finally:
         while not cgroup.remove():

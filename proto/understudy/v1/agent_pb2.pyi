@@ -416,3 +416,403 @@ class StopCaptureResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopCaptureResponse: _TypeAlias = StopCaptureResponse  # noqa: Y015
+
+@_typing.final
+class RedirectRequest(_message.Message):
+    """RedirectRequest takes over what a launched process and those below it call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDIRECT_ID_FIELD_NUMBER: _builtins.int
+    LAUNCHED_PID_FIELD_NUMBER: _builtins.int
+    RESPONDER_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    PASSED_THROUGH_FIELD_NUMBER: _builtins.int
+    PASS_UNRECORDED_FIELD_NUMBER: _builtins.int
+    CA_PEM_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    redirect_id: _builtins.str
+    """A name for it, chosen by the client, unused so far."""
+    launched_pid: _builtins.int
+    """The process, which has not begun its work and has a mount namespace of its own. It is put into a cgroup of its own, unless
+    it is already in that of a capture.
+    """
+    pass_unrecorded: _builtins.bool
+    """Whether everything else keeps its real connection, too. Else it is refused, save for the loopback."""
+    ca_pem: _builtins.str
+    """The responder's authority, a certificate in PEM, which the process shall trust. Empty: nothing is changed."""
+    @_builtins.property
+    def responder(self) -> Global___Responder:
+        """Who answers."""
+
+    @_builtins.property
+    def recorded(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+        """Backends that the responder answers for."""
+
+    @_builtins.property
+    def passed_through(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+        """Backends that keep their real connection. One that is named in both lists keeps it."""
+
+    @_builtins.property
+    def command(self) -> Global___Command:
+        """What the process is going to be."""
+
+    def __init__(
+        self,
+        *,
+        redirect_id: _builtins.str = ...,
+        launched_pid: _builtins.int = ...,
+        responder: Global___Responder | None = ...,
+        recorded: _abc.Iterable[Global___Backend] | None = ...,
+        passed_through: _abc.Iterable[Global___Backend] | None = ...,
+        pass_unrecorded: _builtins.bool = ...,
+        ca_pem: _builtins.str = ...,
+        command: Global___Command | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "responder", b"responder"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "command", b"command", "launched_pid", b"launched_pid", "pass_unrecorded", b"pass_unrecorded", "passed_through", b"passed_through", "recorded", b"recorded", "redirect_id", b"redirect_id", "responder", b"responder"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedirectRequest: _TypeAlias = RedirectRequest  # noqa: Y015
+
+@_typing.final
+class Responder(_message.Message):
+    """Responder is where redirected calls go. It listens on the loopback of the process's network, and asks for the destination of a
+    connection by getsockopt(SO_ORIGINAL_DST) with 28 bytes: the answer is a sockaddr_in or a sockaddr_in6.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    IPV4_PORT_FIELD_NUMBER: _builtins.int
+    IPV6_PORT_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """The process that accepts."""
+    ipv4_port: _builtins.int
+    """Its port on 127.0.0.1."""
+    ipv6_port: _builtins.int
+    """Its port on ::1; 0: none, IPv6 calls go to 127.0.0.1."""
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        ipv4_port: _builtins.int = ...,
+        ipv6_port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ipv4_port", b"ipv4_port", "ipv6_port", b"ipv6_port", "pid", b"pid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Responder: _TypeAlias = Responder  # noqa: Y015
+
+@_typing.final
+class Backend(_message.Message):
+    """Backend is whom a process calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Its name, or its address where it has none."""
+    port: _builtins.int
+    """Its port."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses at which it was seen."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "host", b"host", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backend: _TypeAlias = Backend  # noqa: Y015
+
+@_typing.final
+class Command(_message.Message):
+    """Command is what a launched process is going to be: where it lies and what it says tells where its certificates may be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    folder: _builtins.str
+    """The folder that it starts in, absolute."""
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The program's path, then the arguments."""
+
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Its environment."""
+
+    def __init__(
+        self,
+        *,
+        arguments: _abc.Iterable[_builtins.str] | None = ...,
+        folder: _builtins.str = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "environment", b"environment", "folder", b"folder"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Command: _TypeAlias = Command  # noqa: Y015
+
+@_typing.final
+class RedirectResponse(_message.Message):
+    """RedirectResponse tells how a redirection goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READY_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ready(self) -> Global___RedirectReady:
+        """Everything is in place: the process may go on."""
+
+    @_builtins.property
+    def refused(self) -> Global___CallNews:
+        """Calls were refused."""
+
+    @_builtins.property
+    def passed(self) -> Global___CallNews:
+        """A call was let through, the first to its destination."""
+
+    @_builtins.property
+    def stopped(self) -> Global___RedirectStopped:
+        """The last process has ended, and with it the redirection."""
+
+    def __init__(
+        self,
+        *,
+        ready: Global___RedirectReady | None = ...,
+        refused: Global___CallNews | None = ...,
+        passed: Global___CallNews | None = ...,
+        stopped: Global___RedirectStopped | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "refused", "passed", "stopped"]  # noqa: Y015
+    _WhichOneofArgType_news: _TypeAlias = _typing.Literal["news", b"news"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_news) -> _WhichOneofReturnType_news | None: ...
+
+Global___RedirectResponse: _TypeAlias = RedirectResponse  # noqa: Y015
+
+@_typing.final
+class RedirectReady(_message.Message):
+    """RedirectReady says that the redirection is on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class NamesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CGROUP_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    COVERED_FIELD_NUMBER: _builtins.int
+    NOT_COVERED_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    cgroup: _builtins.str
+    """The cgroup of the process, absolute. It goes with its last process."""
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Variables to start the process with, over its own."""
+
+    @_builtins.property
+    def covered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files and folders of certificates that also trust the authority now, and sockets of name services that are hidden."""
+
+    @_builtins.property
+    def not_covered(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoverFailure]:
+        """What could not be covered, and why."""
+
+    @_builtins.property
+    def names(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Addresses that recorded names have for this process, by address."""
+
+    def __init__(
+        self,
+        *,
+        cgroup: _builtins.str = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        covered: _abc.Iterable[_builtins.str] | None = ...,
+        not_covered: _abc.Iterable[Global___CoverFailure] | None = ...,
+        names: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "covered", b"covered", "environment", b"environment", "names", b"names", "not_covered", b"not_covered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedirectReady: _TypeAlias = RedirectReady  # noqa: Y015
+
+@_typing.final
+class CoverFailure(_message.Message):
+    """CoverFailure names a file that does not trust the authority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The path."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoverFailure: _TypeAlias = CoverFailure  # noqa: Y015
+
+@_typing.final
+class CallNews(_message.Message):
+    """CallNews tells of calls to one destination by one process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many."""
+    address: _builtins.str
+    """The address called."""
+    port: _builtins.int
+    """The port; 0 where the protocol has none."""
+    host: _builtins.str
+    """The name that the address was given for; empty where it was not asked for by name."""
+    protocol: _builtins.int
+    """IANA protocol number: 6 TCP, 17 UDP."""
+    @_builtins.property
+    def workload(self) -> _capture_pb2.Workload:
+        """Who called."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        host: _builtins.str = ...,
+        protocol: _builtins.int = ...,
+        workload: _capture_pb2.Workload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "count", b"count", "host", b"host", "port", b"port", "protocol", b"protocol", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallNews: _TypeAlias = CallNews  # noqa: Y015
+
+@_typing.final
+class RedirectStopped(_message.Message):
+    """RedirectStopped ends the news."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNTOLD_FIELD_NUMBER: _builtins.int
+    untold: _builtins.int
+    """Refused calls of which there was no room to tell."""
+    def __init__(
+        self,
+        *,
+        untold: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["untold", b"untold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedirectStopped: _TypeAlias = RedirectStopped  # noqa: Y015

@@ -50,6 +50,11 @@ class AgentServiceStub:
                 request_serializer=understudy_dot_v1_dot_agent__pb2.StopCaptureRequest.SerializeToString,
                 response_deserializer=understudy_dot_v1_dot_agent__pb2.StopCaptureResponse.FromString,
                 _registered_method=True)
+        self.Redirect = channel.unary_stream(
+                '/understudy.v1.AgentService/Redirect',
+                request_serializer=understudy_dot_v1_dot_agent__pb2.RedirectRequest.SerializeToString,
+                response_deserializer=understudy_dot_v1_dot_agent__pb2.RedirectResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -77,6 +82,14 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Redirect(self, request, context):
+        """Redirect sends a launched process's outbound calls to a responder for as long as the call lasts. Should the call end, or
+        the agent, while processes are left, theirs fail: they never get at what they were kept from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +107,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.StopCapture,
                     request_deserializer=understudy_dot_v1_dot_agent__pb2.StopCaptureRequest.FromString,
                     response_serializer=understudy_dot_v1_dot_agent__pb2.StopCaptureResponse.SerializeToString,
+            ),
+            'Redirect': grpc.unary_stream_rpc_method_handler(
+                    servicer.Redirect,
+                    request_deserializer=understudy_dot_v1_dot_agent__pb2.RedirectRequest.FromString,
+                    response_serializer=understudy_dot_v1_dot_agent__pb2.RedirectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +196,33 @@ class AgentService:
             '/understudy.v1.AgentService/StopCapture',
             understudy_dot_v1_dot_agent__pb2.StopCaptureRequest.SerializeToString,
             understudy_dot_v1_dot_agent__pb2.StopCaptureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Redirect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/understudy.v1.AgentService/Redirect',
+            understudy_dot_v1_dot_agent__pb2.RedirectRequest.SerializeToString,
+            understudy_dot_v1_dot_agent__pb2.RedirectResponse.FromString,
             options,
             channel_credentials,
             insecure,

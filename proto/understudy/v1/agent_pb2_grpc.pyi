@@ -39,6 +39,10 @@ class AgentServiceStub:
     """Capture captures for as long as the call lasts: a client that goes away ends what it asked for."""
     StopCapture: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StopCaptureRequest, _agent_pb2.StopCaptureResponse]
     """StopCapture ends a capture in good order: everything seen is handed to the engine first."""
+    Redirect: _grpc.UnaryStreamMultiCallable[_agent_pb2.RedirectRequest, _agent_pb2.RedirectResponse]
+    """Redirect sends a launched process's outbound calls to a responder for as long as the call lasts. Should the call end, or
+    the agent, while processes are left, theirs fail: they never get at what they were kept from.
+    """
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -51,6 +55,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Capture captures for as long as the call lasts: a client that goes away ends what it asked for."""
     StopCapture: _aio.UnaryUnaryMultiCallable[_agent_pb2.StopCaptureRequest, _agent_pb2.StopCaptureResponse]  # type: ignore[assignment]
     """StopCapture ends a capture in good order: everything seen is handed to the engine first."""
+    Redirect: _aio.UnaryStreamMultiCallable[_agent_pb2.RedirectRequest, _agent_pb2.RedirectResponse]  # type: ignore[assignment]
+    """Redirect sends a launched process's outbound calls to a responder for as long as the call lasts. Should the call end, or
+    the agent, while processes are left, theirs fail: they never get at what they were kept from.
+    """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """AgentService is the only way to a node's kernel."""
@@ -78,5 +86,15 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.StopCaptureResponse, _abc.Awaitable[_agent_pb2.StopCaptureResponse]]:
         """StopCapture ends a capture in good order: everything seen is handed to the engine first."""
+
+    @_abc_1.abstractmethod
+    def Redirect(
+        self,
+        request: _agent_pb2.RedirectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.RedirectResponse], _abc.AsyncIterator[_agent_pb2.RedirectResponse]]:
+        """Redirect sends a launched process's outbound calls to a responder for as long as the call lasts. Should the call end, or
+        the agent, while processes are left, theirs fail: they never get at what they were kept from.
+        """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

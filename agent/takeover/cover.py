@@ -1,0 +1,198 @@
+"""Makes a process and what it starts trust one more authority, by mounts that only they see. A process of its own.
+
+    python -I -S -c 'from agent.takeover.cover import main; main()' PID < REQUEST > ANSWER
+
+It enters the mount namespace of PID, which must not be the machine's, and there lays a copy that also trusts the authority over
+each bundle. The copies are in a tmpfs that goes with the namespace: nothing is written to a disk. It is not the agent itself, for a
+process with threads cannot enter a mount namespace (setns(2)). With the standard library alone; nothing is imported after entering.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from agent.takeover import bundles
+from agent.takeover.bundles import Command, Found
+from agent.takeover.certificates import first_der, joined, subject_hash
+
+_CLONE_NEWNS = 0x20000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 2, 4, 8, 32, 4096, 1 << 14, 1 << 19
+_MNT_DETACH = 2
+
+_PLACES = ("/tmp", "/run", "/mnt", "/var")
+"""One is covered for a moment by the tmpfs: the process is still waiting to begin, and nobody else sees it."""
+
+TMPFS_OPTIONS = b"mode=0755,size=256m"
+"""Room for a thousand bundles. What is not used takes no memory."""
+
+FOLDER_ENTRIES_MAX = 20_000
+"""Of a folder of certificates that is copied; Debian's has 300."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class Covered:
+    """What was done: paths of files and of folders that also trust the authority, sockets that are hidden, and what could not be
+    done and why. `single` is a file with nothing but the authority, where there is one."""
+
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    sockets: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    single: str = ""
+
+
+def main() -> None:
+    """Read a request (JSON: ca, arguments, folder, environment), act, and print what was done."""
+    pid, request = int(sys.argv[1]), json.load(sys.stdin)
+    command = Command(tuple(request["arguments"]), request["folder"], request["environment"])
+    _enter(pid)
+    covered = _cover(bundles.find(command), request["ca"].encode())
+    json.dump({**asdict(covered), "variables": variables(command, covered)}, sys.stdout)
+
+
+def variables(command: Command, covered: Covered) -> dict[str, str]:
+    """What to set, so that programs read a covered bundle: what names one already stays as it is."""
+    system = next((path for path in covered.files if path in bundles.SYSTEM_FILES), "") or next(iter(covered.files), "")
+    found = {}
+    for name in bundles.VARIABLES:
+        present = command.environment.get(name, "")
+        if present and os.path.realpath(os.path.join(command.folder, present)) in covered.files:
+            continue
+        # Node adds these to its own; the whole list would cost it time at every start.
+        value = covered.single or system if name == "NODE_EXTRA_CA_CERTS" else system
+        if value:
+            found[name] = value
+    return found
+
+
+def _enter(pid: int) -> None:
+    """Enter the mount namespace of a process; OSError, also where it shares the machine's or ours."""
+    theirs = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    if any(theirs == _namespace(other) for other in ("self", "1")):
+        raise OSError(errno.EINVAL, f"process {pid} has no mount namespace of its own")
+    fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    _check(_libc.setns(fd, _CLONE_NEWNS), "setns")
+    os.close(fd)
+    # Whoever made the namespace: no mount of ours may spread to where it came from.
+    _mount(None, "/", None, _MS_REC | _MS_SLAVE)
+
+
+def _namespace(process: str) -> int:
+    with contextlib.suppress(OSError):  # process 1 may hold more capabilities than we do
+        return os.stat(f"/proc/{process}/ns/mnt").st_ino
+    return 0
+
+
+def _cover(found: Found, ca: bytes) -> Covered:
+    """Lay copies over what was found: first all are made, then, when they can be changed no more, mounted."""
+    covered = Covered()
+    targets = [(path, _open(path)) for path in [*found.files, *found.folders, *found.sockets]]
+    bundles_now = {path: path.read_bytes() for path in found.files}
+    place = next(place for place in _PLACES if os.path.isdir(place))
+    options = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    _mount("tmpfs", place, "tmpfs", options, TMPFS_OPTIONS)
+    try:
+        copies = Copies(Path(place), ca, bundles_now)
+        made = []
+        for path, fd in targets:
+            with _noted(covered, path):
+                made.append((path, fd, copies.of_folder(path, fd) if path in found.folders else copies.of_file(path)))
+        _mount(None, place, None, options | _MS_REMOUNT | _MS_RDONLY)
+        for path, fd, copy in made:
+            with _noted(covered, path):
+                _mount(str(copy), f"/proc/self/fd/{fd}", None, _MS_BIND)
+                _list(covered, found, path).append(str(path))
+    finally:
+        _check(_libc.umount2(place.encode(), _MNT_DETACH), "umount")
+    if covered.folders:
+        covered.single = f"{covered.folders[0]}/{_SINGLE}"
+    return covered
+
+
+@contextlib.contextmanager
+def _noted(covered: Covered, path: Path) -> Iterator[None]:
+    """What fails for one does not keep others from being covered."""
+    try:
+        yield
+    except OSError as error:
+        covered.failures.append((str(path), error.strerror or str(error)))
+
+
+def _list(covered: Covered, found: Found, path: Path) -> list[str]:
+    if path in found.sockets:
+        return covered.sockets
+    return covered.folders if path in found.folders else covered.files
+
+
+_SINGLE = "understudy-ca.pem"
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+@dataclass(slots=True)
+class Copies:
+    """The copies, below `place`. `bundles` is what the files of certificates held before."""
+
+    place: Path
+    ca: bytes
+    bundles: dict[Path, bytes]
+
+    def of_file(self, path: Path) -> Path:
+        """Of a bundle; of a socket, an empty file. Bundles that are alike share one."""
+        content = joined(self.bundles[path], self.ca) if path in self.bundles else b""
+        copy = self.place / hashlib.sha256(content).hexdigest()
+        if not copy.exists():
+            copy.write_bytes(content)
+            copy.chmod(0o444)
+        return copy
+
+    def of_folder(self, path: Path, fd: int) -> Path:
+        """Of a folder of certificates, with the authority under the hash of its name. `fd` is open on it."""
+        source, copy = f"/proc/self/fd/{fd}/", self.place / f"folder-{fd}"
+        if sum(len(folders) + len(files) for _, folders, files in os.walk(source)) > FOLDER_ENTRIES_MAX:
+            raise OSError(errno.EFBIG, "too large a folder to copy")
+        shutil.copytree(source, copy, symlinks=True, copy_function=_copy)
+        for bundle, content in self.bundles.items():
+            if bundle.is_relative_to(path):
+                (copy / bundle.relative_to(path)).write_bytes(joined(content, self.ca))
+        (copy / _SINGLE).write_bytes(self.ca)
+        (copy / _SINGLE).chmod(0o444)
+        name = subject_hash(first_der(self.ca))
+        number = next(number for number in range(FOLDER_ENTRIES_MAX) if not os.path.lexists(copy / f"{name}.{number}"))
+        (copy / f"{name}.{number}").symlink_to(_SINGLE)
+        return copy
+
+
+def _copy(source: str, target: str) -> str:
+    """As shutil.copy2, with the owner; of what is no file, nothing."""
+    status = os.lstat(source)
+    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+        shutil.copy2(source, target, follow_symlinks=False)
+        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+    return target
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: bytes | None = None) -> None:
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind)]
+    _check(_libc.mount(*encoded, ctypes.c_ulong(flags), options), f"mounting on {target}")
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")

@@ -1,0 +1,264 @@
+"""The resolver that a workload's programs reach whichever server they ask: on the loopback of their network, by UDP and TCP.
+
+It answers as Names says, and asks the machine's own servers for the rest. It runs on a thread of its own, which lives in the
+network of the workload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from agent.takeover import network
+from agent.takeover.events import Address
+from agent.takeover.message import AAAA, IN, A, Code, Query, answer, read_query, read_response, refuse
+from agent.takeover.names import Names, Way
+
+FORWARD_SECONDS = 1.2
+"""Per server. With three of them it stays below the five seconds after which glibc asks again (resolv.conf(5))."""
+
+FORWARDS_MAX = 256
+"""Questions under way at once; what comes on top is told to try again."""
+
+CONNECTIONS_MAX = 64
+"""TCP connections at once: programs use TCP for large answers only."""
+
+IDLE_SECONDS = 10.0
+"""How long a TCP connection may be silent (RFC 7766 section 6.2.3 asks for a few seconds)."""
+
+ADDRESS_SECONDS = 60
+"""How long programs may remember the addresses of names that have their own. They hold for the whole takeover."""
+
+DNS_PORT = 53
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where it listens on 127.0.0.1 and ::1; 0: not there."""
+
+    udp4: int = 0
+    tcp4: int = 0
+    udp6: int = 0
+    tcp6: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server to ask."""
+
+    host: str
+    port: int = DNS_PORT
+
+
+class Resolver:
+    """Answers for one takeover."""
+
+    def __init__(self, names: Names, servers: Sequence[Server], learned: Callable[[str, Sequence[Address]], None]) -> None:
+        """`learned` is called with a name and its addresses before the program hears of them."""
+        self._names = names
+        self._servers = servers
+        self._learned = learned
+        self._forwards = self._connections = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._error: OSError | None = None
+        self._thread: threading.Thread | None = None
+        self.ports = Ports()
+
+    def start(self, pid: int) -> None:
+        """Listen in the network of a process. OSError where that is not possible."""
+        self._thread = threading.Thread(target=self._run, args=(pid,), name="dns", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._error:
+            raise self._error
+
+    def stop(self) -> None:
+        """Listen no more."""
+        if self._loop and self._end:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._end.set)
+        if self._thread:
+            self._thread.join()
+
+    def _run(self, pid: int) -> None:
+        try:
+            network.enter(pid)
+            asyncio.run(self._serve())
+        except OSError as error:
+            self._error = error
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            udp4, tcp4 = await self._listen(stack, socket.AF_INET, "127.0.0.1")
+            udp6 = tcp6 = 0
+            with contextlib.suppress(OSError):  # a machine may have no IPv6
+                udp6, tcp6 = await self._listen(stack, socket.AF_INET6, "::1")
+            self.ports = Ports(udp4, tcp4, udp6, tcp6)
+            self._started.set()
+            await self._end.wait()
+
+    async def _listen(self, stack: contextlib.AsyncExitStack, family: socket.AddressFamily, host: str) -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), (host, 0), family=family)
+            stack.callback(transport.close)
+            server = await asyncio.start_server(self._converse, host, 0, family=family)
+        except OSError as error:
+            raise OSError(error.errno, f"the loopback {host} cannot be used: {error.strerror}: is `lo` up?") from error
+        stack.callback(server.close)
+        return transport.get_extra_info("sockname")[1], server.sockets[0].getsockname()[1]
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One TCP connection: messages, each after its length (RFC 1035 section 4.2.2)."""
+        self._connections += 1
+        try:
+            while self._connections <= CONNECTIONS_MAX:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    length = int.from_bytes(await reader.readexactly(2), "big")
+                    data = await reader.readexactly(length)
+                reply = await self.respond(data, tcp=True)
+                if reply is None:
+                    break
+                writer.write(len(reply).to_bytes(2, "big") + reply)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
+            pass
+        finally:
+            self._connections -= 1
+            writer.close()
+
+    async def respond(self, data: bytes, *, tcp: bool) -> bytes | None:
+        """The answer to a message; None where it deserves none."""
+        try:
+            query = read_query(data)
+        except ValueError:
+            return refuse(data)
+        name = self._names.canonical(query.name)
+        way = self._names.way(query.name)
+        if way is Way.LOOPBACK:
+            return _addresses(query, ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+        if way is Way.OWN or (way is Way.REAL_OR_OWN and self._names.has_own(name)):
+            return self._own(query, name)
+        reply = await self._ask(query, data, tcp=tcp)
+        return self._judge(query, name, way, reply)
+
+    def _judge(self, query: Query, name: str, way: Way, reply: bytes | None) -> bytes:
+        response = read_response(reply) if reply is not None else None
+        if response and response.code == Code.NO_ERROR:
+            self._names.saw(name, response.addresses)
+            self._learned(name, response.addresses)
+        elif way is Way.REAL_OR_OWN:
+            return self._own(query, name)
+        if reply is not None:
+            return reply
+        return answer(query, Code.NO_SUCH_NAME if way is Way.REAL_OR_NONE else Code.SERVER_FAILURE)
+
+    def _own(self, query: Query, name: str) -> bytes:
+        if query.type not in (A, AAAA) or query.class_ != IN:
+            return answer(query)  # the name is there, but has no such records
+        own = self._names.own(name)
+        if own is None:
+            return answer(query, Code.SERVER_FAILURE)
+        self._learned(name, own)
+        return _addresses(query, *own)
+
+    async def _ask(self, query: Query, data: bytes, *, tcp: bool) -> bytes | None:
+        """The first answer that one of the servers gives; None where none does."""
+        if self._forwards >= FORWARDS_MAX:
+            return None
+        self._forwards += 1
+        try:
+            for server in self._servers:
+                reply = await self._ask_one(server, query, data, tcp=tcp)
+                if reply is not None:
+                    return reply
+        finally:
+            self._forwards -= 1
+        return None
+
+    @staticmethod
+    async def _ask_one(server: Server, query: Query, data: bytes, *, tcp: bool) -> bytes | None:
+        try:
+            async with asyncio.timeout(FORWARD_SECONDS):
+                reply = await (_ask_by_tcp if tcp else _ask_by_udp)(server, data)
+            response = read_response(reply)
+        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+            return None
+        known = response.code in (Code.NO_ERROR, Code.NO_SUCH_NAME)
+        return reply if known and (response.id, response.question) == (query.id, query.question) else None
+
+
+def _addresses(query: Query, ip4: ipaddress.IPv4Address, ip6: ipaddress.IPv6Address) -> bytes:
+    own: dict[int, Address] = {A: ip4, AAAA: ip6}
+    address = own.get(query.type) if query.class_ == IN else None
+    return answer(query, addresses=[address] if address else [], seconds=ADDRESS_SECONDS)
+
+
+async def _ask_by_udp(server: Server, data: bytes) -> bytes:
+    loop = asyncio.get_running_loop()
+    reply: asyncio.Future[bytes] = loop.create_future()
+    transport, _ = await loop.create_datagram_endpoint(lambda: _OneDatagram(reply), remote_addr=(server.host, server.port))
+    try:
+        transport.sendto(data)
+        return await reply
+    finally:
+        transport.close()
+
+
+async def _ask_by_tcp(server: Server, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    try:
+        writer.write(len(data).to_bytes(2, "big") + data)
+        return await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+    finally:
+        writer.close()
+
+
+class _OneDatagram(asyncio.DatagramProtocol):
+    """The first datagram that comes, or why none does."""
+
+    def __init__(self, reply: asyncio.Future[bytes]) -> None:
+        self._reply = reply
+
+    def datagram_received(self, data: bytes, _address: object) -> None:
+        if not self._reply.done():
+            self._reply.set_result(data)
+
+    def error_received(self, error: Exception) -> None:
+        if not self._reply.done():
+            self._reply.set_exception(error)
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """Questions by UDP."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.DatagramTransport)
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
+        if len(self._tasks) >= FORWARDS_MAX:
+            return  # asked again soon
+        task = asyncio.get_running_loop().create_task(self._respond(data, address))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _respond(self, data: bytes, address: tuple[str, int]) -> None:
+        reply = await self._resolver.respond(data, tcp=False)
+        if reply is not None and self._transport:
+            self._transport.sendto(reply, address)

@@ -1,0 +1,32 @@
+"""Starts a process of the agent's own code that must not be the agent: one without its threads, or one that outlives it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import agent
+
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent.takeover.{0} import main; main()"
+"""-I and -S leave the path of imports without our own code and everybody else's; `agent` itself imports nothing."""
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs `main` of agent.takeover.MODULE."""
+    root = Path(agent.__file__).parents[1]
+    return [sys.executable, "-I", "-S", "-c", _START.format(module), str(root), *arguments]
+
+
+def start(module: str, *arguments: str, keep: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start it in a session of its own, with these descriptors open."""
+    return subprocess.Popen(
+        command(module, *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=keep,
+        start_new_session=True,
+        env={},
+    )

@@ -1,0 +1,304 @@
+"""Takeovers: whose calls go where, from the moment before a process begins until the last below it has ended.
+
+The hooks are held by two processes, this one and the keeper, so that they outlive either. When a client is gone while processes are
+left, the hooks stay and refuse what the responder answered before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import select
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent import workloads
+from agent.kernel.takeover import Hooks
+from agent.takeover import helper, trust
+from agent.takeover.bundles import Command
+from agent.takeover.dns import Resolver, Server
+from agent.takeover.events import Action, Address, Call, Settings, decode, network_order
+from agent.takeover.names import Backend, Names, Way, actions_of, normal, read_hosts, read_resolver_configuration
+from agent.takeover.network import Loopback
+from agent.takeover.trust import Trust
+from agent.workloads import Cgroup, Workload
+
+KEEPER_SECONDS = 5.0
+"""How long the keeper of an empty cgroup may take to notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Responder:
+    """Who answers: a process, and its ports on 127.0.0.1 and ::1 (0: none)."""
+
+    pid: int
+    port4: int
+    port6: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a client asks for; see RedirectRequest in proto/understudy/v1/agent.proto."""
+
+    name: str
+    launched_pid: int
+    responder: Responder
+    recorded: tuple[Backend, ...] = ()
+    passed: tuple[Backend, ...] = ()
+    pass_unrecorded: bool = False
+    ca: str = ""
+    command: Command = field(default_factory=Command)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Equal calls of one process, how many, and the name that their address was given for."""
+
+    call: Call
+    count: int
+    host: str
+    workload: Workload
+
+
+class Redirect:
+    """One takeover. Nothing of it is there before start(), which leaves nothing behind where it fails."""
+
+    def __init__(self, number: int, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.news: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
+        self.trust = Trust()
+        self.names = _names(wanted)
+        self.untold = 0
+        self._number = number
+        self._rules: dict[tuple[Address, int], Action] = {}
+        self._ending = threading.Event()
+        self._wake, self._woken = os.pipe()
+        self._undo = contextlib.ExitStack()
+        self._undo.callback(os.close, self._wake)
+        self._undo.callback(os.close, self._woken)
+
+    @property
+    def cgroup(self) -> Path:
+        """The workload's."""
+        return self._cgroup.path
+
+    def start(self, mount: Path) -> None:
+        """Take over. OSError, ValueError or LookupError tell what is wrong."""
+        wanted, pid = self.wanted, self.wanted.launched_pid
+        with self._undo:
+            for each in (pid, wanted.responder.pid):
+                if not workloads.started(each):
+                    raise LookupError(f"there is no process {each}")
+            self._hooks = Hooks()
+            self._undo.callback(self._hooks.close)
+            self._write_rules(_read(pid, "etc/hosts"))
+            resolver = Resolver(self.names, _servers(pid), self._learned)
+            self._undo.callback(resolver.stop)
+            resolver.start(pid)
+            loopback = Loopback(pid, os.getpid() + self._number)
+            self._undo.callback(loopback.stop)
+            loopback.start()
+            self._settings = _settings(wanted, resolver)
+            self._hooks.set(self._settings)
+            self._cgroup = Cgroup.for_launched(mount, f"{os.getpid()}-redirect-{self._number}", pid)
+            self._undo.callback(self._cgroup.remove)
+            self._hooks.attach(self._cgroup.path, _cgroup_of(mount, wanted.responder.pid))
+            if wanted.ca:
+                self.trust = trust.extend(pid, wanted.ca, wanted.command)
+            self._cgroup.adopt(pid)
+            self._keeper = self._keep()
+            self._thread = threading.Thread(target=self._watch, name="redirect", daemon=True)
+            self._thread.start()
+            self._undo = self._undo.pop_all()
+
+    def stop(self) -> None:
+        """Answer no more. What is left of the workload is refused; where nothing is, nothing stays."""
+        self._settings.closed = 1
+        self._hooks.set(self._settings)
+        self._ending.set()
+        os.write(self._woken, b"\0")
+        self._thread.join()
+        self._undo.close()
+        if not self._cgroup.populated:
+            self._keeper.wait(KEEPER_SECONDS)
+
+    def _keep(self) -> _Keeper:
+        return _Keeper(self._cgroup, self._hooks.link_fds)
+
+    # --- What goes where ---
+
+    def _write_rules(self, hosts_file: str) -> None:
+        hosts = read_hosts(hosts_file)
+        wanted = self.wanted
+        # Where two backends share an address, the real one is not reached by mistake: the last rule counts.
+        for action, backends in ((Action.PASS, wanted.passed), (Action.RESPOND, _without(wanted.recorded, wanted.passed))):
+            for backend in backends:
+                host = normal(backend.host)
+                literal = (backend.literal,) if backend.literal else ()
+                known = (*backend.addresses, *hosts.get(host, ()), *literal)
+                self.names.saw(host, known)
+                self._rule(known, backend.port, action)
+        for name in self.names.ports:
+            if self.names.way(name) is Way.OWN and (own := self.names.own(name)):
+                self._learned(name, own)
+
+    def _learned(self, name: str, addresses: Sequence[Address]) -> None:
+        """The addresses that a program gets for a name; also called on the resolver's thread."""
+        for port, action in self.names.ports.get(name, {}).items():
+            real = [address for address in addresses if action is Action.RESPOND or not self.names.is_own(address)]
+            with contextlib.suppress(OSError):  # no room: the call is refused, which shows
+                self._rule(real, port, action)
+
+    def _rule(self, addresses: Iterable[Address], port: int, action: Action) -> None:
+        for address in addresses:
+            if self._rules.get((address, port)) is not action:
+                self._hooks.rule(address, port, action)
+                self._rules[address, port] = action
+
+    # --- What happens ---
+
+    def _watch(self) -> None:
+        """Pass the news on until the workload has ended or stop() is called."""
+        responder = _pidfd(self.wanted.responder.pid)
+        poll = select.poll()
+        for fd in (self._hooks.epoll_fd, self._wake, responder):
+            poll.register(fd, select.POLLIN)
+        poll.register(self._keeper.fd, select.POLLIN)
+        while not self._ending.is_set():
+            ready = {fd for fd, _ in poll.poll()}
+            self._pass_on()
+            if responder in ready:  # its port may be somebody else's by now
+                poll.unregister(responder)
+                self._settings.closed = 1
+                self._hooks.set(self._settings)
+            if self._keeper.fd in ready:
+                poll.unregister(self._keeper.fd)
+                if not self._cgroup.populated:
+                    break
+                self._keeper = self._keep()  # somebody has killed it
+                poll.register(self._keeper.fd, select.POLLIN)
+        self._pass_on()
+        os.close(responder)
+        self.news.put(None)
+
+    def _pass_on(self) -> None:
+        calls = Counter(map(decode, self._hooks.read()))
+        for call, count in calls.items():
+            workload = workloads.look_up(call.pid, command=call.command)
+            self.news.put(Told(call, count, self.names.name_of(call.address), workload))
+        self.untold = self._hooks.lost
+
+
+class _Keeper:
+    """The process of agent/takeover/keeper.py; its end is waited for on a thread."""
+
+    def __init__(self, cgroup: Cgroup, links: Sequence[int]) -> None:
+        self._process = helper.start("keeper", str(cgroup.path), keep=links)
+        self.fd = os.pidfd_open(self._process.pid)
+        self._ended = threading.Event()
+        threading.Thread(target=self._reap, name="keeper", daemon=True).start()
+
+    def _reap(self) -> None:
+        self._process.wait()
+        self._ended.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, so long."""
+        self._ended.wait(seconds)
+
+
+def _without(backends: Iterable[Backend], others: Iterable[Backend]) -> list[Backend]:
+    taken = {(normal(other.host), other.port) for other in others}
+    return [backend for backend in backends if (normal(backend.host), backend.port) not in taken]
+
+
+def _names(wanted: Wanted) -> Names:
+    configuration = read_resolver_configuration(_read(wanted.launched_pid, "etc/resolv.conf"))
+    return Names(actions_of(wanted.recorded, wanted.passed), configuration.suffixes, wanted.pass_unrecorded)
+
+
+def _servers(pid: int) -> list[Server]:
+    configuration = read_resolver_configuration(_read(pid, "etc/resolv.conf"))
+    return [Server(host) for host in configuration.servers or ("127.0.0.1",)]  # resolv.conf(5): where there is none
+
+
+def _read(pid: int, path: str) -> str:
+    """A file as the process sees it; "" where it does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/root/{path}").read_text(errors="replace")
+    return ""
+
+
+def _cgroup_of(mount: Path, pid: int) -> Path:
+    path = mount / workloads.cgroup_of(pid).lstrip("/")
+    return path if path.is_dir() else mount
+
+
+def _settings(wanted: Wanted, resolver: Resolver) -> Settings:
+    ports = resolver.ports
+    return Settings(
+        responder4=network_order(wanted.responder.port4),
+        responder6=network_order(wanted.responder.port6),
+        dns_udp4=network_order(ports.udp4),
+        dns_udp6=network_order(ports.udp6),
+        dns_tcp4=network_order(ports.tcp4),
+        dns_tcp6=network_order(ports.tcp6),
+        pass_unrecorded=wanted.pass_unrecorded,
+    )
+
+
+def _pidfd(pid: int) -> int:
+    """Readable when the process has ended; at once, where it has."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        read, write = os.pipe()
+        os.close(write)
+        return read
+
+
+class Redirects:
+    """All takeovers of an agent. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active: dict[str, Redirect] = {}
+        self._numbers = itertools.count(1)
+
+    def start(self, wanted: Wanted) -> Redirect:
+        """Take over. OSError, ValueError or LookupError tell what is wrong, and leave nothing behind."""
+        mount = workloads.cgroup_mount()
+        if mount is None:
+            raise FileNotFoundError("cgroup v2 is not mounted: mount it: mount -t cgroup2 none /sys/fs/cgroup")
+        with self._lock:
+            if wanted.name in self._active:
+                raise ValueError(f"there is a redirection {wanted.name!r}: choose another id")
+            redirect = self._active[wanted.name] = Redirect(next(self._numbers), wanted)
+        try:
+            redirect.start(mount)
+        except BaseException:
+            with self._lock:
+                del self._active[wanted.name]
+            raise
+        return redirect
+
+    def stop(self, redirect: Redirect) -> None:
+        """End one, if that is not done."""
+        with self._lock:
+            if self._active.pop(redirect.wanted.name, None) is not redirect:
+                return
+        redirect.stop()
+
+    def stop_all(self) -> None:
+        """End all."""
+        for redirect in list(self._active.values()):
+            self.stop(redirect)
+
+    def active(self) -> Iterator[Redirect]:
+        """Those that are on."""
+        return iter(list(self._active.values()))
