@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import grpc
 from understudy.v1 import agent_pb2 as pb
-from understudy.v1 import agent_pb2_grpc, capture_pb2
+from understudy.v1 import agent_pb2_grpc, backend_pb2, capture_pb2
 
 from agent import describe, wire
 from agent.capture import Capture, Captures, Ledger, Target, Unseen
@@ -40,7 +40,7 @@ def _target(target: pb.Target) -> Target:
     return Target(launched_pid=target.launched_pid, pid=target.pid, cgroup=target.cgroup, container=target.container_id)
 
 
-def _backends(backends: Iterable[pb.Backend]) -> tuple[Backend, ...]:
+def _backends(backends: Iterable[backend_pb2.Backend]) -> tuple[Backend, ...]:
     return tuple(
         Backend(each.host, each.port, tuple(filter(None, map(parse_address, each.addresses)))) for each in backends if each.host
     )

@@ -32,6 +32,21 @@ class Miss:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """Connections to a destination that was not recorded: refused, or let through because it was not to be mocked.
+
+    `host`: the name that was asked for, or "".
+    """
+
+    host: str
+    address: str
+    port: int
+    protocol: str
+    command: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
 class BackendCount:
     """What a backend was asked. `recorded`: whether the snapshot has it and it was stood in for."""
 
@@ -51,7 +66,8 @@ class BackendCount:
 class MockReport:
     """A run of responders. Times are nanoseconds since the Unix epoch. `more_misses`: those that `misses` had no room for.
 
-    `troubles`: connections that brought no request, by reason.
+    `troubles`: connections that brought no request, by reason. `refused` and `passed`: what the takeover of a command's calls
+    met besides the responder's backends.
     """
 
     service: str
@@ -61,6 +77,8 @@ class MockReport:
     misses: tuple[Miss, ...]
     more_misses: int
     troubles: tuple[tuple[str, int], ...]
+    refused: tuple[Call, ...] = ()
+    passed: tuple[Call, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -92,4 +110,6 @@ class MockReport:
             "misses": [asdict(miss) for miss in self.misses],
             "more_misses": self.more_misses,
             "troubles": dict(self.troubles),
+            "refused": [asdict(call) for call in self.refused],
+            "passed_through": [asdict(call) for call in self.passed],
         }

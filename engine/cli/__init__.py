@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import shlex
+import sys
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -29,6 +32,11 @@ class Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
         click.echo(f"understudy: {self.format_message()}", file=file, err=True)
+
+
+def as_typed() -> str:
+    """The command line, with the program's full path: sudo looks elsewhere."""
+    return shlex.join([str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
 
 
 class _LazyGroup(click.Group):

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import grpc
 from rich.console import Console
+from rich.text import Text
 from understudy.v1 import control_pb2
 
-from engine.cli import Failure
+from engine.cli import OWN_FAILURE, Failure, as_typed
 from engine.cli.caller import Caller, caller
+from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.render_mock import render_left_out, render_miss, render_summary, usage
+from engine.cli.takeover import Takeover
 from engine.control.responders import report_of
 from engine.report import Miss, MockReport
 from engine.snapshot import Snapshot, SnapshotError
@@ -97,6 +99,7 @@ class MissWatch:
 )
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write what happened to FILE, as JSON.")
 @click.option("--fail-on-miss", is_flag=True, help=f"Exit with {MISSED} if a request had no recorded answer.")
+@click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
 def command(
     snapshot: Path,
     listen: str,
@@ -105,33 +108,74 @@ def command(
     timing: str,
     report: Path | None,
     fail_on_miss: bool,
+    cmd: tuple[str, ...],
 ) -> None:
-    """Stand in for the backends of SNAPSHOT until Ctrl-C.
+    """Stand in for the backends of SNAPSHOT: for CMD, with nothing changed in it; or, without CMD, until Ctrl-C.
 
-    One port takes HTTP and HTTPS for all of them, directly and as a proxy, and answers what was recorded. What was not
-    recorded gets an answer that says so, and which recording is nearest. Nothing reaches a real backend.
+    CMD runs as you, also under sudo, and everything that it calls is answered from the recording; what was not recorded is refused
+    and reported. Exit status is that of CMD; 125 where mocking failed.
+
+    Without CMD, one port takes HTTP and HTTPS for all backends, directly and as a proxy. What was not recorded gets an answer that
+    says so, and which recording is nearest. Nothing reaches a real backend.
     """
     path = snapshot.absolute()
     address, port = _listening(listen)
     _check(path)
     settings = Settings(path, address, port, only, excluded, _speed(timing))
     person = caller()
-    parts = Parts(person, path.parent, with_agent=False)
+    if cmd and os.geteuid() != 0:
+        raise Failure(f"taking over a command's calls needs root: run `sudo {as_typed()}`")
+    program = find_program(person, cmd) if cmd else ""
+    parts = Parts(person, path.parent, with_agent=bool(cmd))
     try:
-        found = _serve(parts, settings)
+        if cmd:
+            status, found = _take_over(parts, settings, program, cmd, person)
+        else:
+            status, found = 0, _serve(parts, settings)
     finally:
         parts.stop()
     if report:
         write_report(report, found, person)
-    sys.exit(MISSED if fail_on_miss and found.matches < found.requests else 0)
+    missed = found.matches < found.requests or bool(found.refused)
+    sys.exit(MISSED if fail_on_miss and missed and status != OWN_FAILURE else status)
+
+
+def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, ...], person: Caller) -> tuple[int, MockReport]:
+    """Run a command against the responder; its exit status, or that of a failure of ours, and the report."""
+    console = Console(stderr=True, highlight=False)
+    mocking = Mocking(parts, settings)
+    launcher = Launcher(program, cmd, person, own_mounts=True)
+    try:
+        takeover = Takeover(parts, mocking.responder, launcher, (program, *cmd[1:]), person)
+        on_signals(launcher.signal)
+        launcher.go(takeover.variables)
+    except BaseException:
+        launcher.abandon()
+        raise
+    console.print(Text(f"understudy: standing in for {len(mocking.responder.backends)} backends of {settings.snapshot.name}"))
+    watch, troubles, status = MissWatch(console), [], None
+    while status is None:
+        status = launcher.status(WATCH_SECONDS)
+        for name, part in (("agent", parts.agent), ("engine", parts.engine)):
+            if not part.alive and name not in troubles:
+                troubles.append(name)
+                console.print(Text(f"understudy: the {name} ended: what CMD calls now fails", "red"))
+        if not troubles:
+            watch.tell(mocking.report().misses)
+    if "engine" in troubles:
+        raise Failure(f"the engine ended: {parts.engine.last_words()}")
+    found = replace(mocking.stop(), refused=takeover.refused(), passed=takeover.passed())
+    takeover.stop()
+    watch.tell(found.misses)
+    render_summary(console, found)
+    return (OWN_FAILURE if troubles else status), found
 
 
 def _serve(parts: Parts, settings: Settings) -> MockReport:
     """Run until a signal; the report."""
     console = Console(stderr=True, highlight=False)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+    on_signals(lambda _: stop.set())
     mocking, watch = Mocking(parts, settings), MissWatch(console)
     render_left_out(console, mocking.responder.left_out)
     console.print(usage(mocking.responder), markup=False, soft_wrap=True)

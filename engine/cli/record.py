@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import grpc
 from rich.console import Console
 from understudy.v1 import agent_pb2, capture_pb2, control_pb2
 
-from engine.cli import OWN_FAILURE, Failure, launch
+from engine.cli import OWN_FAILURE, Failure, as_typed
 from engine.cli.caller import Caller, caller, name_of
+from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.render import render_snapshot
 from engine.snapshot import Snapshot, SnapshotError
@@ -83,58 +83,14 @@ def command(output: Path | None, name: str | None, pid: int, container: str, cgr
     """
     aim = Aim(cmd, pid, container, cgroup)
     if os.geteuid() != 0:
-        raise Failure(f"recording needs root: run `sudo {_as_typed()}`")
+        raise Failure(f"recording needs root: run `sudo {as_typed()}`")
     service = name or aim.default_name()
     path = (output or Path(f"{service}.snapshot")).absolute()
     sys.exit(Recorder(aim, service, path, caller()).run())
 
 
-def _as_typed() -> str:
-    """The command line, with the program's full path: sudo looks elsewhere."""
-    return " ".join([str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
-
-
 def _show_nothing() -> None:
     """Where there is no terminal to show progress on."""
-
-
-class Launcher:
-    """The command, waiting to start: see engine/cli/launch.py."""
-
-    def __init__(self, program: str, command: Sequence[str], who: Caller, *, own_mounts: bool = False) -> None:
-        """With `own_mounts`, in a mount namespace of its own; Failure where that is not possible."""
-        go_read, self._go = os.pipe()
-        self._error, error_write = os.pipe()
-        arguments = [str(go_read), str(error_write), str(who.uid), str(who.gid), ",".join(map(str, who.groups))]
-        self._program = program
-        self._environment = who.environment
-        options = [launch.OWN_MOUNTS] if own_mounts else []
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", launch.__file__, *options, *arguments, program, *command],
-            pass_fds=(go_read, error_write),
-        )
-        os.close(go_read)
-        os.close(error_write)
-        if own_mounts and (code := os.read(self._error, 16)) != launch.MOUNTS_READY:
-            self.abandon()
-            raise Failure(f"no mounts of its own for {program}: {os.strerror(int(code or 0))}")
-
-    def go(self, variables: Mapping[str, str] | None = None) -> None:
-        """Let it start, with these variables over its own; Failure where it cannot."""
-        environment = self._environment | {os.fsencode(key): os.fsencode(value) for key, value in (variables or {}).items()}
-        os.write(self._go, b"\0".join(key + b"=" + value for key, value in environment.items()) or b"\0")
-        os.close(self._go)
-        code = os.read(self._error, 16)  # ends when the command has taken over
-        os.close(self._error)
-        if code:
-            self.process.wait()
-            raise Failure(f"{self._program} cannot be started: {os.strerror(int(code))}")
-
-    def abandon(self) -> None:
-        """End it before it has started."""
-        with contextlib.suppress(OSError):
-            os.close(self._go)
-        self.process.wait()
 
 
 class Recorder:
@@ -162,12 +118,7 @@ class Recorder:
             self._remove_cgroup()
 
     def _program(self) -> str:
-        if not self._aim.command:
-            return ""
-        program = self._who.find(self._aim.command[0])
-        if program is None:
-            raise Failure(f"{self._aim.command[0]}: command not found")
-        return program
+        return find_program(self._who, self._aim.command) if self._aim.command else ""
 
     def _record(self, parts: Parts, program: str) -> int:
         self._create(parts, resume=False)
@@ -237,8 +188,7 @@ class Recorder:
 
     def _watch(self, parts: Parts, launcher: Launcher | None) -> int:
         """Wait for the end, with an eye on our own parts; returns the command's status."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda received, _frame: self._on_signal(received, launcher))
+        on_signals(launcher.signal if launcher else lambda _: self._stop.set())
         agent_was_alive = True
         with self._progress(parts) as show:
             while True:
@@ -254,24 +204,12 @@ class Recorder:
                     self._restart_engine(parts)
                 show()
 
-    def _on_signal(self, number: int, launcher: Launcher | None) -> None:
-        """Ctrl-C reaches the command by itself, for it is of the terminal's foreground; other signals are passed on."""
-        if launcher is None:
-            self._stop.set()
-        elif number != signal.SIGINT:
-            with contextlib.suppress(ProcessLookupError):
-                launcher.process.send_signal(number)
-
     def _status(self, launcher: Launcher | None) -> int | None:
         """The exit status once everything has ended; waits a little."""
         if launcher is None:
             gone = self._stop.wait(0.1) or (self._aim.pid and not Path(f"/proc/{self._aim.pid}").exists())
             return 0 if gone else None
-        try:
-            code = launcher.process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            return None
-        return code if code >= 0 else 128 - code
+        return launcher.status(0.1)
 
     def _restart_engine(self, parts: Parts) -> None:
         if self._engine_restarts >= ENGINE_RESTARTS:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from understudy.v1 import control_pb2
+from understudy.v1 import backend_pb2, control_pb2
 
 from engine.cli.text import clean
-from engine.report import Miss, MockReport
+from engine.report import Call, Miss, MockReport
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 """What runtimes and SDKs take a CA file from."""
@@ -23,7 +23,7 @@ def usage(responder: control_pb2.Responder) -> str:
     """Say where it is, and how clients get there."""
     place = f"{f'[{responder.address}]' if ':' in responder.address else responder.address}:{responder.port}"
     certificate = shlex.quote(responder.ca_file)
-    first = responder.backends[0] if responder.backends else control_pb2.Backend(host="example.com", port=443)
+    first = responder.backends[0] if responder.backends else backend_pb2.Backend(host="example.com", port=443)
     scheme, default = ("http", 80) if first.port == 80 else ("https", 443)
     url = f"{scheme}://{first.host}" + (f":{first.port}" if first.port != default else "") + "/"
     names = ", ".join(f"{backend.host}:{backend.port}" for backend in responder.backends)
@@ -42,7 +42,7 @@ def usage(responder: control_pb2.Responder) -> str:
     )
 
 
-def render_left_out(console: Console, backends: Sequence[control_pb2.Backend]) -> None:
+def render_left_out(console: Console, backends: Sequence[backend_pb2.Backend]) -> None:
     """Name the backends that are not stood in for."""
     if backends:
         names = ", ".join(f"{backend.host}:{backend.port}" for backend in backends)
@@ -60,6 +60,12 @@ def render_miss(console: Console, miss: Miss) -> None:
         console.print(Text(clean(f"  {each.field}: recorded {recorded}, live {live}")), soft_wrap=True)
 
 
+def render_call(console: Console, call: Call, what: str) -> None:
+    """Tell of a call that did not go to the responder."""
+    place = f"{call.host or call.address}:{call.port}" + (f" ({call.address})" if call.host else "")
+    console.print(Text(clean(f"{what} {call.protocol} {place}, called by {call.command}"), "yellow"), soft_wrap=True)
+
+
 def render_summary(console: Console, report: MockReport) -> None:
     """Print the table of backends and the responder rate."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -71,6 +77,10 @@ def render_summary(console: Console, report: MockReport) -> None:
         numbers = (f"{each.requests:,}", f"{each.matches:,}", f"{each.misses:,}")
         table.add_row(Text(clean(name)), str(each.port), *numbers)
     console.print(table)
+    for call in report.refused:
+        render_call(console, call, f"not recorded, refused {call.times:,} times:")
+    for call in report.passed:
+        render_call(console, call, "not mocked, real connection:")
     for reason, times in report.troubles:
         console.print(Text(clean(f"{times:,} times: {reason}"), "yellow"), soft_wrap=True)
     rate = report.responder_rate

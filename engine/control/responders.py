@@ -7,6 +7,7 @@ import secrets
 import threading
 from pathlib import Path
 
+from understudy.v1 import backend_pb2
 from understudy.v1 import control_pb2 as pb
 
 from engine.matching.explain import Difference
@@ -73,8 +74,8 @@ def _message(identity: str, responder: Responder) -> pb.Responder:
     )
 
 
-def _backend(place: Place, addresses: set[str]) -> pb.Backend:
-    return pb.Backend(host=place[0], port=place[1], addresses=sorted(addresses))
+def _backend(place: Place, addresses: set[str]) -> backend_pb2.Backend:
+    return backend_pb2.Backend(host=place[0], port=place[1], addresses=sorted(addresses))
 
 
 def run_message(report: MockReport) -> pb.ResponderRun:

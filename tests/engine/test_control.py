@@ -16,6 +16,8 @@ from understudy.v1 import capture_pb2 as pb
 from understudy.v1 import capture_pb2_grpc, control_pb2, control_pb2_grpc
 
 from engine.__main__ import build
+from engine.control import ControlService
+from engine.ingest.service import Recordings
 from engine.metrics import EngineCollector
 
 ASKED = b"GET /a?b=c HTTP/1.1\r\nHost: api.example\r\n\r\n"
@@ -27,7 +29,9 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.server, self.recordings = build(f"unix:{folder}/e.sock", folder)
+        self.recordings = Recordings()
+        self.service = ControlService(folder, self.recordings, folder)
+        self.server = build(f"unix:{folder}/e.sock", self.recordings, self.service)
         self.server.start()
         self.channel = grpc.insecure_channel(f"unix:{folder}/e.sock")
         self.control = control_pb2_grpc.ControlServiceStub(self.channel)

@@ -16,6 +16,7 @@ import pytest
 from understudy.v1 import agent_pb2, agent_pb2_grpc, capture_pb2
 
 from engine.__main__ import build
+from engine.control import ControlService
 from engine.ingest.recording import Recording
 from engine.ingest.service import Recordings
 from engine.snapshot import Snapshot
@@ -76,7 +77,8 @@ def capturing() -> Iterator[Callable[..., Capturing]]:
         # Short: a unix socket's path may have 107 bytes.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="us-")))
         engine = f"unix:{folder}/e.sock"
-        server, recordings = build(engine, folder)
+        recordings = Recordings()
+        server = build(engine, recordings, ControlService(folder, recordings, folder))
         server.start()
         stack.callback(lambda: server.stop(0).wait())
 

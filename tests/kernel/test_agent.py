@@ -104,7 +104,8 @@ def test_what_is_not_there_cannot_be_captured(
 def test_a_capture_by_cgroup(capturing: Callable[..., Capturing], authority: Authority) -> None:
     mount = workloads.cgroup_mount()
     assert mount is not None
-    cgroup = workloads.Cgroup(mount, f"by-cgroup-{id(authority)}")
+    cgroup = workloads.Cgroup(mount / f"{workloads.CGROUP_PREFIX}by-path-{id(authority)}")
+    cgroup.path.mkdir()
     try:
         with CountingServer(authority.context) as server:
             capture, client = capturing(), Client(server.port, authority.ca)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from understudy.v1 import backend_pb2 as _backend_pb2
 from understudy.v1 import capture_pb2 as _capture_pb2
 import builtins as _builtins
 import sys
@@ -442,15 +443,15 @@ class RedirectRequest(_message.Message):
     ca_pem: _builtins.str
     """The responder's authority, a certificate in PEM, which the process shall trust. Empty: nothing is changed."""
     @_builtins.property
-    def responder(self) -> Global___Responder:
+    def responder(self) -> Global___ResponderEndpoint:
         """Who answers."""
 
     @_builtins.property
-    def recorded(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+    def recorded(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
         """Backends that the responder answers for."""
 
     @_builtins.property
-    def passed_through(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+    def passed_through(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
         """Backends that keep their real connection. One that is named in both lists keeps it."""
 
     @_builtins.property
@@ -462,9 +463,9 @@ class RedirectRequest(_message.Message):
         *,
         redirect_id: _builtins.str = ...,
         launched_pid: _builtins.int = ...,
-        responder: Global___Responder | None = ...,
-        recorded: _abc.Iterable[Global___Backend] | None = ...,
-        passed_through: _abc.Iterable[Global___Backend] | None = ...,
+        responder: Global___ResponderEndpoint | None = ...,
+        recorded: _abc.Iterable[_backend_pb2.Backend] | None = ...,
+        passed_through: _abc.Iterable[_backend_pb2.Backend] | None = ...,
         pass_unrecorded: _builtins.bool = ...,
         ca_pem: _builtins.str = ...,
         command: Global___Command | None = ...,
@@ -478,9 +479,9 @@ class RedirectRequest(_message.Message):
 Global___RedirectRequest: _TypeAlias = RedirectRequest  # noqa: Y015
 
 @_typing.final
-class Responder(_message.Message):
-    """Responder is where redirected calls go. It listens on the loopback of the process's network, and asks for the destination of a
-    connection by getsockopt(SO_ORIGINAL_DST) with 28 bytes: the answer is a sockaddr_in or a sockaddr_in6.
+class ResponderEndpoint(_message.Message):
+    """ResponderEndpoint is where redirected calls go. It listens on the loopback of the process's network, and asks for the destination of a
+    ResponderEndpoint is where a responder accepts.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -507,39 +508,7 @@ class Responder(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Responder: _TypeAlias = Responder  # noqa: Y015
-
-@_typing.final
-class Backend(_message.Message):
-    """Backend is whom a process calls."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HOST_FIELD_NUMBER: _builtins.int
-    PORT_FIELD_NUMBER: _builtins.int
-    ADDRESSES_FIELD_NUMBER: _builtins.int
-    host: _builtins.str
-    """Its name, or its address where it has none."""
-    port: _builtins.int
-    """Its port."""
-    @_builtins.property
-    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses at which it was seen."""
-
-    def __init__(
-        self,
-        *,
-        host: _builtins.str = ...,
-        port: _builtins.int = ...,
-        addresses: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "host", b"host", "port", b"port"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Backend: _TypeAlias = Backend  # noqa: Y015
+Global___ResponderEndpoint: _TypeAlias = ResponderEndpoint  # noqa: Y015
 
 @_typing.final
 class Command(_message.Message):

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from understudy.v1 import backend_pb2 as _backend_pb2
 from understudy.v1 import capture_pb2 as _capture_pb2
 from understudy.v1 import rrpair_pb2 as _rrpair_pb2
 import builtins as _builtins
@@ -586,11 +587,11 @@ class Responder(_message.Message):
     ca_file: _builtins.str
     """The certificate's file on the engine's machine."""
     @_builtins.property
-    def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+    def backends(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
         """The backends it stands in for."""
 
     @_builtins.property
-    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
         """Those of the snapshot that are left out: unchecked, or left out by the request, or of a protocol that cannot be served."""
 
     def __init__(
@@ -601,8 +602,8 @@ class Responder(_message.Message):
         port: _builtins.int = ...,
         ca_certificate: _builtins.bytes = ...,
         ca_file: _builtins.str = ...,
-        backends: _abc.Iterable[Global___Backend] | None = ...,
-        left_out: _abc.Iterable[Global___Backend] | None = ...,
+        backends: _abc.Iterable[_backend_pb2.Backend] | None = ...,
+        left_out: _abc.Iterable[_backend_pb2.Backend] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -611,38 +612,6 @@ class Responder(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Responder: _TypeAlias = Responder  # noqa: Y015
-
-@_typing.final
-class Backend(_message.Message):
-    """Backend is whom a service called."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HOST_FIELD_NUMBER: _builtins.int
-    PORT_FIELD_NUMBER: _builtins.int
-    ADDRESSES_FIELD_NUMBER: _builtins.int
-    host: _builtins.str
-    """Host name or address."""
-    port: _builtins.int
-    """Port."""
-    @_builtins.property
-    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses at which it was reached when it was recorded."""
-
-    def __init__(
-        self,
-        *,
-        host: _builtins.str = ...,
-        port: _builtins.int = ...,
-        addresses: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "host", b"host", "port", b"port"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Backend: _TypeAlias = Backend  # noqa: Y015
 
 @_typing.final
 class ResponderRun(_message.Message):

@@ -1,0 +1,84 @@
+"""The takeover of a command's calls, as this command line asks the agent for it: see AgentService.Redirect."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+
+import grpc
+from understudy.v1 import agent_pb2, control_pb2
+
+from engine.cli import Failure
+from engine.cli.caller import Caller
+from engine.cli.launcher import Launcher
+from engine.cli.parts import Parts
+from engine.report import Call
+
+_PROTOCOLS = {6: "TCP", 17: "UDP"}
+
+
+class Takeover:
+    """What a launched command calls goes to a responder, for as long as this lives."""
+
+    def __init__(
+        self, parts: Parts, responder: control_pb2.Responder, launcher: Launcher, command: tuple[str, ...], who: Caller
+    ) -> None:
+        """Take over; Failure where that cannot be. `command`: the program's path, and its arguments."""
+        environment = {os.fsdecode(key): os.fsdecode(value) for key, value in who.environment.items()}
+        request = agent_pb2.RedirectRequest(
+            redirect_id=uuid.uuid4().hex,
+            launched_pid=launcher.process.pid,
+            responder=agent_pb2.ResponderEndpoint(pid=parts.engine.process.pid, ipv4_port=responder.port),
+            recorded=responder.backends,
+            passed_through=responder.left_out,
+            ca_pem=responder.ca_certificate.decode(),
+            command=agent_pb2.Command(arguments=command, folder=os.getcwd(), environment=environment),
+        )
+        self._lock = threading.Lock()
+        self._calls: dict[tuple[str, Call], int] = {}
+        self._news = parts.agent_service.Redirect(request)
+        try:
+            ready = next(self._news).ready
+        except grpc.RpcError as error:
+            raise Failure(f"the command's calls cannot be taken over: {error.details()}") from error
+        self.variables = dict(ready.environment)
+        self.not_covered = [(each.path, each.reason) for each in ready.not_covered]
+        self._thread = threading.Thread(target=self._hear, args=(self._news,), name="news", daemon=True)
+        self._thread.start()
+
+    def _hear(self, news: Iterator[agent_pb2.RedirectResponse]) -> None:
+        with contextlib.suppress(grpc.RpcError):
+            for each in news:
+                kind = each.WhichOneof("news")
+                if kind in ("refused", "passed"):
+                    self._note(kind, each.refused if kind == "refused" else each.passed)
+
+    def _note(self, kind: str, told: agent_pb2.CallNews) -> None:
+        protocol = _PROTOCOLS.get(told.protocol, str(told.protocol))
+        call = Call(told.host, told.address, told.port, protocol, told.workload.command, 0)
+        with self._lock:
+            self._calls[kind, call] = self._calls.get((kind, call), 0) + told.count
+
+    def _told(self, kind: str) -> tuple[Call, ...]:
+        with self._lock:
+            return tuple(
+                Call(call.host, call.address, call.port, call.protocol, call.command, times)
+                for (which, call), times in self._calls.items()
+                if which == kind
+            )
+
+    def refused(self) -> tuple[Call, ...]:
+        """Calls to what was not recorded."""
+        return self._told("refused")
+
+    def passed(self) -> tuple[Call, ...]:
+        """Calls to what is not mocked; `times` is 1, the first is told."""
+        return self._told("passed")
+
+    def stop(self) -> None:
+        """End it. What is left of the command can call nobody from now on."""
+        self._news.cancel()
+        self._thread.join(5)
