@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,11 +47,14 @@ SECRETS = (
 
 @dataclass(slots=True)
 class Shop:
-    """Calls the payment service. `made` says of every call what it was and how it ended: (method, target, status)."""
+    """Calls the payment service. `made` says of every call what it was and how it ended: (method, target, status); `answers` are
+    the contents of the responses.
+    """
 
     address: str
     port: int
     made: list[tuple[str, str, int]] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
 
     def call(self, method: str, target: str, content: dict[str, Any] | None = None) -> Any:
         """One request on a connection of its own; the response's JSON."""
@@ -63,7 +67,9 @@ class Shop:
             connection.request(method, target, body, headers)
             response = connection.getresponse()
             self.made.append((method, target, response.status))
-            return json.loads(response.read())
+            answer = json.loads(response.read())
+            self.answers.append(answer)
+            return answer
         finally:
             connection.close()
 
@@ -74,6 +80,7 @@ class Shop:
             "POST",
             "/orders",
             {
+                "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"order/{number}")),
                 "email": f"customer-{number % 7}@example.org",
                 "item": f"book-{number}",
                 "amount": 900 + 37 * number,

@@ -50,20 +50,18 @@ def create_table() -> None:
     )
 
 
-def record(folder: Path) -> Shop:
-    """Records payment while it works through a day; what was asked of it."""
-    SNAPSHOT.unlink(missing_ok=True)
-    log = folder / "record.log"
-    command = (UNDERSTUDY, "record", "-o", SNAPSHOT, "--", sys.executable, SERVICE)
+def serve(log: Path, *understudy: str | Path) -> Shop:
+    """Runs payment under a command of understudy while it works through a day; what was asked of it and answered."""
+    command = (UNDERSTUDY, *understudy, "--", sys.executable, SERVICE)
     shop = Shop("127.0.0.1", SERVICE_PORT)
-    with stage.child(*command, log=log, PORT=str(SERVICE_PORT), **SETTINGS) as recording:
-        stage.wait_until_listening("127.0.0.1", SERVICE_PORT, recording, log)
+    with stage.child(*command, log=log, PORT=str(SERVICE_PORT), **SETTINGS) as running:
+        stage.wait_until_listening("127.0.0.1", SERVICE_PORT, running, log)
         shop.a_day()
-        payment(recording.pid).send_signal(signal.SIGTERM)
-        status = recording.wait(stage.STOP_WITHIN)
+        payment(running.pid).send_signal(signal.SIGTERM)
+        status = running.wait(stage.STOP_WITHIN)
     print(log.read_text(), end="", flush=True)
     if status != 0:
-        raise RuntimeError(f"record ended with {status}, payment alone ends with 0")
+        raise RuntimeError(f"{understudy[0]} ended with {status}, payment alone ends with 0")
     return shop
 
 
@@ -89,24 +87,43 @@ def check(folder: Path, shop: Shop) -> list[str]:
     return verify.compare(pairs, truth, shop.made) + verify.find_secrets(SNAPSHOT, pairs, SECRETS)
 
 
+def compare_answers(real: Shop, mocked: Shop) -> list[str]:
+    """What payment answered differently with its backends gone: nothing, if all is well."""
+    both = zip(real.made, real.answers, mocked.made, mocked.answers, strict=True)
+    return [
+        f"{made[0]} {made[1]}: {made[2]} {answer} with the backends, {again[2]} {other} without"
+        for made, answer, again, other in both
+        if (made, answer) != (again, other)
+    ]
+
+
 def main() -> int:
-    """Sets the stage, records, shows, checks."""
+    """Sets the stage, records, shows, checks; takes the world away, mocks, compares."""
     stage.enter()
     # A polite kill cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    SNAPSHOT.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="understudy-demo-") as name:
         folder = Path(name)
         say("starting DynamoDB (moto) and Stripe (localstripe) behind nginx, under their real names")
         with stage.backends(folder):
             create_table()
             say("recording payment while orders come in")
-            shop = record(folder)
+            real = serve(folder / "record.log", "record", "-o", SNAPSHOT)
         print(inspect(), flush=True)
-        problems = check(folder, shop)
+        problems = check(folder, real)
+        say("the backends are gone, and their names and certificates with them; the same orders come in again")
+        report = folder / "report.json"
+        mocked = serve(folder / "mock.log", "mock", SNAPSHOT, "--fail-on-miss", "--report", report)
+        problems += compare_answers(real, mocked)
+        found = json.loads(report.read_text())
+        if found["responder_rate"] != 1:
+            problems.append(f"the responder rate is {found['responder_rate']}")
     for problem in problems:
         say(f"WRONG: {problem}")
     if not problems:
         say("every request that a peer saw is in the snapshot, once and whole; none of the secrets is")
+        say(f"without its backends payment gave the same {len(mocked.answers)} answers; responder rate 100 %")
     return 1 if problems else 0
 
 

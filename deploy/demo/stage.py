@@ -103,8 +103,8 @@ def backends(folder: Path) -> Iterator[Path]:
     stripe = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /tmp && exec "$@"', "sh"]
     stripe += [str(ROOT / ".demo/localstripe/bin/localstripe"), "--from-scratch", "--port", str(PORTS[STRIPE])]
     moto = [BIN / "moto_server", "-H", "127.0.0.1", "-p", str(PORTS[DYNAMODB])]
-    configuration = _nginx_configuration(folder, _make_trusted(folder))
     with contextlib.ExitStack() as stack:
+        configuration = _nginx_configuration(folder, _make_trusted(folder, stack))
         for host, command in ((STRIPE, stripe), (DYNAMODB, moto)):
             log = folder / f"{host}.log"
             wait_until_listening("127.0.0.1", PORTS[host], stack.enter_context(child(*command, log=log)), log)
@@ -115,16 +115,16 @@ def backends(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def _make_trusted(folder: Path) -> trustme.CA:
-    """An authority that every program on the stage trusts, and the names of the backends."""
+def _make_trusted(folder: Path, stack: contextlib.ExitStack) -> trustme.CA:
+    """An authority that every program on the stage trusts, and the names of the backends: until the stack is left."""
     authority = trustme.CA()
     hosts = folder / "hosts"
     hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in ADDRESSES.items()))
-    _mount(hosts, Path("/etc/hosts"))
+    _mount(hosts, Path("/etc/hosts"), stack)
     for number, bundle in enumerate(_bundles()):
         combined = folder / f"bundle-{number}.pem"
         combined.write_bytes(bundle.read_bytes() + b"\n" + authority.cert_pem.bytes())
-        _mount(combined, bundle)
+        _mount(combined, bundle, stack)
     return authority
 
 
@@ -139,8 +139,9 @@ def _bundles() -> list[Path]:
     return [path for path in found if path.exists()]
 
 
-def _mount(source: Path, target: Path) -> None:
+def _mount(source: Path, target: Path, stack: contextlib.ExitStack) -> None:
     subprocess.run(["mount", "--bind", source, target], check=True)
+    stack.callback(lambda: subprocess.run(["umount", target], check=True))
 
 
 def _nginx_configuration(folder: Path, authority: trustme.CA) -> Path:

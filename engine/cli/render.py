@@ -21,6 +21,8 @@ PLAIN_LOCK = "tls"
 """For terminals and pipes that cannot show the other."""
 HOST_AT_LEAST = 8
 """Cells of a host's name that the map shows however narrow it is."""
+OTHER_COLUMNS = 68
+"""Cells that the list of pairs needs besides operation and host."""
 IN_JOINTS = ("──▶", "─┬▶", "─┤ ", "─╯ ")
 OUT_JOINTS = ("──▶", "─┬▶", " ├▶", " ╰▶")
 
@@ -50,8 +52,10 @@ def render_map(console: Console, found: ServiceMap, notes: Iterable[str] = ()) -
 def render_pairs(console: Console, rows: Iterable[Row]) -> None:
     """Print a list of pairs."""
     table = _table("#", ">", "Time (UTC)", "", "Operation", "Host", "Status", ">", "ms", ">", "Bytes", ">", "Complete")
-    for column in table.columns:  # a line each: what does not fit is in the pair itself
-        column.no_wrap, column.overflow = True, "ellipsis"
+    room = max(console.width - OTHER_COLUMNS, 2 * HOST_AT_LEAST)
+    for column, width in ((table.columns[3], room * 3 // 5), (table.columns[4], room * 2 // 5)):
+        # A line a pair: what does not fit is in the pair itself.
+        column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
         table.add_row(
