@@ -4,8 +4,9 @@
 
 GO and ERROR are pipes' descriptors. From GO comes the environment, NUL-separated, and its end means go; an empty one means that the
 command shall not start. To ERROR goes the errno where it cannot. With --own-mounts it first enters a mount namespace of its own, in
-which the machine's mounts still show and from which none goes back, and then writes "+" to ERROR. It is a process of its own, and not a
-fork of the recorder, because it is placed into its cgroup while it waits, and a fork of a process with gRPC's threads is not safe.
+which the machine's mounts still show and from which none goes back, and then writes "+" to ERROR. It is a process of its own, and
+not a fork of the recorder, because it is placed into its cgroup while it waits, and a fork of a process with gRPC's threads is not
+safe.
 """
 
 from __future__ import annotations
