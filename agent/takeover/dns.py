@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from agent.takeover import network
 from agent.takeover.events import Address
@@ -248,8 +249,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # in 3.11 it is one by its methods only
 
     def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
         if len(self._tasks) >= FORWARDS_MAX:

@@ -20,8 +20,12 @@ from engine.control import ControlService
 from engine.ingest.recording import Recording
 from engine.ingest.service import Recordings
 from engine.snapshot import Snapshot
+from tests.e2e.conftest import nothing_left_behind
+from tests.kernel.takeover import Place, Taking, World, lonely_network
+from tests.kernel.world import GATEWAY
 
 TIMEOUT = 60.0
+__all__ = ["nothing_left_behind"]
 
 
 class Capturing:
@@ -88,3 +92,37 @@ def capturing() -> Iterator[Callable[..., Capturing]]:
             return made
 
         yield make
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """For unix sockets: their paths may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="us-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def lonely(short_folder: Path) -> Iterator[Taking]:
+    """Takes over commands in a network where there is nothing but the loopback."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with (
+        lonely_network() as home,
+        contextlib.closing(Place(home)) as place,
+        contextlib.closing(Taking(short_folder, place)) as taking,
+    ):
+        yield taking
+
+
+@pytest.fixture
+def joined(short_folder: Path) -> Iterator[tuple[Taking, World]]:
+    """Takes over commands in a network that is joined to a world."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with (
+        lonely_network() as home,
+        contextlib.closing(Place(home)) as place,
+        contextlib.closing(World(home, place)) as outside,
+        contextlib.closing(Taking(short_folder, place, f"nameserver {GATEWAY}\nsearch corp.test\n")) as taking,
+    ):
+        yield taking, outside

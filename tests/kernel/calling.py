@@ -1,0 +1,174 @@
+"""What the tests let a taken over program do, each as it is done in programs. Prints JSON.
+
+python -m tests.kernel.calling HOW ARGUMENT...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+
+
+def with_requests(url: str) -> object:
+    import requests
+
+    return requests.get(url, timeout=20).json()
+
+
+def with_httpx(url: str) -> object:
+    import httpx
+
+    return httpx.get(url, timeout=20).json()
+
+
+def with_httpx_async(url: str) -> object:
+    import httpx
+
+    async def get() -> object:
+        async with httpx.AsyncClient(timeout=20) as client:
+            return (await client.get(url)).json()
+
+    return asyncio.run(get())
+
+
+def with_aiohttp(url: str) -> object:
+    import aiohttp
+
+    async def get() -> object:
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return await response.json()
+
+    return asyncio.run(get())
+
+
+def with_urllib(url: str) -> object:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        return json.load(response)
+
+
+def with_boto3(region: str) -> object:
+    import boto3
+    from botocore.config import Config
+
+    client = boto3.client(
+        "dynamodb",
+        region_name=region,
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    return client.list_tables()["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def with_stripe(_url: str) -> object:
+    import stripe
+
+    stripe.api_key = "sk_test_1"
+    stripe.max_network_retries = 0
+    return stripe.Customer.retrieve("cus_1").id
+
+
+def connect(host: str, port: str) -> object:
+    """How a connection ends up, and what the program sees of it."""
+    started = time.monotonic()
+    try:
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            return {"peer": connection.getpeername()[:2]}
+    except OSError as error:
+        return {"error": type(error).__name__, "seconds": time.monotonic() - started}
+
+
+def read(host: str, port: str) -> object:
+    """What is said there."""
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        return connection.makefile().read()
+
+
+def connect_later(host: str, port: str) -> object:
+    """The same by a non-blocking connect."""
+
+    async def run() -> object:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), 20)
+        except OSError as error:
+            return {"error": type(error).__name__}
+        peer = writer.get_extra_info("peername")[:2]
+        writer.close()
+        return {"peer": peer}
+
+    return asyncio.run(run())
+
+
+def mapped(host: str, port: str) -> object:
+    """By an IPv6 socket to an IPv4 address."""
+    with socket.socket(socket.AF_INET6) as connection:
+        connection.settimeout(20)
+        connection.connect((f"::ffff:{host}", int(port)))
+        return {"peer": connection.getpeername()[:2]}
+
+
+def datagram(host: str, port: str) -> object:
+    """By a datagram that names its destination, and one on a connected socket."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = []
+    with socket.socket(family, socket.SOCK_DGRAM) as loose, socket.socket(family, socket.SOCK_DGRAM) as connected:
+        try:
+            loose.sendto(b"x", (host, int(port)))
+            found.append("sent")
+        except OSError as error:
+            found.append(type(error).__name__)
+        try:
+            connected.connect((host, int(port)))
+            connected.send(b"x")
+            found.append("sent")
+        except OSError as error:
+            found.append(type(error).__name__)
+    return found
+
+
+def look_up(name: str, *families: str) -> object:
+    """getaddrinfo with AI_ADDRCONFIG, for each family."""
+    found: dict[str, object] = {}
+    for family in families:
+        number = {"any": socket.AF_UNSPEC, "4": socket.AF_INET, "6": socket.AF_INET6}[family]
+        try:
+            answers = socket.getaddrinfo(name, 443, number, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            found[family] = sorted({str(answer[4][0]) for answer in answers})
+        except socket.gaierror as error:
+            found[family] = error.errno
+    return found
+
+
+def several(*commands: str) -> object:
+    """Several of them, each `HOW ARGUMENT...` in one word; one waits for a line of standard input: `wait`."""
+    return [call(*command.split()) for command in commands]
+
+
+def wait(*_arguments: str) -> object:
+    """Say that we are here, and wait for a word."""
+    print("waiting", flush=True)
+    return sys.stdin.readline()
+
+
+HOW: dict[str, Callable[..., object]] = {
+    name: value
+    for name, value in list(globals().items())
+    if callable(value) and getattr(value, "__module__", "") == __name__ and name != "HOW"
+}
+
+
+def call(how: str, *arguments: str) -> object:
+    """Do one of them."""
+    return HOW[how](*arguments)
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(call(*sys.argv[1:])))
+    except Exception as error:  # whatever the library makes of it
+        print(json.dumps({"error": type(error).__name__, "text": str(error)}))
