@@ -75,6 +75,9 @@ _SOCKETS = (
 BUNDLE_MAX = 4 << 20
 """Bytes; Mozilla's whole list has 0.2 million."""
 
+PATH_MAX = 4096
+"""Longer words are no paths (include/uapi/linux/limits.h)."""
+
 DEPTH_MAX = 5
 """Below site-packages or node_modules: pip/_vendor/certifi/cacert.pem is at 4."""
 
@@ -112,7 +115,9 @@ def find(command: Command) -> Found:
 
 
 def _named_files(command: Command) -> list[Path]:
-    return [Path(command.folder, value) for name in VARIABLES if (value := command.environment.get(name))]
+    """Files that the command is told of, by any variable or argument: `--ca FILE` and `--ca=FILE` have no common name."""
+    words = [*command.environment.values(), *command.arguments, *(word.partition("=")[2] for word in command.arguments)]
+    return [Path(command.folder, word) for word in words if word and len(word) < PATH_MAX and "\0" not in word]
 
 
 def _named_folders(command: Command) -> list[Path]:
@@ -172,7 +177,7 @@ def _prefixes(command: Command) -> Iterator[Path]:
 
 def _beside(command: Command) -> Iterator[Path]:
     """The command's folder, those of the files that it names, and some above."""
-    named = (Path(command.folder, argument) for argument in command.arguments if len(argument) < 4096 and "\0" not in argument)
+    named = (Path(command.folder, argument) for argument in command.arguments if len(argument) < PATH_MAX and "\0" not in argument)
     folders = [Path(command.folder), *(path.parent for path in named if os.path.isfile(path))]
     for folder in folders:
         yield from (folder, *list(folder.parents)[: _ANCESTORS_MAX - 1])

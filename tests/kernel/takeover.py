@@ -19,11 +19,11 @@ from typing import Any
 
 import grpc
 from understudy.v1 import agent_pb2 as pb
-from understudy.v1 import agent_pb2_grpc
+from understudy.v1 import agent_pb2_grpc, backend_pb2
 
 from agent.takeover import network
 from engine.cli.caller import Caller
-from engine.cli.record import Launcher
+from engine.cli.launcher import Launcher
 from tests.e2e.programs import environment
 from tests.kernel import world
 
@@ -89,7 +89,7 @@ class Responder:
 
     def message(self) -> pb.Responder:
         """For the agent."""
-        return pb.Responder(pid=self.process.pid, ipv4_port=self.port4, ipv6_port=self.port6)
+        return pb.ResponderEndpoint(pid=self.process.pid, ipv4_port=self.port4, ipv6_port=self.port6)
 
 
 @dataclass(slots=True)
@@ -169,8 +169,8 @@ class Taking:
     def start(
         self,
         *command: str,
-        recorded: Sequence[pb.Backend] = (),
-        passed: Sequence[pb.Backend] = (),
+        recorded: Sequence[backend_pb2.Backend] = (),
+        passed: Sequence[backend_pb2.Backend] = (),
         pass_unrecorded: bool = False,
         variables: dict[str, str] | None = None,
         stdin: str = "",
@@ -216,9 +216,9 @@ class Taking:
         return running.said(), running
 
 
-def backend(host: str, port: int = 443, *addresses: str) -> pb.Backend:
+def backend(host: str, port: int = 443, *addresses: str) -> backend_pb2.Backend:
     """A backend."""
-    return pb.Backend(host=host, port=port, addresses=addresses)
+    return backend_pb2.Backend(host=host, port=port, addresses=addresses)
 
 
 _PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
