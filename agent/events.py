@@ -41,6 +41,7 @@ class TlsCall(enum.IntEnum):
     READ_EARLY = 5
     SENDFILE = 6
     OTHER = 7
+    ERROR = 8
 
 
 class Counter(enum.IntEnum):
@@ -240,22 +241,28 @@ class StreamEntry(Structure):
     tally: tuple[Tally, Tally]
     process: Process
     socket: SocketFacts
+    sock: int
     references: int
     source: int
     start_known: int
     announced: int
     encrypted: int
+    read_ended: int
     _fields_ = [
         ("id", c_uint64),
         ("tally", Tally * 2),
         ("calls", c_uint64 * 2),
         ("process", Process),
         ("socket", SocketFacts),
+        ("sock", c_uint64),
         ("references", c_uint32),
         ("source", c_uint8),
         ("start_known", c_uint8),
         ("announced", c_uint8),
         ("encrypted", c_uint8),
+        ("read_ended", c_uint8),
+        ("plain", c_uint8),
+        ("padding", c_uint8 * 6),
     ]
 
 

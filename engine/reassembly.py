@@ -12,9 +12,12 @@ LOST = "lost"
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
-    """Bytes that follow the ones before without a hole. `time` is nanoseconds since the Unix epoch."""
+    """Bytes that follow the ones before without a hole. `time` is nanoseconds since the Unix epoch.
+
+    Built for every chunk, so not frozen: that would double its cost.
+    """
 
     offset: int
     data: bytes

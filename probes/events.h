@@ -39,6 +39,7 @@ enum tls_call {
 	TLS_READ_EARLY,	 /* as TLS_READ_EX, but 1 or 2 (SSL_READ_EARLY_DATA_FINISH) */
 	TLS_SENDFILE,	 /* ssize_t f(SSL *, int, off_t, size_t, int): the length, bytes out of reach */
 	TLS_OTHER,	 /* carries no application data, but may reach the socket */
+	TLS_ERROR,	 /* int SSL_get_error(SSL *, int): why a call carried nothing, such as that the peer has ended */
 };
 
 /* Identity of a process image: a process that executes another program is another one here. */
@@ -152,11 +153,15 @@ struct stream {
 	u64 calls[2];
 	struct process process;
 	struct socket_facts socket;
+	u64 sock;	/* struct sock * that a TLS stream is bound to; 0 while it is not */
 	u32 references; /* SSL_up_ref and SSL_free; sockets: unused */
 	u8 source;
 	u8 start_known;
 	u8 announced;
-	u8 encrypted; /* a socket that carries TLS */
+	u8 encrypted;  /* a socket that carries TLS */
+	u8 read_ended; /* the end of what the peer says was told */
+	u8 plain;      /* a socket that is known not to carry TLS so far */
+	u8 padding[6];
 };
 
 struct tls_key {

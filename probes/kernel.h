@@ -79,7 +79,7 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_type;
-	u16 sk_protocol; /* a field of its own since 5.6 */
+	u8 sk_shutdown;
 };
 struct socket {
 	struct sock *sk;
@@ -113,7 +113,7 @@ struct linux_binprm {
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
-#define IPPROTO_TCP 6
+#define RCV_SHUTDOWN 1
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 #define TCP_CLOSE 7

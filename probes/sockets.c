@@ -198,23 +198,66 @@ static __always_inline int call_direction(u32 number)
 	return DIRECTION_WRITE;
 }
 
-/* Whether bytes open a TLS record of a handshake (RFC 8446 section 5.1): what every TLS connection begins with. */
-static __always_inline bool opens_tls(u64 address, u64 length)
+/* Whether bytes open a TLS record (RFC 8446 section 5.1): of a handshake, which every TLS connection begins with; or of any type,
+ * where the beginning was not seen. */
+static __always_inline bool opens_tls(u64 address, u64 length, bool start_known)
 {
 	u8 head[5];
 	if (length < sizeof(head) || bpf_probe_read_user(head, sizeof(head), (void *)address))
 		return false;
 	u32 record = ((u32)head[3] << 8) | head[4];
-	return head[0] == 22 && head[1] == 3 && head[2] <= 4 && record >= 4 && record <= CHUNK_MAX + 2048;
+	bool type = head[0] == 22 || (!start_known && head[0] >= 20 && head[0] <= 23);
+	return type && head[1] == 3 && head[2] <= 4 && record > 0 && record <= CHUNK_MAX + 2048;
 }
 
-static __noinline int bind_tls(struct tls_key *key, const struct socket_facts *facts, u8 method, u32 capture)
+/* Whether bytes read like text: of ciphertext, one in 2,000 does. */
+static __always_inline bool reads_like_text(u64 address, u64 length)
+{
+	u8 head[8];
+	if (length < sizeof(head) || bpf_probe_read_user(head, sizeof(head), (void *)address))
+		return false;
+	for (int i = 0; i < 8; i++)
+		if ((head[i] < ' ' || head[i] > '~') && head[i] != '\r' && head[i] != '\n')
+			return false;
+	return true;
+}
+
+/* Whether the thread is inside a call of a TLS library: what it reads and writes there is not plaintext. */
+static __always_inline bool inside_tls_call(void)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
+	return all && all->depth;
+}
+
+/* Learns from a call's first bytes what a socket carries. One whose beginning was not seen may be joined in the middle of a TLS record:
+ * it is plain only when it writes no record, for writes begin with one, or when it reads text. */
+static __noinline int classify(struct stream *stream, u64 first, u64 length, u8 direction)
+{
+	if (stream->encrypted)
+		return 0;
+	if (opens_tls(first, length, stream->start_known || stream->plain))
+		stream->encrypted = 1;
+	else if (stream->plain || stream->start_known)
+		stream->plain = 1;
+	else if (inside_tls_call())
+		stream->encrypted = 1;
+	else
+		stream->plain = direction == DIRECTION_WRITE || reads_like_text(first, length);
+	return 0;
+}
+
+static __noinline int bind_tls(struct tls_key *key, const struct call *call, u8 method, u32 capture)
 {
 	struct stream *stream = tls_stream(key, capture);
 	if (!stream || stream->socket.method)
 		return 0;
-	stream->socket = *facts;
+	struct stream *carrier = bpf_map_lookup_elem(&sockets, &call->sock);
+	if (!carrier)
+		return 0;
+	stream->socket = carrier->socket;
 	stream->socket.method = method;
+	stream->sock = call->sock;
 	if (!stream->announced)
 		announce(stream, key->ssl);
 	else
@@ -222,17 +265,17 @@ static __noinline int bind_tls(struct tls_key *key, const struct socket_facts *f
 	return 0;
 }
 
-static __noinline int bind_nested(const struct socket_facts *facts, u32 capture)
+static __noinline int bind_nested(const struct call *call, u32 capture)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
 	if (!all || !all->depth || all->depth > FRAMES_MAX)
 		return 0;
 	struct tls_key key = all->frame[(all->depth - 1) & (FRAMES_MAX - 1)].key;
-	return bind_tls(&key, facts, BOUND_NESTED, capture);
+	return bind_tls(&key, call, BOUND_NESTED, capture);
 }
 
-static __noinline int bind_by_tag(const struct socket_facts *facts, u64 address, u64 length, u32 capture)
+static __noinline int bind_by_tag(const struct call *call, u64 address, u64 length, u32 capture)
 {
 	struct tag tag;
 	if (!read_tag(&tag, address, length))
@@ -242,7 +285,7 @@ static __noinline int bind_by_tag(const struct socket_facts *facts, u64 address,
 		return 0;
 	struct tls_key key = *found;
 	bpf_map_delete_elem(&tags, &tag);
-	return bind_tls(&key, facts, BOUND_CIPHERTEXT, capture);
+	return bind_tls(&key, call, BOUND_CIPHERTEXT, capture);
 }
 
 /* Bytes that sendmmsg or recvmmsg carried: rare on TCP, so they are counted, not copied. */
@@ -257,19 +300,6 @@ static __noinline u64 messages_length(u64 vector, u64 messages)
 		total += length;
 	}
 	return total;
-}
-
-static __noinline int tell_half_closed(struct stream *stream)
-{
-	struct event_half_closed *event = SMALL_EVENT(event);
-	if (!event)
-		return 0;
-	fill_head(&event->head, EVENT_HALF_CLOSED, stream->id, &stream->process);
-	event->offset = stream->tally[DIRECTION_READ].seen;
-	event->direction = DIRECTION_READ;
-	__builtin_memset(event->padding, 0, sizeof(event->padding));
-	submit_small(event);
-	return 0;
 }
 
 static __always_inline u64 first_segment(const struct call *call, u64 length, u64 *first_length)
@@ -293,12 +323,13 @@ static __noinline int emit_call(struct stream *stream, struct call *call, u64 le
 		return emit_gap(stream, direction, messages_length(call->buffer, length));
 	u64 first_length;
 	u64 first = first_segment(call, length, &first_length);
-	if (!stream->encrypted && opens_tls(first, first_length))
-		stream->encrypted = 1;
+	classify(stream, first, first_length, direction);
+	if (!stream->encrypted && !stream->plain)
+		return 0; /* before what is known of it begins */
 	if (stream->encrypted) {
-		bind_nested(&stream->socket, capture);
+		bind_nested(call, capture);
 		if (direction == DIRECTION_WRITE)
-			bind_by_tag(&stream->socket, first, first_length, capture);
+			bind_by_tag(call, first, first_length, capture);
 	}
 	struct emission e = {
 		.time = direction == DIRECTION_WRITE ? call->time : bpf_ktime_get_ns(),
@@ -340,7 +371,7 @@ static __noinline int leave_call(struct call *call, s64 result)
 	if (result > 0)
 		return emit_call(stream, call, result, capture);
 	if (result == 0 && call->count && call_direction(call->number) == DIRECTION_READ && !stream->encrypted)
-		return tell_half_closed(stream);
+		return tell_read_ended(stream);
 	return 0;
 }
 

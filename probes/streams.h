@@ -133,6 +133,23 @@ static __noinline int tell_bound(struct stream *stream)
 	return 0;
 }
 
+/* The peer has ended its direction: what it said before is all. Told once. */
+static __noinline int tell_read_ended(struct stream *stream)
+{
+	if (stream->read_ended)
+		return 0;
+	stream->read_ended = 1;
+	struct event_half_closed *event = SMALL_EVENT(event);
+	if (!event)
+		return 0;
+	fill_head(&event->head, EVENT_HALF_CLOSED, stream->id, &stream->process);
+	event->offset = stream->tally[DIRECTION_READ].seen;
+	event->direction = DIRECTION_READ;
+	__builtin_memset(event->padding, 0, sizeof(event->padding));
+	submit_small(event);
+	return 0;
+}
+
 struct user_vector {
 	u64 base;
 	u64 length;

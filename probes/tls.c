@@ -171,6 +171,33 @@ static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
 	return emit(stream, &e);
 }
 
+#define SSL_ERROR_SSL 1
+#define SSL_ERROR_SYSCALL 5
+#define SSL_ERROR_ZERO_RETURN 6
+
+/* Whether the peer of a TLS stream has ended its TCP connection. */
+static __always_inline bool peer_has_closed(struct stream *stream)
+{
+	u64 sock = stream->sock;
+	struct stream *carrier = sock ? bpf_map_lookup_elem(&sockets, &sock) : 0;
+	if (!carrier || carrier->socket.inode != stream->socket.inode)
+		return false;
+	return BPF_CORE_READ((struct sock *)sock, sk_shutdown) & RCV_SHUTDOWN;
+}
+
+/* A call carried nothing, and the program asks why: the peer said close_notify, or hung up without (which OpenSSL 3 calls
+ * SSL_ERROR_SSL, and before SSL_ERROR_SYSCALL). SSL_read_ex itself does not tell this from "come again". */
+static __noinline int tell_error(struct tls_key *key, u32 error)
+{
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
+	if (!stream || !stream->announced)
+		return 0;
+	bool hung_up = (error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL) && peer_has_closed(stream);
+	if (error == SSL_ERROR_ZERO_RETURN || hung_up)
+		tell_read_ended(stream);
+	return 0;
+}
+
 SEC("uretprobe")
 int tls_return(struct pt_regs *ctx)
 {
@@ -194,6 +221,8 @@ int tls_return(struct pt_regs *ctx)
 	struct frame *frame = &all->frame[depth & (FRAMES_MAX - 1)];
 	if (frame->stack_pointer != stack_pointer)
 		return 0;
+	if (frame->call == TLS_ERROR)
+		tell_error(&frame->key, PT_REGS_RC(ctx));
 	u64 length = length_of(frame, PT_REGS_RC(ctx));
 	u32 capture = length ? capture_of_current() : 0;
 	if (capture && !carried_outside(all, depth, frame))

@@ -39,7 +39,7 @@ class Part:
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,  # Ctrl-C is for the command
-            env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE"},
+            env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE", "MALLOC_ARENA_MAX": "2"},  # few arenas: less memory
             user=caller.uid if caller else None,
             group=caller.gid if caller else None,
             extra_groups=caller.groups if caller else None,
@@ -116,8 +116,7 @@ class Parts:
             raise
 
     def _start_engine(self) -> Part:
-        # A command that does not run as root has no other person to become.
-        person = self._caller if os.geteuid() == 0 else None
+        person = self._caller if self._caller.uid != os.geteuid() else None
         environment = {os.fsdecode(key): os.fsdecode(value) for key, value in self._caller.environment.items()}
         arguments = ["--store", str(self._store), "--state", str(state_folder(environment)), "--lease-stdin"]
         return Part("engine", "engine", arguments, self._engine_folder, person)

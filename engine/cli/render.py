@@ -19,7 +19,7 @@ from engine.store import Row
 LOCK = "🔒"
 PLAIN_LOCK = "tls"
 """For terminals and pipes that cannot show the other."""
-HOST_AT_LEAST = 16
+HOST_AT_LEAST = 8
 """Cells of a host's name that the map shows however narrow it is."""
 IN_JOINTS = ("──▶", "─┬▶", "─┤ ", "─╯ ")
 OUT_JOINTS = ("──▶", "─┬▶", " ├▶", " ╰▶")
@@ -38,8 +38,10 @@ def render_map(console: Console, found: ServiceMap, notes: Iterable[str] = ()) -
     console.print()
     if found.inbound or found.backends:
         console.print(_edge_table((*found.inbound, *found.backends)))
+        console.print()
     if found.flows:
         console.print(_flow_table(found.flows))
+        console.print()
     console.print(_completeness(found))
     for note in notes:
         console.print(Text(clean(note)), style="dim")
@@ -48,6 +50,8 @@ def render_map(console: Console, found: ServiceMap, notes: Iterable[str] = ()) -
 def render_pairs(console: Console, rows: Iterable[Row]) -> None:
     """Print a list of pairs."""
     table = _table("#", ">", "Time (UTC)", "", "Operation", "Host", "Status", ">", "ms", ">", "Bytes", ">", "Complete")
+    for column in table.columns:  # a line each: what does not fit is in the pair itself
+        column.no_wrap, column.overflow = True, "ellipsis"
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
         table.add_row(
@@ -56,6 +60,7 @@ def render_pairs(console: Console, rows: Iterable[Row]) -> None:
             f"{row.request_size + row.response_size:,}", _missing(row.missing),
         )  # fmt: skip
     if count:
+        console.print()
         console.print(table)
 
 
@@ -80,7 +85,7 @@ def _map_lines(found: ServiceMap, width: int, unicode: bool) -> list[str]:
     left = [f"* :{edge.port} requests: {edge.requests:,}{_lock(edge.tls, unicode)}" for edge in found.inbound]
     left_width = max((cell_len(cell) for cell in left), default=0)
     service = f"[ {clean(found.service) or 'service'} ]"
-    room = max(width - left_width - cell_len(service) - 10, HOST_AT_LEAST + 30)
+    room = width - left_width - cell_len(service) - 10
     right = [_backend(edge, room, unicode) for edge in found.backends]
     lines = []
     for row in range(max(len(left), len(right), 1)):

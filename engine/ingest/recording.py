@@ -79,15 +79,15 @@ class Recording:
         if conversation:
             self._take(key, conversation.half_close(way, time))
 
-    def closed(self, key: StreamKey, time: int, opaque: tuple[int, int] = (0, 0)) -> None:
-        """A stream has ended; `opaque` are its bytes that were left out, read and written."""
+    def closed(self, key: StreamKey, time: int, opaque: tuple[int, int] = (0, 0), *, ended: bool = True) -> None:
+        """A stream has ended, or (not `ended`) our sight of it; `opaque` are its bytes that were left out, read and written."""
         self._moved.add(key)
         if key in self._opaque:
             connection, began = self._opaque.pop(key)
             self._finished.append(Flow(connection, began, "tls", "its plaintext cannot be captured", *opaque))
         conversation = self._conversations.pop(key, None)
         if conversation:
-            self._finished += conversation.close(time)
+            self._finished += conversation.close(time, ended)
             self._note_position(key, conversation, finished=True)
         else:
             self._progress[key[0]][key[1]] = replace(self._position(key), finished=True)
@@ -122,7 +122,7 @@ class Recording:
         """End every open conversation, and make the snapshot readable."""
         self.over = True
         for key in [*self._conversations, *self._opaque]:
-            self.closed(key, now)
+            self.closed(key, now, ended=False)
         self.commit()
         if self.ledger is not None:
             self.writer.set_ledger(self.ledger)

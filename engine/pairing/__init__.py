@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.pairing.description import describe
 from engine.pairing.exchange import End, Exchange, Exchanges, Turn
 from engine.protocols import HTTP1, UNKNOWN, Part, Verdict, detect, starts_message
+from engine.reassembly import UNKNOWN as UNKNOWN_BYTES
 from engine.reassembly import Gap, Reassembler, Segment
 from engine.rrpair import Connection, Direction, Flow, Role, RRPair, Way
 
@@ -36,6 +37,7 @@ class Conversation:
         self._flow: tuple[str, str] | None = None
         self._flow_from = (read_offset, write_offset)
         self._flow_time = 0
+        self._ended: set[Way] = set()
         self._closed = False
 
     def data(self, way: Way, offset: int, data: bytes, time: int) -> Finished:
@@ -56,14 +58,23 @@ class Conversation:
         """Take the end of one way."""
         if self._exchanges is None or self._flow:
             return []
+        self._ended.add(way)
         return self._pairs(self._exchanges.take(self._part(way), End()), time)
 
-    def close(self, time: int) -> Finished:
-        """Take the end of the stream: everything is finished by it."""
+    def close(self, time: int, ended: bool = True) -> Finished:
+        """Take the end of the stream: everything is finished by it.
+
+        What the peer says ends where `half_close` told so; without it, the workload has turned away, and more may have been
+        said. `ended` is False where it is not the stream that ended but the watching: then that holds for both ways.
+        """
         if self._closed:
             return []
-        self._closed = True
         finished: Finished = []
+        for way in Way:
+            if self._exchanges and not self._flow and way not in self._ended and (way is Way.READ or not ended):
+                unseen = Gap(self._ways[way].next_offset, 1, UNKNOWN_BYTES)
+                finished += self._pairs(self._exchanges.take(self._part(way), unseen), time)
+        self._closed = True
         if self._exchanges and not self._flow:
             finished += self._pairs(self._exchanges.close(), time)
         elif not self._flow:

@@ -18,9 +18,9 @@ HELD_LIMIT = 8 * 1024 * 1024
 """Bytes of one way that may wait for the other: what socket buffers can hold while a call is under way."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exchange:
-    """A request and its response; one of them may be missing."""
+    """A request and its response; one of them may be missing. Not frozen for the reason that `Received` is not."""
 
     request: Received | None
     response: Received | None = None

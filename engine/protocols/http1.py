@@ -14,6 +14,7 @@ import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.protocols import Part, starts_message
 from engine.rrpair import Fields, Message
@@ -26,6 +27,8 @@ BODY_LIMIT = 64 * 1024 * 1024
 """Most bytes of a body that are kept: one message must not take the memory of the engine."""
 NAMES_LIMIT = 4096
 """Most field names remembered in lower case: real traffic has a few hundred."""
+FIELDS_LIMIT = 4096
+"""Most header lines remembered as split: those of a few services; each is short, or it would not come again."""
 
 Index = dict[bytes, bytes]
 """Header values by lower-case name; of repeated names the last."""
@@ -101,9 +104,15 @@ _NAMES = _Names()
 
 def parse_fields(lines: list[bytes]) -> tuple[Fields, Index]:
     """Split header lines (RFC 9112 section 5). Raises ValueError."""
-    fields = tuple([(name, value.strip(b" \t")) for name, value in [line.split(b":", 1) for line in lines]])
-    names = _NAMES
-    return fields, {names[name]: value for name, value in fields}
+    found = [_field(line) for line in lines]
+    return tuple([field for field, _ in found]), {name: field[1] for field, name in found}
+
+
+@lru_cache(FIELDS_LIMIT)
+def _field(line: bytes) -> tuple[tuple[bytes, bytes], bytes]:
+    """Split one header line into name and value, and the name in lower case. Most lines come again and again. Raises ValueError."""
+    name, value = line.split(b":", 1)
+    return (name, value.strip(b" \t")), _NAMES[name]
 
 
 def _parse_fields_leniently(lines: list[bytes]) -> Fields:
@@ -287,6 +296,16 @@ class Parser:
         self._at = self._searched = end
         return self._frame()
 
+    def _begin_counted(self) -> _Outcome:
+        """Section 6.2. Most bodies are there as soon as their header block is: they need no more states."""
+        length = self._remaining = _content_length(self._fields, self._index)
+        data, start = self._data, self._at
+        if length > len(data) - start or length > BODY_LIMIT:
+            return self._enter(self._counted)
+        self._at = start + length
+        self._body = bytes(data[start : self._at])
+        return self._finish()
+
     def _counted(self) -> _Outcome:
         """Section 6.2."""
         return None if self._take() else self._finish()
@@ -372,8 +391,9 @@ class Parser:
 
     def _finish(self) -> Received:
         """Hand the message over and begin the next."""
+        body = self._body
         received = Received(
-            Message(self._line, self._fields, bytes(self._body), self._trailers),
+            Message(self._line, self._fields, body if type(body) is bytes else bytes(body), self._trailers),
             self._index,
             self._offset,
             self._base + self._at,
@@ -448,8 +468,7 @@ class RequestParser(Parser):
                 raise _Malformed("a transfer coding that does not tell the length")
             return self._enter(self._chunk_line)
         if b"content-length" in self._index:
-            self._remaining = _content_length(self._fields, self._index)
-            return self._enter(self._counted)
+            return self._begin_counted()
         return self._finish()
 
 
@@ -478,7 +497,8 @@ class ResponseParser(Parser):
         """Section 6.3, rules 1 to 8."""
         if 100 <= self._status < 200 and self._status != 101:
             return self._finish()
-        return self._enter(self._final)
+        self._step = self._final
+        return self._final()
 
     def _final(self) -> _Outcome:
         method = self._method_of(self._begun)
@@ -495,13 +515,15 @@ class ResponseParser(Parser):
         if b"transfer-encoding" in index:
             return self._enter(self._chunk_line if _is_chunked(self._fields) else self._until_end)
         if b"content-length" in index:
-            self._remaining = _content_length(self._fields, self._index)
-            return self._enter(self._counted)
+            return self._begin_counted()
         return self._enter(self._until_end)
 
 
 def request_line(line: bytes) -> tuple[str, str]:
     """Method and target of a request line that was parsed (RFC 9112 section 3)."""
+    words = line.decode("latin-1").split(" ")
+    if len(words) == 3:
+        return words[0], words[1]
     method, _, rest = line.decode("latin-1").partition(" ")
     return method, rest.rpartition(" ")[0].strip(" \t")
 

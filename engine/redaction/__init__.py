@@ -1,8 +1,8 @@
 """Replaces secrets before a pair is stored or shown.
 
 Only the bytes of a secret change; whatever depends on them (Content-Length, content coding, X-Amz-Crc32) is made to fit
-again. Binary bodies are never touched. Most texts hold no secret, so each is first asked for hints, which costs a
-tenth of looking.
+again. Binary bodies are never touched. Most pairs hold no secret, so each is first asked for hints, which costs a tenth
+of looking.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import rules
-from engine.redaction.texts import BODY_FINDERS, Edit, Finder, apply
+from engine.redaction.hints import has_shape, has_special, is_clean, is_special, is_textual
+from engine.redaction.texts import Edit, Finder, apply, body_finder
 from engine.redaction.tokens import Tokens
 from engine.rrpair import Fields, Message, RRPair
 
@@ -21,23 +22,10 @@ __all__ = ["Redactor", "decode_content"]
 
 DECODED_LIMIT = 64 * 1024 * 1024
 """Longest content that is taken out of a compressed body to be looked into: as much as is kept of a plain one."""
-CACHED_NAMES = 4096
-"""Header names whose rule is remembered."""
 
 _SIGV4 = re.compile(rb"Credential=([^/,\s]+)|Signature=([0-9a-fA-F]+)")
 _COOKIE = re.compile(rb"([^=;\s]+)=\"?([^;\"]*)")
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
-_SPECIAL = rules.PARAMETER_HEADERS.union((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"), rules.SECRET_HEADERS)
-
-
-class _SpecialNames(dict[bytes, bool]):
-    """Whether a header of that name, as spelt, has a rule of its own."""
-
-    def __missing__(self, name: bytes) -> bool:
-        known = name.lower() in _SPECIAL
-        if len(self) < CACHED_NAMES:
-            self[name] = known
-        return known
 
 
 class Redactor:
@@ -45,10 +33,11 @@ class Redactor:
 
     def __init__(self, key: bytes) -> None:
         self._finder = Finder(Tokens(key))
-        self._special = _SpecialNames()
 
     def pair(self, pair: RRPair) -> RRPair:
         """Give the pair without its secrets; the very same object where it has none."""
+        if is_clean(pair):
+            return pair
         kinds: set[str] = set()
         request = self.message(pair.request, kinds)
         response = self.message(pair.response, kinds) if pair.response else None
@@ -63,7 +52,7 @@ class Redactor:
         """Redact one message and add what was found to `kinds`."""
         found: set[str] = set()
         line, headers, trailers, body = message.start_line, message.headers, message.trailers, message.body
-        hinted = _has_hint(b"\n".join([line, *[value for _, value in headers], *[value for _, value in trailers]]))
+        hinted = has_shape(b"\n".join([line, *[value for _, value in headers], *[value for _, value in trailers]]))
         if hinted or b"?" in line:
             line = self._text(line, found, url=True)
         headers = self._headers(headers, found, hinted)
@@ -81,12 +70,11 @@ class Redactor:
     # -- headers -------------------------------------------------------------------------------------------------------
 
     def _headers(self, fields: Fields, kinds: set[str], hinted: bool) -> Fields:
-        special = self._special
-        if not hinted and not any(special[name] for name, _ in fields):
+        if not hinted and not has_special(fields):
             return fields
-        return tuple([
-            (name, self._value(name.lower(), value, kinds) if hinted or special[name] else value) for name, value in fields
-        ])  # fmt: skip
+        return tuple(
+            (name, self._value(name.lower(), value, kinds) if hinted or is_special(name) else value) for name, value in fields
+        )
 
     def _value(self, name: bytes, value: bytes, kinds: set[str]) -> bytes:
         if not value:
@@ -131,15 +119,15 @@ class Redactor:
 
     def _text(self, text: bytes, kinds: set[str], *, url: bool = False) -> bytes:
         """Redact a text of no structure, a URL's query where it is or holds one."""
-        edits = self._finder.parameters(text) if url and b"=" in text else []
-        if _has_hint(text):
+        edits = self._finder.parameters(text) if url else []
+        if has_shape(text):
             edits += self._finder.shapes(text)
         return apply(text, edits, kinds) if edits else text
 
     def _body(self, message: Message, kinds: set[str]) -> bytes:
         body = message.body
         media, coding = _content(message.headers)
-        if not rules.TEXTUAL.match(media) and (media or not _looks_textual(body)):
+        if not is_textual(media) and (media or not _looks_textual(body)):
             return body
         if not coding or coding == b"identity":
             return self._text_body(body, media, kinds)
@@ -150,16 +138,9 @@ class Redactor:
         return body if redacted is text else _encode(redacted, coding)
 
     def _text_body(self, text: bytes, media: bytes, kinds: set[str]) -> bytes:
-        edits: list[Edit] = []
-        for pattern, find in BODY_FINDERS:
-            if pattern.match(media):
-                edits += find(self._finder, text)
-                break
-        else:
-            edits += self._finder.json(text)
-        if b"?" in text or b"#" in text:
-            edits += self._finder.parameters(text)
-        if _has_hint(text):
+        edits = body_finder(media)(self._finder, text)
+        edits += self._finder.parameters(text)
+        if has_shape(text):
             edits += self._finder.shapes(text)
         return apply(text, edits, kinds) if edits else text
 
@@ -174,14 +155,6 @@ class Redactor:
         _, path, query = split_target(method, target)
         operation = pair.operation.replace(pair.path, path) if pair.path else pair.operation
         return replace(pair, path=path, query=split_query(query), operation=operation)
-
-
-def _has_hint(text: bytes) -> bool:
-    """Whether a text may hold a secret of a known look."""
-    for byte, hint in rules.SHAPE_HINTS:
-        if byte in text and hint.search(text):
-            return True
-    return rules.CARD_HINT.search(text) is not None
 
 
 def _content(headers: Fields) -> tuple[bytes, bytes]:

@@ -16,10 +16,10 @@ SECRET_HEADERS = frozenset(
 _NAMES = {
     "password": "password passwd pwd passphrase new_password old_password user_password",
     "token": (
-        "secret token access_token refresh_token id_token auth_token session_token security_token public_token link_token"
-        " bearer_token client_secret api_secret secret_key secret_access_key private_key api_key access_key authorization"
-        " shared_secret signing_secret webhook_secret session_key credential x_amz_signature x_amz_credential"
-        " x_amz_security_token client_assertion code_verifier"
+        "secret token access_token refresh_token id_token auth_token session_token security_token public_token"
+        " link_token bearer_token client_secret api_secret secret_key secret_access_key private_key api_key"
+        " access_key authorization shared_secret signing_secret webhook_secret session_key credential"
+        " x_amz_signature x_amz_credential x_amz_security_token client_assertion code_verifier"
     ),
     "card": "cvc cvv cvv2 cvc2 security_code card_number",
 }
@@ -35,8 +35,21 @@ FIELD_SPELLINGS = frozenset(
 )
 """The same in lower case as they stand between two quotes, also where the JSON is itself written in a JSON string."""
 
-PARAMETER_NAMES: dict[str, str] = {**FIELD_NAMES, **dict.fromkeys(("key", "sig", "signature", "code"), "token")}
+FIELD_ENDINGS = (
+    ("password", "password"),
+    ("passwd", "password"),
+    ("secret", "token"),
+    ("secretkey", "token"),
+    ("secretaccesskey", "token"),
+)
+"""Ends of longer names, such as `db_password`, written as in the table above."""
+STEMS = (b"passw", b"secret")
+"""Lower-case parts, one of which is in every name with such an end."""
+
+_PARAMETERS_ONLY = ("key", "sig", "signature", "code")
+PARAMETER_NAMES: dict[str, str] = {**FIELD_NAMES, **dict.fromkeys(_PARAMETERS_ONLY, "token")}
 """Query parameters: of them `key` (Google), `sig` (Azure), `code` (OAuth) are secret only there."""
+PARAMETER_SPELLINGS = FIELD_SPELLINGS.union(name.encode() for name in _PARAMETERS_ONLY)
 
 NAME = rb"[A-Za-z0-9_.\- \[\]]{3,64}"
 """How a field's name is written."""
@@ -73,13 +86,15 @@ JWT = re.compile(rb"(?<![A-Za-z0-9_.-])(eyJ[A-Za-z0-9_-]{4,})((?:\.[A-Za-z0-9_-]
 CARD = re.compile(
     rb"(?<![\w.%-])(?:"
     rb"4[0-9]{12}(?:[0-9]{3}(?:[0-9]{3})?)?|(?:5[1-5]|2[2-7])[0-9]{14}|3[47][0-9]{13}|3(?:0|6|8|9)[0-9]{12,17}"
-    rb"|35[0-9]{14,17}|6[0-9]{12,18}|5[06-8][0-9]{11,17}"
+    rb"|35[0-9]{14,17}|6(?:011|4[4-9]|5)[0-9]{12,13}|62[0-9]{14,17}|(?:50[123]|5893|6304|676[1-3]|6759)[0-9]{12,15}"
     rb"|[2-6][0-9]{3}([ +-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[47][0-9]{2}([ +-])[0-9]{6}\2[0-9]{5}"
     rb")(?![\w-]|\.[0-9])"
 )
 """Card numbers by the ranges of the brands (ISO/IEC 7812), so that times, ids and counters are left alone."""
 
-CARD_HINT = re.compile(rb"[2-6](?:[0-9]{12}|[0-9]{3}[ +-](?:[0-9]{4}[ +-][0-9]{4}|[0-9]{6})[ +-])")
+CARD_HINT_MAP = bytes(48 if 48 <= c <= 57 else 45 if c in b" +-" else c for c in range(256))
+CARD_HINTS = (b"0" * 13, b"0000-0000-0000-0", b"0000-000000-0000")
+"""With every digit made 0 and every separator -, one of these is in every text that has a card number."""
 
 TEXTUAL = re.compile(
     rb"(?i)\s*(?:text/|multipart/|application/(?:[^;]*[+-])?(?:json|xml|x-www-form-urlencoded|javascript|graphql|x-ndjson))"
@@ -88,3 +103,6 @@ TEXTUAL = re.compile(
 
 PARAMETER_HEADERS = frozenset((b"location", b"referer", b"content-location", b"link", b"x-original-url"))
 """Headers that hold URLs."""
+
+SPECIAL_HEADERS = SECRET_HEADERS | PARAMETER_HEADERS | {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"}
+"""Headers that have a rule of their own."""

@@ -7,14 +7,18 @@ import json
 import re
 from base64 import b64decode, b64encode, urlsafe_b64decode
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from urllib.parse import quote_plus, unquote_to_bytes
 
 from engine.redaction import rules
+from engine.redaction.hints import has_field, has_parameter
 from engine.redaction.tokens import Tokens, is_luhn_valid, is_token
 
 Edit = tuple[int, int, bytes, str]
 """From, to, what to put there, and the name of it in a pair's `redacted`."""
 
+MEDIA_LIMIT = 1024
+"""Media types that are remembered."""
 NESTING_LIMIT = 64
 """Levels of values under a secret field that are gone into; deeper ones are replaced as they stand by their leaves."""
 
@@ -54,7 +58,7 @@ class Finder:
     def json(self, text: bytes) -> list[Edit]:
         """Secret fields of a JSON text, whatever it nests, and JSON written in its strings."""
         edits: list[Edit] = []
-        if rules.FIELD_SPELLINGS.isdisjoint(text.lower().split(b'"')):
+        if not has_field(text):
             return edits
         for field in _JSON_FIELD.finditer(text):
             kind = _kind_of(field[1])
@@ -92,6 +96,8 @@ class Finder:
     def parameters(self, text: bytes) -> list[Edit]:
         """Secret query parameters of the URLs in a text."""
         edits: list[Edit] = []
+        if not has_parameter(text):
+            return edits
         for parameter in _PARAMETER.finditer(text):
             kind = _kind_of(unquote_to_bytes(parameter[1]), rules.PARAMETER_NAMES)
             if kind:
@@ -166,7 +172,8 @@ class Finder:
 def _kind_of(name: bytes, names: dict[str, str] = rules.FIELD_NAMES) -> str | None:
     """Look a field's name up; of `card[number]` and `user.password` the last part counts."""
     last = re.split(rb"[\[.]", name.rstrip(b"]"))[-1]
-    return names.get(last.decode("latin-1").lower().replace("_", "").replace("-", "").replace(" ", ""))
+    word = last.decode("latin-1").lower().replace("_", "").replace("-", "").replace(" ", "")
+    return names.get(word) or next((kind for end, kind in rules.FIELD_ENDINGS if word.endswith(end)), None)
 
 
 def _unescape(text: bytes, quote: bytes) -> bytes:
@@ -192,10 +199,14 @@ def _is_jwt(header: bytes) -> bool:
         return False
 
 
-BODY_FINDERS: tuple[tuple[re.Pattern[bytes], Callable[[Finder, bytes], list[Edit]]], ...] = (
-    (re.compile(rb"(?i)[^;]*json"), Finder.json),
+_BODY_FINDERS: tuple[tuple[re.Pattern[bytes], Callable[[Finder, bytes], list[Edit]]], ...] = (
     (re.compile(rb"(?i)\s*application/x-www-form-urlencoded"), Finder.form),
     (re.compile(rb"(?i)[^;]*xml"), Finder.xml),
     (re.compile(rb"(?i)\s*multipart/"), Finder.multipart),
 )
-"""How the fields of a body are found, by media type."""
+
+
+@lru_cache(MEDIA_LIMIT)
+def body_finder(media: bytes) -> Callable[[Finder, bytes], list[Edit]]:
+    """Say how the fields of a body of this media type are found: as JSON where it is none of the others."""
+    return next((find for pattern, find in _BODY_FINDERS if pattern.match(media)), Finder.json)

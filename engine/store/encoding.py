@@ -12,8 +12,8 @@ import zstandard
 
 from engine.rrpair import Fields, Message
 
-COMPRESS_FROM = 512
-"""Shorter bodies are stored as they are: zstd saves less than it costs."""
+COMPRESS_FROM = 1024
+"""Shorter bodies are stored as they are: saving 300 bytes of one takes as long as storing all else of the pair."""
 ZSTD_LEVEL = 1
 """Ten times as fast as level 6 for nine tenths of its saving; a recording must keep up."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

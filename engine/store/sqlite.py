@@ -13,7 +13,7 @@ import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ _GROUP = (
     " GROUP BY connection, direction, protocol, host, port, technology"
 )
 _SEPARATOR = "\x1f"
+_FACTS = tuple(field.name for field in fields(Connection))
 _REQUEST_COMPRESSED, _RESPONSE_COMPRESSED = 1, 2
 
 
@@ -285,7 +286,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Say of damage which file has it."""
     try:
         yield
-    except (sqlite3.DatabaseError, zstandard.ZstdError, struct.error, ValueError, TypeError, IndexError) as error:
+    except (sqlite3.DatabaseError, zstandard.ZstdError, struct.error, LookupError, ValueError, TypeError) as error:
         raise SnapshotError(f"{path} is damaged ({error}): copy it again, or record again") from error
 
 
@@ -336,7 +337,7 @@ def _flow_row(flow: Flow, known: dict[str, Connection]) -> tuple[Any, ...]:
 
 
 def _facts(connection: Connection) -> tuple[str, str]:
-    return connection.id, json.dumps(asdict(connection))
+    return connection.id, json.dumps({name: getattr(connection, name) for name in _FACTS})
 
 
 def _connection(facts: str) -> Connection:

@@ -111,7 +111,7 @@ def httptools_only() -> None:
 
 def pair_only() -> None:
     """Reassemble, parse and pair."""
-    converse(lambda _batch, _progress: None)
+    converse(lambda *_: None)
 
 
 def redact_only(pairs: list[RRPair]) -> None:
@@ -145,7 +145,7 @@ def main() -> None:
     size = sum(map(len, EXCHANGES[0]))
     print(f"{PAIRS:,} pairs of {size:,} bytes, two chunks each, {CONNECTIONS} connections, {BATCH} pairs a transaction")
     pairs: list[RRPair] = []
-    converse(lambda batch, _progress: pairs.extend(item for item in batch if isinstance(item, RRPair)))
+    converse(lambda batch, _: pairs.extend(item for item in batch if isinstance(item, RRPair)))
     oracle = measure("httptools", httptools_only)
     parsing = measure("parsing", parse_only)
     measure("chunk to pair", pair_only)

@@ -346,3 +346,28 @@ def test_nothing_is_raised_and_a_whole_pair_is_never_a_wrong_one(
         if not missing and not garbled:
             assert number == answer
     assert len({pair.id for pair in talk.pairs}) == len(talk.pairs)
+
+
+UNTIL_END = b"HTTP/1.1 200 OK\r\n\r\npart"
+
+
+def test_a_body_until_the_end_is_incomplete_where_the_workload_turned_away() -> None:
+    talk = Talk().say(WRITE, request(1)).say(READ, UNTIL_END).close()
+    assert [pair.missing for pair in talk.pairs] == [("response body",)]
+
+
+def test_a_server_ends_its_own_body_by_closing() -> None:
+    talk = Talk(SERVER).say(READ, request(1)).say(WRITE, UNTIL_END).close()
+    assert [(pair.complete, pair.response and pair.response.body) for pair in talk.pairs] == [(True, b"part")]
+
+
+def test_nothing_is_whole_that_the_watching_ended_in() -> None:
+    talk = Talk(SERVER).say(READ, request(1)).say(WRITE, UNTIL_END)
+    talk.found += talk.conversation.close(9, ended=False)
+    assert [pair.missing for pair in talk.pairs] == [("response body",)]
+
+
+def test_what_was_whole_stays_whole_when_the_watching_ends() -> None:
+    talk = Talk().say(WRITE, request(1)).say(READ, response(1))
+    talk.found += talk.conversation.close(9, ended=False)
+    assert [pair.complete for pair in talk.pairs] == [True]

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.redaction import Redactor
+from engine.redaction import Redactor, rules
+from engine.redaction.hints import is_clean
 from engine.redaction.tokens import Tokens, is_luhn_valid, luhn_digit
 from engine.rrpair import Connection, Direction, Fields, Message, RRPair
 
@@ -35,9 +36,21 @@ def pair(
     request = Message(b"POST " + target + b" HTTP/1.1", fields, body)
     path = target.decode("latin-1").partition("?")[0]
     return RRPair(
-        "0" * 16, 0, Direction.OUT, "s", "http/1.1", "h", 443, "POST", path, (), f"POST {path}", request,
-        Connection("c"), response=response,
-    )  # fmt: skip
+        "0" * 16,
+        0,
+        Direction.OUT,
+        "s",
+        "http/1.1",
+        "h",
+        443,
+        "POST",
+        path,
+        (),
+        f"POST {path}",
+        request,
+        Connection("c"),
+        response=response,
+    )
 
 
 def body_of(text: bytes, media: bytes) -> bytes:
@@ -145,6 +158,13 @@ def test_json_in_a_json_string() -> None:
     assert json.loads(json.loads(json.loads(redacted)["Message"])["a"])["secret"].startswith("REDACTED-")
 
 
+def test_longer_names_that_end_in_one() -> None:
+    text = b'{"DB_PASSWORD":"hunter2","stripeWebhookSecret":"hunter3","secretary":"Ann"}'
+    redacted = body_of(text, b"application/json")
+    assert b"hunter" not in redacted
+    assert redacted.endswith(b'"secretary":"Ann"}')
+
+
 def test_page_tokens_are_left_alone() -> None:
     text = b'{"NextToken":"abc","ClientRequestToken":"def","nextPageToken":"g","token_type":"bearer"}'
     assert body_of(text, b"application/json") == text
@@ -181,7 +201,8 @@ def test_xml_and_multipart() -> None:
 
 
 def test_cards_stay_cards_and_other_numbers_stay() -> None:
-    text = b'{"n":4242424242424242,"s":"4000 0566 5566 5556","t":1732270000000,"ns":1732270000000000003,"f":0.4242424242424242}'
+    text = b'{"n":4242424242424242,"s":"4000 0566 5566 5556",'
+    text += b'"t":1732270000000,"ns":1732270000000000003,"f":0.4242424242424242}'
     redacted = body_of(text, b"application/json")
     value = json.loads(redacted)
     assert is_luhn_valid(str(value["n"]).encode())
@@ -247,8 +268,8 @@ def test_card_tokens(digits: bytes, key: bytes) -> None:
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False) | st.text('abé"\\{:', max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('abé"\\', max_size=6), inner, max_size=3),
     max_leaves=10,
 )
 
@@ -273,3 +294,31 @@ def test_nothing_is_raised_on_any_body(body: bytes, media: bytes) -> None:
 @given(st.binary(max_size=60), st.sampled_from([STRIPE, AWS_KEY, b"ghp_" + b"a1" * 18, JWT]), st.binary(max_size=60))
 def test_known_shapes_never_stay(before: bytes, secret: bytes, after: bytes) -> None:
     assert secret not in body_of(before + b" " + secret + b" " + after, b"text/plain")
+
+
+_PUNCTUATION = [b'"', b"\\", b":", b"{", b"}", b" ", b"&", b"=", b"?", b"/", b",", b"a", b"-"]
+_SHAPES = [
+    CARD,
+    b"4242 4242 4242 4242",
+    STRIPE,
+    JWT,
+    AWS_KEY,
+    b"xoxb-1234567890-a",
+    b"pat-na1-" + b"0" * 36,
+    b"ghs_" + b"y" * 30,
+]
+_FIELDS = [b'"DB_Password": "x"', b'"api-key":7', b"?sig=1", b"&Token=2", b"#access_token=3"]
+_SPELLINGS = sorted(rules.FIELD_SPELLINGS | rules.PARAMETER_SPELLINGS)
+_MEDIA = [b"application/json", b"text/plain", b"application/x-www-form-urlencoded", b""]
+_texts = st.lists(st.sampled_from([*_PUNCTUATION, *_SHAPES, *_FIELDS, *_SPELLINGS]), max_size=12).map(b"".join)
+
+
+@given(_texts, _texts, _texts, st.sampled_from(_MEDIA))
+def test_what_the_rules_would_change_has_a_hint(body: bytes, value: bytes, target: bytes, media: bytes) -> None:
+    target = b"/" + target.replace(b" ", b"+")
+    plain = pair(body, media, ((b"X-Other", value),), target, Message(b"HTTP/1.1 200 OK", (), body))
+    kinds: set[str] = set()
+    assert plain.response
+    REDACTOR.message(plain.request, kinds)
+    REDACTOR.message(plain.response, kinds)
+    assert not (kinds and is_clean(plain))

@@ -24,11 +24,30 @@ SAMPLE = Path(__file__).parent.parent / "corpus" / "snapshot-v1.snapshot"
 def pair(n: int, body: bytes = b"", connection: Connection = CONNECTION) -> RRPair:
     line = b"POST /%d?a=b&c HTTP/1.1" % n
     return RRPair(
-        f"{n:016x}", 1000 - n, Direction.OUT, "shop", "http/1.1", "h", 443, "POST", f"/{n}", (("a", "b"), ("c", "")),
-        f"POST /{n}", Message(line, ((b"Host", b"h"), (b"X", b"\xff: y")), body, ((b"T", b"1"),)), connection, 200,
-        Message(b"HTTP/1.1 200 OK", ((b"A", b""),), body * 2), (Message(b"HTTP/1.1 103 Early", ((b"L", b"x"),)),),
-        1, 2, 3, ("HTTP", "JSON"), (), (), {},
-    )  # fmt: skip
+        f"{n:016x}",
+        1000 - n,
+        Direction.OUT,
+        "shop",
+        "http/1.1",
+        "h",
+        443,
+        "POST",
+        f"/{n}",
+        (("a", "b"), ("c", "")),
+        f"POST /{n}",
+        Message(line, ((b"Host", b"h"), (b"X", b"\xff: y")), body, ((b"T", b"1"),)),
+        connection,
+        200,
+        Message(b"HTTP/1.1 200 OK", ((b"A", b""),), body * 2),
+        (Message(b"HTTP/1.1 103 Early", ((b"L", b"x"),)),),
+        1,
+        2,
+        3,
+        ("HTTP", "JSON"),
+        (),
+        (),
+        {},
+    )
 
 
 def writer(path: Path, capture: str = "c", *, resume: bool = False) -> SnapshotWriter:
@@ -64,9 +83,17 @@ def test_one_pair_by_ordinal_or_id(tmp_path: Path) -> None:
     with Snapshot(tmp_path / "a.snapshot") as s:
         found = {reference: s.pair(reference) for reference in ("1", "3", "4", "0", "aa", "a", "abab", "x", "12" * 8, "")}
     assert {reference: p.id[:4] if p else None for reference, p in found.items()} == {
-        "1": "1212", "3": "aaaa", "4": None, "0": None, "aa": "aaaa", "a": None, "abab": "abab", "x": None,
-        "12" * 8: "1212", "": None,
-    }  # fmt: skip
+        "1": "1212",
+        "3": "aaaa",
+        "4": None,
+        "0": None,
+        "aa": "aaaa",
+        "a": None,
+        "abab": "abab",
+        "x": None,
+        "12" * 8: "1212",
+        "": None,
+    }
 
 
 def test_what_becomes_known_late(tmp_path: Path) -> None:
@@ -157,7 +184,7 @@ def finished(path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda _data: b"", "is not a snapshot"),
+        (lambda _: b"", "is not a snapshot"),
         (lambda data: b"PK" + data[2:], "is not a snapshot"),
         (lambda data: data[:68] + b"\0\0\0\0" + data[72:], "is not a snapshot"),
         (lambda data: data[:60] + struct.pack(">I", 2) + data[64:], "has format 2, this understudy reads up to 1"),

@@ -1,0 +1,103 @@
+"""Processes, cgroups and containers: against this process and against paths as they are seen in the field."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent import workloads
+
+ID = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-{ID}.scope",
+        f"/kubepods/besteffort/pod1/{ID}",
+        f"/../../kubepods/pod1/{ID}",
+        f"/kubepods.slice/kubepods-pod1.slice/crio-{ID}.scope",
+        f"/system.slice/docker-{ID}.scope",
+        f"/docker/{ID}",
+        f"/machine.slice/libpod-{ID}.scope/container",
+        f"/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:{ID}",
+    ],
+)
+def test_containers(path: str) -> None:
+    assert workloads.container_of(path) == ID
+
+
+@pytest.mark.parametrize("path", ["", "/", "/user.slice/user-1000.slice", f"/kubepods/crio-conmon-{ID}.scope", "/docker/abc"])
+def test_no_containers(path: str) -> None:
+    assert workloads.container_of(path) == ""
+
+
+def test_this_process() -> None:
+    known = workloads.look_up(os.getpid())
+    assert known.executable == os.readlink("/proc/self/exe")
+    assert known.command == Path("/proc/self/comm").read_text().strip()
+    assert known.started == workloads.started(os.getpid()) > 0
+
+
+def test_a_process_that_is_gone_keeps_what_was_known() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert workloads.look_up(process.pid, 5, "gone") == workloads.Workload(process.pid, 5, "gone")
+    assert workloads.started(process.pid) == 0
+
+
+def test_descendants() -> None:
+    process = subprocess.Popen(["sh", "-c", "cat & wait"], stdin=subprocess.PIPE, process_group=0)
+    try:
+        while len(workloads.descendants(process.pid)) < 2:
+            assert process.poll() is None
+        assert process.pid in workloads.descendants(os.getpid())
+    finally:
+        os.killpg(process.pid, 9)
+        process.communicate()
+
+
+def test_mappings_can_be_opened_after_the_file_is_gone(tmp_path: Path) -> None:
+    copy = tmp_path / "cat"
+    shutil.copy("/bin/cat", copy)
+    with subprocess.Popen([str(copy)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        assert process.stdout.read(1) == b"x"  # it runs, so it is mapped
+        mapping = next(each for each in workloads.executable_mappings(process.pid) if each.path == str(copy))
+        copy.unlink()
+        if os.geteuid() == 0:
+            fd = workloads.open_mapping(process.pid, mapping)
+            with os.fdopen(fd, "rb") as file:
+                assert file.read(4) == b"\x7fELF"
+        copy.write_bytes(b"another")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(workloads, "PROC", Path("/proc"))
+            gone = workloads.Mapping("0-0", mapping.path, mapping.device, mapping.inode)
+            with pytest.raises(FileNotFoundError):
+                workloads.open_mapping(process.pid, gone)
+        process.stdin.close()
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_cgroup_of_its_own() -> None:
+    mount = workloads.cgroup_mount()
+    assert mount is not None
+    cgroup = workloads.Cgroup(mount, f"test-{os.getpid()}")
+    try:
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+            cgroup.adopt(process.pid)
+            assert workloads.cgroup_of(process.pid).endswith(cgroup.path.name)
+            assert not cgroup.remove()
+    finally:
+        while not cgroup.remove():
+            pass
+    assert not cgroup.path.exists()

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from engine.cli import main
+from engine.cli.render import render_map, render_pair
+from engine.cli.text import body_text, clean, indent_json
+from engine.formats.rrpair import from_json
+from engine.rrpair import Connection, Direction, Flow, Message, Role, RRPair
+from engine.servicemap import service_map
+from engine.snapshot import Snapshot, SnapshotWriter
+from engine.store import Group
+
+CONNECTION = Connection("c", True, Role.CLIENT, "10.0.0.1", 40000, "192.0.2.1", 443, tls_version="TLS 1.3")
+
+
+def pair(n: int) -> RRPair:
+    return RRPair(
+        f"{n:016x}",
+        1_767_225_600_000_000_000 + n,
+        Direction.OUT,
+        "shop",
+        "http/1.1",
+        "api.example",
+        443,
+        "POST",
+        f"/{n}",
+        (),
+        f"POST /{n}",
+        Message(b"POST /%d HTTP/1.1" % n, ((b"Content-Type", b"application/json"),), b'{"a":[1.10,2]}'),
+        CONNECTION,
+        201,
+        Message(b"HTTP/1.1 201 Created", (), b"\x89PNG\x00\x01"),
+        duration=2_500_000,
+        technology=("HTTP", "JSON"),
+    )
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.snapshot"
+    writer = SnapshotWriter(path, service="shop", capture_id="c", created=0, tool_version="0")
+    writer.add([*(pair(n) for n in range(60)), replace(pair(99), missing=("response body",))])
+    writer.add(
+        [
+            Flow(
+                Connection("d", role=Role.CLIENT, remote_address="192.0.2.7", remote_port=5432),
+                1,
+                "postgres",
+                "not parsed yet",
+                5,
+                6,
+            )
+        ]
+    )
+    writer.set_ledger({"seen": 1000, "delivered": 990, "lost": 10, "unknown_starts": 2})
+    writer.finish()
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["inspect", *map(str, arguments)])
+
+
+def test_the_overview(snapshot: Path) -> None:
+    result = run(snapshot)
+    assert result.exit_code == 0
+    for text in (
+        "[ shop ]",
+        "api.example :443 requests: 61 (100%)",
+        "60 of 61",
+        "HTTP, JSON, TLS 1.3",
+        "postgres",
+        "not parsed yet",
+        "60 of 61 pairs complete",
+        "bytes seen 1,000 = delivered 990 + lost 10",
+        "streams whose start was not seen: 2",
+        "POST /49",
+        "11 more: --all lists them",
+    ):
+        assert text in result.output, result.output
+    assert "POST /50" not in result.output
+    assert "\x1b" not in result.output
+    assert "no: response body" in run(snapshot, "--all").output
+
+
+def test_one_pair(snapshot: Path) -> None:
+    result = run(snapshot, "3")
+    for text in (
+        "POST /2 HTTP/1.1",
+        "    1.10,\n",
+        "HTTP/1.1 201 Created",
+        "00000000  89 50 4e 47",
+        "2.500 ms",
+        "TLS 1.3",
+    ):
+        assert text in result.output, result.output
+    assert run(snapshot, f"{2:016x}").output == result.output
+
+
+def test_json_is_the_pairs(snapshot: Path) -> None:
+    lines = run(snapshot, "--json").output.splitlines()
+    with Snapshot(snapshot) as opened:
+        assert [from_json(json.loads(line)) for line in lines] == list(opened.pairs())
+        assert [from_json(json.loads(line)) for line in run(snapshot, "7", "--json").output.splitlines()] == [opened.pair("7")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"), [(("missing.snapshot",), "does not exist"), (("{snapshot}", "999"), "has no pair '999'")]
+)
+def test_failures_are_one_line(snapshot: Path, arguments: tuple[str, ...], text: str) -> None:
+    result = run(*(argument.format(snapshot=snapshot) for argument in arguments))
+    assert result.exit_code == 125
+    assert result.stdout == ""
+    assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unfinished_recording_says_so(tmp_path: Path) -> None:
+    SnapshotWriter(tmp_path / "a.snapshot", service="s", capture_id="c", created=0, tool_version="0").close()
+    result = run(tmp_path / "a.snapshot.partial")
+    assert "did not end in good order" in result.output
+    assert "No requests were recorded" in result.output
+
+
+def test_inspect_needs_no_grpc(snapshot: Path) -> None:
+    code = "import sys; from engine.cli import main\ntry: main()\nfinally: sys.exit('grpc' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "inspect", str(snapshot)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def shown(width: int, encoding: str = "utf-8", terminal: bool = False) -> tuple[Console, io.TextIOWrapper]:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    return Console(file=file, width=width, force_terminal=terminal, highlight=False), file
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_map_fits_80_columns(encoding: str) -> None:
+    groups = [
+        Group(Direction.IN, "http/1.1", False, "*", 8080, (), 192, 192),
+        Group(Direction.OUT, "http/1.1", True, "dynamodb.us-east-1.amazonaws.com", 443, ("DynamoDB",), 147, 147),
+        Group(Direction.OUT, "http/1.1", True, "a.example", 443, (), 73, 73),
+    ]
+    console, file = shown(80, encoding)
+    render_map(console, service_map("payment", groups))
+    file.seek(0)
+    first, second = file.read().splitlines()[:2]
+    assert first.startswith("* :8080 requests: 192 ")
+    assert "[ payment ]" in first
+    assert ":443 requests: 147 (66%)" in first
+    assert len(first) <= 80
+    assert "a.example :443 requests: 73 (33%)" in second
+
+
+@given(st.text(max_size=60))
+def test_captured_text_is_never_interpreted(text: str) -> None:
+    raw = text.encode("utf-8", "surrogatepass")
+    evil = raw + b"\x1b]0;owned\x07[bold]x[/bold]\r\x9b31m"
+    hostile = replace(
+        pair(1),
+        host="h\x1b[2J",
+        operation="x\x1b[1m[red]",
+        request=Message(b"GET /\x1b[5m HTTP/1.1", ((evil, evil),), evil + b"\n\t"),
+    )
+    for width, terminal in ((80, False), (100, True)):
+        console, file = shown(width, terminal=terminal)
+        render_pair(console, replace(hostile, response=hostile.request))
+        file.seek(0)
+        output = file.read()
+        assert "\x1b]" not in output
+        assert "\x07" not in output
+        assert "\x9b" not in output
+        assert "\x1b[2J" not in output
+        assert "\x1b[5m" not in output
+        assert terminal or "\x1b" not in output
+        assert terminal or "[bold]x[/bold]" in output.replace("\n", "")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=3), i, max_size=3),
+    )
+)
+def test_indented_json_is_the_same_json(value: object) -> None:
+    for text in (json.dumps(value), json.dumps(value, separators=(",", ":"))):
+        assert indent_json(text) == json.dumps(value, indent=2)
+
+
+def test_json_is_shown_as_it_is() -> None:
+    assert indent_json('{"a":1.10,"a":18446744073709551617}') == '{\n  "a": 1.10,\n  "a": 18446744073709551617\n}'
+    assert indent_json("{broken") == "{broken"
+
+
+@given(st.binary(max_size=100), st.sampled_from([b"gzip", b"deflate", b""]))
+def test_any_body_is_shown(body: bytes, coding: bytes) -> None:
+    clean(body_text(Message(b"", ((b"Content-Encoding", coding),), body)), lines=True)

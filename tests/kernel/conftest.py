@@ -1,0 +1,88 @@
+"""An agent and an engine for tests: the agent a process, as it is; the engine in this process, so that its state can be read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from understudy.v1 import agent_pb2, agent_pb2_grpc, capture_pb2
+
+from engine.__main__ import build
+from engine.ingest.recording import Recording
+from engine.ingest.service import Recordings
+from engine.snapshot import Snapshot
+
+TIMEOUT = 60.0
+
+
+class Capturing:
+    """One capture of one agent into one snapshot."""
+
+    def __init__(self, folder: Path, recordings: Recordings, engine: str, *agent_options: str) -> None:
+        self._folder = folder
+        self._recordings = recordings
+        self.name = uuid.uuid4().hex
+        self.recording: Recording = recordings.start(folder / f"{self.name}.snapshot", "tested", self.name, resume=False)
+        lease, listen = folder / f"lease-{self.name}", f"unix:{folder}/{self.name}.sock"
+        lease.mkdir()
+        options = ["--listen", listen, "--engine", engine, "--lease", str(lease), *agent_options]
+        self.agent = subprocess.Popen([sys.executable, "-m", "agent", *options], stdin=subprocess.PIPE)
+        self._channel = grpc.insecure_channel(listen)
+        grpc.channel_ready_future(self._channel).result(TIMEOUT)
+        self.service = agent_pb2_grpc.AgentServiceStub(self._channel)
+        self._news: Iterator[agent_pb2.CaptureResponse] | None = None
+
+    def start(self, target: agent_pb2.Target) -> agent_pb2.CaptureReady:
+        """Start to capture."""
+        self._news = self.service.Capture(agent_pb2.CaptureRequest(capture_id=self.name, targets=[target]))
+        return next(self._news).ready
+
+    def stop(self) -> capture_pb2.Ledger:
+        """Settle."""
+        stopped = self.service.StopCapture(agent_pb2.StopCaptureRequest(capture_id=self.name), timeout=TIMEOUT)
+        assert stopped.delivered
+        return stopped.ledger
+
+    def snapshot(self) -> Snapshot:
+        """What was captured; the agent's account must have arrived."""
+        with self._recordings.lock:
+            self._recordings.remove(self.recording)
+            assert self.recording.ledger is not None
+            self.recording.finish(0)
+        return Snapshot(self.recording.writer.path)
+
+    def close(self) -> None:
+        """End the agent."""
+        self._channel.close()
+        if self.agent.stdin:
+            self.agent.stdin.close()
+        self.agent.wait(TIMEOUT)
+
+
+@pytest.fixture
+def capturing() -> Iterator[Callable[..., Capturing]]:
+    """Makes captures; everything ends with the test."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with contextlib.ExitStack() as stack:
+        # Short: a unix socket's path may have 107 bytes.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="us-")))
+        engine = f"unix:{folder}/e.sock"
+        server, recordings = build(engine, folder)
+        server.start()
+        stack.callback(lambda: server.stop(0).wait())
+
+        def make(*agent_options: str) -> Capturing:
+            made = Capturing(folder, recordings, engine, *agent_options)
+            stack.callback(made.close)
+            return made
+
+        yield make
