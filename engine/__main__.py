@@ -74,9 +74,9 @@ def build(listen: str, store: Path, state: Path | None = None) -> tuple[grpc.Ser
     server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="rpc"), options=options)
     capture_pb2_grpc.add_CaptureServiceServicer_to_server(CaptureService(recordings), server)
     control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
-    state = health.HealthServicer()
-    state.set("", health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    healthy = health.HealthServicer()
+    healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     services = [
         file.services_by_name[name].full_name
         for file, name in ((capture_pb2.DESCRIPTOR, "CaptureService"), (control_pb2.DESCRIPTOR, "ControlService"))
