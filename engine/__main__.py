@@ -50,9 +50,7 @@ def main(listen: str, store: Path, state: Path | None, metrics: str, lease_stdin
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    recordings = Recordings()
-    control = ControlService(store, recordings, state or state_folder(os.environ))
-    server = build(listen, recordings, control)
+    server, recordings = build(listen, store, state)
     if metrics:
         host, _, port = metrics.rpartition(":")
         registry = CollectorRegistry()
@@ -63,21 +61,22 @@ def main(listen: str, store: Path, state: Path | None, metrics: str, lease_stdin
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     stop.wait()
     server.stop(1).wait()
-    control.close()
     with recordings.lock:
         for recording in recordings.all():
             recording.abandon()
 
 
-def build(listen: str, recordings: Recordings, control: ControlService) -> grpc.Server:
+def build(listen: str, store: Path, state: Path | None = None) -> tuple[grpc.Server, Recordings]:
     """Put the engine together."""
+    recordings = Recordings()
+    control = ControlService(store, recordings, state or state_folder(os.environ))
     options = [("grpc.max_receive_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="rpc"), options=options)
     capture_pb2_grpc.add_CaptureServiceServicer_to_server(CaptureService(recordings), server)
     control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
-    state = health.HealthServicer()
-    state.set("", health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    healthy = health.HealthServicer()
+    healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     services = [
         file.services_by_name[name].full_name
         for file, name in ((capture_pb2.DESCRIPTOR, "CaptureService"), (control_pb2.DESCRIPTOR, "ControlService"))
@@ -91,7 +90,7 @@ def build(listen: str, recordings: Recordings, control: ControlService) -> grpc.
         raise click.ClickException(f"cannot listen on {listen}: {error}") from error
     finally:
         os.umask(old_mask)
-    return server
+    return server, recordings
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:

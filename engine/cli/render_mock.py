@@ -73,7 +73,7 @@ def render_summary(console: Console, report: MockReport) -> None:
     for heading in ("Port", "Requests", "Matches", "Misses"):
         table.add_column(heading, justify="right")
     for each in report.backends:
-        name = each.host if each.recorded else f"{each.host} (not recorded)"
+        name = each.host if each.recorded else f"{each.host} (not mocked)"
         numbers = (f"{each.requests:,}", f"{each.matches:,}", f"{each.misses:,}")
         table.add_row(Text(clean(name)), str(each.port), *numbers)
     console.print(table)

@@ -111,10 +111,6 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no responder {request.responder_id!r}")
         return pb.StopResponderResponse(run=run)
 
-    def close(self) -> None:
-        """End what still runs."""
-        self._responders.close()
-
     def _path(self, name: str, context: grpc.ServicerContext) -> Path:
         if not name or Path(name).name != name or name.startswith("."):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{name!r} is no name of a snapshot: give a file name without a folder")

@@ -33,6 +33,8 @@ class Responders:
         """Start one. Raises SnapshotError, ValueError or OSError."""
         if not math.isfinite(request.speed) or request.speed < 0:
             raise ValueError("a speed is 0 or more")
+        if request.port > 65535:
+            raise ValueError(f"{request.port} is no port")
         if len(self._on) >= RESPONDERS_LIMIT:
             raise ValueError(f"there are {RESPONDERS_LIMIT} responders: stop one first")
         with self._lock:
@@ -54,11 +56,6 @@ class Responders:
         """End one; what it was asked. None where there is none."""
         responder = self._on.pop(identity, None)
         return run_message(responder.stop()) if responder else None
-
-    def close(self) -> None:
-        """End all."""
-        for identity in list(self._on):
-            self.stop(identity)
 
 
 def _message(identity: str, responder: Responder) -> pb.Responder:

@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the client."""
+        if self._layer and not self._layer.established:
+            self._no_handshake(self._layer, "the client ended in the handshake")
         if self._timer:
             self._timer.cancel()
         self._waiting.clear()
@@ -102,7 +104,7 @@ class Connection(asyncio.Protocol):
         try:
             plain = layer.receive(data)
         except ssl.SSLError as error:
-            self._responder.run.trouble(f"TLS: {error.reason or error}" + f" ({layer.server_name})" * bool(layer.server_name))
+            self._no_handshake(layer, error.reason or str(error))
             self._transport.write(layer.output)
             self._transport.close()
             return b""
@@ -111,6 +113,12 @@ class Connection(asyncio.Protocol):
         if layer.established and not was_established:
             self._enter(replace(self._scope, tls=True, server_name=layer.server_name))
         return plain
+
+    def _no_handshake(self, layer: Layer, reason: str) -> None:
+        """Tell of a client that does not go on: most likely it does not trust the authority."""
+        name = f" ({layer.server_name})" if layer.server_name else ""
+        self._responder.run.trouble(f"TLS: {reason}{name}")
+        self._layer = None
 
     def _enter(self, scope: Scope) -> None:
         self._scope = scope
@@ -173,7 +181,8 @@ class Connection(asyncio.Protocol):
         host, port = host_and_port(asked.target)
         self._write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         rest, self._reader = self._reader.rest, RequestReader()
-        self._enter(replace(self._scope, destination=(host, port or 443)))
+        if port != self._responder.port:  # a client that means the responder itself names nobody
+            self._enter(replace(self._scope, destination=(host, port or 443)))
         self._undecided = True
         if rest:
             self.data_received(rest)

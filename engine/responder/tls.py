@@ -16,9 +16,10 @@ READ_BYTES = 16 * 1024
 
 
 class _Server(ssl.SSLObject):
-    """The server's end. `name`: whom the client asks for; until it says so, the address that it connected to."""
+    """The server's end. `name`: whom the client asks for, if it says so. `address`: what it connected to."""
 
-    name: str
+    name: str = ""
+    address: str
 
 
 class Layer:
@@ -29,14 +30,13 @@ class Layer:
         found = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         assert isinstance(found, _Server)
         self._tls = found
-        self._tls.name = address
-        self._address = address
+        self._tls.address = address
         self.established = False
 
     @property
     def server_name(self) -> str:
         """The name that the client asked for; "" where it named none."""
-        return "" if self._tls.name == self._address else self._tls.name
+        return self._tls.name
 
     def receive(self, data: bytes) -> bytes:
         """Take ciphertext, give plaintext. Raises ssl.SSLError where the client breaks off or breaks the protocol."""
@@ -84,9 +84,9 @@ def choosing_context(contexts: Contexts) -> ssl.SSLContext:
 
     def choose(tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
         assert isinstance(tls, _Server)
-        tls.name = name.lower() if name else tls.name
+        tls.name = name.lower() if name else ""
         try:
-            tls.context = contexts.named(tls.name)
+            tls.context = contexts.named(tls.name or tls.address)
         except ValueError:
             return ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         return None

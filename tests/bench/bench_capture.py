@@ -24,8 +24,6 @@ from understudy.v1 import agent_pb2
 from agent.kernel import libbpf
 from agent.kernel.planner import Site, plan
 from engine.__main__ import build
-from engine.control import ControlService
-from engine.ingest.service import Recordings
 from tests.kernel.conftest import Capturing
 
 TURNS = 5
@@ -102,8 +100,7 @@ def captured(folder: Path, pid: int) -> Iterator[None]:
     """An agent that captures a process, and an engine that takes it in."""
     with ExitStack() as stack:
         address = f"unix:{folder}/e.sock"
-        recordings = Recordings()
-        server = build(address, recordings, ControlService(folder, recordings, folder))
+        server, recordings = build(address, folder, folder)
         server.start()
         stack.callback(lambda: server.stop(0).wait())
         capture = Capturing(folder, recordings, address)

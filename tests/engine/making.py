@@ -68,6 +68,7 @@ class Maker:
         conversation = Conversation(connection, "test", True)
         found = conversation.data(Way.WRITE, 0, exchange.request_bytes(), start)
         found += conversation.data(Way.READ, 0, exchange.answer_bytes(), start + 4_000_000)
+        found += conversation.half_close(Way.READ, start + 4_000_000)
         found += conversation.close(start + 4_000_000)
         [pair] = found
         assert isinstance(pair, RRPair)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +18,9 @@ from understudy.v1 import capture_pb2 as pb
 from understudy.v1 import capture_pb2_grpc, control_pb2, control_pb2_grpc
 
 from engine.__main__ import build
-from engine.control import ControlService
-from engine.ingest.service import Recordings
+from engine.control.responders import report_of, run_message
 from engine.metrics import EngineCollector
+from tests.engine.making import Exchange, write_snapshot
 
 ASKED = b"GET /a?b=c HTTP/1.1\r\nHost: api.example\r\n\r\n"
 ANSWERED = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -29,9 +31,7 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.recordings = Recordings()
-        self.service = ControlService(folder, self.recordings, folder)
-        self.server = build(f"unix:{folder}/e.sock", self.recordings, self.service)
+        self.server, self.recordings = build(f"unix:{folder}/e.sock", folder, folder / "state")
         self.server.start()
         self.channel = grpc.insecure_channel(f"unix:{folder}/e.sock")
         self.control = control_pb2_grpc.ControlServiceStub(self.channel)
@@ -167,3 +167,67 @@ def test_metrics(engine: Engine) -> None:
     assert 'understudy_engine_recorded_pairs{complete="true",snapshot="a.snapshot"} 1.0' in lines
     assert "understudy_engine_batches_total 1.0" in lines
     assert f'understudy_engine_recorded_bytes{{snapshot="a.snapshot"}} {len(ASKED) + len(ANSWERED):.1f}' in lines
+
+
+# -- responders --------------------------------------------------------------------------------------------------------
+
+
+def start(engine: Engine, **options: Any) -> control_pb2.Responder:
+    return engine.control.StartResponder(control_pb2.StartResponderRequest(snapshot="a.snapshot", **options)).responder
+
+
+def ask(responder: control_pb2.Responder, path: str) -> int:
+    connection = http.client.HTTPConnection(responder.address, responder.port, timeout=10)
+    connection.request("GET", path, headers={"Host": "api.example.com", "Connection": "close"})
+    with contextlib.closing(connection):
+        return connection.getresponse().status
+
+
+def test_a_responder_answers_and_tells_what_it_was_asked(engine: Engine) -> None:
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a"), Exchange("GET /a", host="other.example"))
+    responder = start(engine, only=["api.example.com"])
+    assert [(b.host, b.port, list(b.addresses)) for b in responder.backends] == [("api.example.com", 443, ["192.0.2.1"])]
+    assert [b.host for b in responder.left_out] == ["other.example"]
+    assert Path(responder.ca_file).read_bytes() == responder.ca_certificate
+    assert [ask(responder, path) for path in ("/a", "/b", "/b")] == [200, 404, 404]
+    got = engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id=responder.id))
+    assert got.responder == responder
+    run = engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id=responder.id)).run
+    assert [(b.host, b.recorded, b.requests, b.matches) for b in run.backends] == [("api.example.com", True, 3, 1)]
+    [miss] = run.misses
+    assert (miss.times, miss.operation, miss.nearest_operation) == (2, "GET /b", "GET /a")
+    assert [(d.field, d.recorded, d.live) for d in miss.differences] == [("path.1", "a", "b")]
+    again = report_of(run)
+    assert run_message(again) == run
+    assert again.responder_rate == pytest.approx(1 / 3)
+    with pytest.raises(ConnectionRefusedError):
+        ask(responder, "/a")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"only": ["nobody"]}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"speed": -1.0}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"speed": float("nan")}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"address": "203.0.113.1"}, grpc.StatusCode.FAILED_PRECONDITION),
+        ({"port": 70000}, grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_a_responder_that_cannot_start(engine: Engine, options: dict[str, Any], code: grpc.StatusCode) -> None:
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a"))
+    with pytest.raises(grpc.RpcError) as caught:
+        start(engine, **options)
+    assert caught.value.code() is code
+
+
+def test_unknown_snapshots_and_responders(engine: Engine) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        start(engine)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError) as caught:
+        engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id="x"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError) as caught:
+        engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id="x"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND

@@ -16,7 +16,6 @@ import pytest
 from understudy.v1 import agent_pb2, agent_pb2_grpc, capture_pb2
 
 from engine.__main__ import build
-from engine.control import ControlService
 from engine.ingest.recording import Recording
 from engine.ingest.service import Recordings
 from engine.snapshot import Snapshot
@@ -81,8 +80,7 @@ def capturing() -> Iterator[Callable[..., Capturing]]:
         # Short: a unix socket's path may have 107 bytes.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="us-")))
         engine = f"unix:{folder}/e.sock"
-        recordings = Recordings()
-        server = build(engine, recordings, ControlService(folder, recordings, folder))
+        server, recordings = build(engine, folder, folder)
         server.start()
         stack.callback(lambda: server.stop(0).wait())
 

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.responder.backends import Backends, Scope
+from engine.snapshot import Snapshot, uncheck
+from tests.engine.making import Exchange, write_snapshot
+
+OWN = 40000
+EXCHANGES = (
+    Exchange("GET /", host="api.example.com"),
+    Exchange("GET /", host="odd.example", port=8443),
+    Exchange("GET /", host="two.example", port=8001, tls=False),
+    Exchange("GET /", host="two.example", port=8002, tls=False),
+    Exchange("GET /", host="192.0.2.9", port=80, tls=False),
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_snapshot(tmp_path / "a.snapshot", *EXCHANGES)
+
+
+def backends(path: Path, **options: tuple[str, ...]) -> Backends:
+    with Snapshot(path) as snapshot:
+        return Backends(snapshot, **options)
+
+
+@pytest.mark.parametrize(
+    ("scope", "authority", "place"),
+    [
+        (Scope(True, "api.example.com", None, OWN), "api.example.com", ("api.example.com", 443)),
+        (Scope(True, "", None, OWN), "API.example.com:443", ("api.example.com", 443)),
+        (Scope(True, "api.example.com", None, OWN), "", ("api.example.com", 443)),
+        (Scope(True, "api.example.com", None, OWN), f"api.example.com:{OWN}", ("api.example.com", 443)),
+        (Scope(False, "", None, OWN), "api.example.com", ("api.example.com", 443)),
+        (Scope(True, "", ("api.example.com", 444), OWN), "api.example.com", ("api.example.com", 444)),
+        (Scope(True, "", None, OWN), "odd.example", ("odd.example", 8443)),
+        (Scope(True, "", None, OWN), "odd.example:9443", ("odd.example", 9443)),
+        (Scope(False, "", ("198.51.100.1", 8002), OWN), "two.example", ("two.example", 8002)),
+        (Scope(False, "", None, OWN), "two.example:8001", ("two.example", 8001)),
+        (Scope(False, "", None, OWN), "two.example", ("two.example", 80)),
+        (Scope(False, "", ("192.0.2.9", 80), OWN), "", ("192.0.2.9", 80)),
+        (Scope(True, "api.example.com", ("198.51.100.1", 443), OWN), "198.51.100.1", ("api.example.com", 443)),
+        (Scope(False, "", ("192.0.2.9", 80), OWN), "10.0.0.1", ("192.0.2.9", 80)),
+        (Scope(True, "api.example.com", None, OWN), "unknown.example", ("unknown.example", 443)),
+        (Scope(False, "", ("203.0.113.1", 81), OWN), "", ("203.0.113.1", 81)),
+    ],
+)
+def test_whom_a_request_is_for(path: Path, scope: Scope, authority: str, place: tuple[str, int]) -> None:
+    assert backends(path).place(scope, authority) == place
+
+
+def test_the_responders_own_address_means_the_only_backend(path: Path) -> None:
+    scope = Scope(False, "", None, OWN)
+    assert backends(path, only=("api.example.com",)).place(scope, f"127.0.0.1:{OWN}") == ("api.example.com", 443)
+    assert backends(path).place(scope, f"127.0.0.1:{OWN}") == ("127.0.0.1", 80)
+
+
+def test_only_and_excluded(path: Path) -> None:
+    assert set(backends(path, only=("two.example",)).indexes) == {("two.example", 8001), ("two.example", 8002)}
+    assert set(backends(path, only=("two.example:8001",)).indexes) == {("two.example", 8001)}
+    left = backends(path, excluded=("TWO.example", "192.0.2.9"))
+    assert set(left.indexes) == {("api.example.com", 443), ("odd.example", 8443)}
+    assert left.off == {("two.example", 8001), ("two.example", 8002), ("192.0.2.9", 80)}
+    assert left.addresses["api.example.com", 443] == {"192.0.2.1"}
+    with pytest.raises(ValueError, match="nobody is no backend of"):
+        backends(path, only=("nobody",))
+
+
+def test_unchecked_backends_stay_off(path: Path) -> None:
+    uncheck(path, ["api.example.com:443"])
+    assert ("api.example.com", 443) in backends(path).off
+    uncheck(path, [])
+    assert ("api.example.com", 443) in backends(path).indexes
