@@ -131,6 +131,15 @@ def datagram(host: str, port: str) -> object:
     return found
 
 
+def ping(host: str) -> object:
+    """By a raw socket: an echo request (RFC 792)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        try:
+            return raw.sendto(b"\x08\0\xf7\xff\0\0\0\0", (host, 0))
+        except OSError as error:
+            return type(error).__name__
+
+
 def look_up(name: str, *families: str) -> object:
     """getaddrinfo with AI_ADDRCONFIG, for each family."""
     found: dict[str, object] = {}

@@ -34,14 +34,14 @@ class Place:
     """Where processes are started: the machine's own network, or that of a process."""
 
     def __init__(self, pid: int | None = None) -> None:
-        entering = (network.enter, (pid,)) if pid else (None, ())
-        self._inside = ThreadPoolExecutor(1, initializer=entering[0], initargs=entering[1])
+        self._inside = ThreadPoolExecutor(1)
+        if pid:
+            self.run(network.enter, pid)
 
     def start(self, *command: str | Path, **options: Any) -> subprocess.Popen[str]:
         """Start a process there."""
-        return self.run(
-            subprocess.Popen, command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
-        )
+        started: subprocess.Popen[str] = self.run(subprocess.Popen, command, env=environment(), **_PIPES, **options)
+        return started
 
     def run(self, act: Any, *arguments: Any, **options: Any) -> Any:
         """Call something there."""
@@ -178,6 +178,7 @@ class Taking:
         """Start a command under takeover. `stdin` is the path of what it reads."""
         number = uuid.uuid4().hex[:8]
         output, errors = self.folder / f"{number}.out", self.folder / f"{number}.err"
+        output.touch()
         surroundings = environment(**(variables or {}))
         who = Caller(os.getuid(), os.getgid(), (), {os.fsencode(k): os.fsencode(v) for k, v in surroundings.items()})
         whole = ["sh", "-c", f'exec "$@" >{output} 2>{errors} <{stdin or "/dev/null"}', "sh", *command]
