@@ -87,7 +87,7 @@ class Responder:
             if pipe:
                 pipe.close()
 
-    def message(self) -> pb.Responder:
+    def message(self) -> pb.ResponderEndpoint:
         """For the agent."""
         return pb.ResponderEndpoint(pid=self.process.pid, ipv4_port=self.port4, ipv6_port=self.port6)
 

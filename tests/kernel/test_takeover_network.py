@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from understudy.v1 import agent_pb2 as pb
+from understudy.v1 import backend_pb2
 
 from tests.kernel.takeover import Taking, World, backend
 from tests.kernel.world import BACKEND4, BACKEND6, GATEWAY, PORT
@@ -71,7 +71,7 @@ def test_what_needs_no_connection_does_not_leave_either(joined: Joined) -> None:
         (BACKEND4, backend("db.internal", PORT, BACKEND4), "db.internal"),
     ],
 )
-def test_what_is_passed_through_is_reached_for_real(joined: Joined, host: str, passed: pb.Backend, name: str) -> None:
+def test_what_is_passed_through_is_reached_for_real(joined: Joined, host: str, passed: backend_pb2.Backend, name: str) -> None:
     taking, world = joined
     steps = [f"read {host} {PORT}", f"read {host} {PORT}", f"connect {host} {PORT + 1}"]
     said, running = taking.said("several", *steps, recorded=[backend("another.test")], passed=[passed])

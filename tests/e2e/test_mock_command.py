@@ -1,0 +1,184 @@
+"""What clients hear under `mock` is what they heard when they were recorded, with nothing changed in them and nobody there."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import Authority
+from tests.e2e.programs import CLIENTS, ROOT, client, environment
+from tests.e2e.recording import UNDERSTUDY, Done, part, record, understudy
+from tests.e2e.truth.log import read_told
+from tests.e2e.truth.server import TruthServer
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
+
+SIZE = ("--exchanges", "150", "--connections", "15")
+TIMEOUT = 60.0
+
+
+def mock(snapshot: Path, *command: str | Path, options: tuple[str | Path, ...] = ()) -> Done:
+    """Runs a command with its backends mocked."""
+    return understudy("mock", snapshot, *options, "--", *command)
+
+
+def report_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture
+def recorded(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> Callable[[str], list[str]]:
+    """Records a client to `snapshot` and returns its command line; the server is gone afterwards."""
+
+    def make(name: str) -> list[str]:
+        command = client(name, tls_server.url, tmp_path / "log", *SIZE, ca=authority.ca)
+        assert record(tmp_path / "snapshot", *command).status == 0
+        tls_server.__exit__(None, None, None)
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", tls_server.port)):
+            pass
+        return command
+
+    return make
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_clients_hear_the_same(name: str, recorded: Callable[[str], list[str]], tmp_path: Path) -> None:
+    command = recorded(name)
+    heard = sorted(map(str, read_told(tmp_path / "log")))
+    (tmp_path / "log").unlink()
+    done = mock(tmp_path / "snapshot", *command, options=("--fail-on-miss", "--report", tmp_path / "report"))
+    assert done.status == 0, done.stderr
+    assert sorted(map(str, read_told(tmp_path / "log"))) == heard
+    report = report_of(tmp_path / "report")
+    assert (report["responder_rate"], report["requests"], report["refused"]) == (1, 150, [])
+    assert "Responder rate 100 %: 150 of 150 requests" in done.stderr
+
+
+ASK = """
+import json, sys, urllib.request, urllib.error
+for url in sys.argv[1:]:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            print(answer.status, len(answer.read()))
+    except urllib.error.HTTPError as error:
+        print(error.code, json.loads(error.read()))
+    except urllib.error.URLError as error:
+        print(type(error.reason).__name__)
+"""
+
+
+def test_a_miss_is_explained_and_counts(recorded: Callable[[str], list[str]], tls_server: TruthServer, tmp_path: Path) -> None:
+    recorded("with_requests")
+    ask = (sys.executable, "-c", ASK, f"{tls_server.url}/never/asked")
+    done = mock(tmp_path / "snapshot", *ask, options=("--fail-on-miss", "--report", tmp_path / "report"))
+    assert done.status == 3
+    assert done.stdout.startswith(b"404 ")
+    assert "NO_MATCH" in done.stderr
+    (miss,) = report_of(tmp_path / "report")["misses"]
+    assert (miss["path"], miss["host"]) == ("/never/asked", "localhost")
+    assert miss["nearest"]
+    assert mock(tmp_path / "snapshot", *ask).status == 0
+
+
+def test_what_was_not_recorded_is_refused_at_once(recorded: Callable[[str], list[str]], tmp_path: Path) -> None:
+    """By address, IPv4 and IPv6: nobody is asked, and the report names the destination."""
+    recorded("with_requests")
+    ask = (sys.executable, "-c", ASK, "http://192.0.2.7:8080/", "http://[2001:db8::7]:8080/")
+    done = mock(tmp_path / "snapshot", *ask, options=("--report", tmp_path / "report"))
+    assert done.stdout.split() == [b"ConnectionRefusedError"] * 2
+    refused = {(call["address"], call["port"]) for call in report_of(tmp_path / "report")["refused"]}
+    assert refused == {("192.0.2.7", 8080), ("2001:db8::7", 8080)}
+
+
+def test_the_loopback_beside_is_left_alone(recorded: Callable[[str], list[str]], plain_server: TruthServer, tmp_path: Path) -> None:
+    recorded("with_requests")
+    ask = (sys.executable, "-c", ASK, f"{plain_server.url}/length/5/beside")
+    done = mock(tmp_path / "snapshot", *ask)
+    assert done.stdout.startswith(b"200 ")
+    assert len(plain_server.exchanges) == 1
+
+
+def test_an_unchecked_backend_is_asked_for_real(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:
+    command = client("with_requests", tls_server.url, tmp_path / "log", *SIZE, ca=authority.ca)
+    assert record(tmp_path / "snapshot", *command).status == 0
+    place = f"localhost:{tls_server.port}"
+    assert understudy("backends", tmp_path / "snapshot", "--off", place).status == 0
+    done = mock(tmp_path / "snapshot", *command)
+    assert done.status == 0, done.stderr
+    assert len(tls_server.exchanges) == 300
+    assert place in done.stderr
+    assert understudy("backends", tmp_path / "snapshot", "--on", place).status == 0
+    assert mock(tmp_path / "snapshot", *command).status == 0
+    assert len(tls_server.exchanges) == 300
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -TERM $$", 143)])
+def test_exit_status_is_that_of_the_command(recorded: Callable[[str], list[str]], tmp_path: Path, script: str, status: int) -> None:
+    recorded("with_http_client")
+    assert mock(tmp_path / "snapshot", "sh", "-c", script).status == status
+    missing = mock(tmp_path / "snapshot", "no-such-command-anywhere")
+    assert (missing.status, len(missing.stderr.splitlines())) == (125, 1)
+
+
+LOOP = """
+import http.client, ssl, sys
+port, ca = int(sys.argv[1]), sys.argv[2]
+def ask():
+    connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=ssl.create_default_context(cafile=ca))
+    connection.request("GET", "/anything")
+    return connection.getresponse().status
+print(ask(), flush=True)
+sys.stdin.readline()
+try:
+    print(ask(), flush=True)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("victim", ["engine", "agent"])
+def test_calls_fail_at_once_when_a_part_is_gone(
+    victim: str, recorded: Callable[[str], list[str]], tls_server: TruthServer, authority: Authority, tmp_path: Path
+) -> None:
+    """The responder killed: refused at once. The agent killed: answered or refused, but never by the real backend."""
+    recorded("with_requests")
+    command = [UNDERSTUDY, "mock", str(tmp_path / "snapshot"), "--", sys.executable, "-c", LOOP]
+    command += [str(tls_server.port), str(authority.ca)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(), cwd=ROOT, text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "404\n"
+        killed = part(process.pid, victim)
+        killed.kill()
+        psutil.wait_procs([killed], TIMEOUT)
+        said, errors = process.communicate("\n", timeout=TIMEOUT)
+    assert said in (("ConnectionRefusedError\n",) if victim == "engine" else ("404\n", "ConnectionRefusedError\n"))
+    assert process.returncode == 125
+    assert f"the {victim} ended" in errors
+
+
+def test_two_at_once_do_not_see_each_other(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:
+    for number in (1, 2):
+        command = client("with_requests", tls_server.url, tmp_path / f"log{number}", *SIZE, ca=authority.ca)
+        assert record(tmp_path / f"snapshot{number}", *command).status == 0
+    tls_server.__exit__(None, None, None)
+    running = []
+    for number in (1, 2):
+        command = client("with_requests", tls_server.url, tmp_path / f"again{number}", *SIZE, ca=authority.ca)
+        options = ["--fail-on-miss", "--report", str(tmp_path / f"report{number}")]
+        whole = [UNDERSTUDY, "mock", str(tmp_path / f"snapshot{number}"), *options, "--", *command]
+        running.append(subprocess.Popen(whole, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True))
+    for number, process in zip((1, 2), running, strict=True):
+        _, errors = process.communicate(timeout=2 * TIMEOUT)
+        assert process.returncode == 0, errors
+        assert report_of(tmp_path / f"report{number}")["requests"] == 150
+        heard = [sorted(map(str, read_told(tmp_path / f"{log}{number}"))) for log in ("log", "again")]
+        assert heard[0] == heard[1]
