@@ -19,7 +19,7 @@ from engine.cli import Failure
 from engine.cli.caller import Caller, caller
 from engine.cli.parts import Parts
 from engine.cli.render_mock import render_left_out, render_miss, render_summary, usage
-from engine.control.responders import report_of
+from engine.cli.reports import report_of
 from engine.report import Miss, MockReport
 from engine.snapshot import Snapshot, SnapshotError
 
