@@ -129,10 +129,10 @@ def command(
 def _serve(parts: Parts, settings: Settings) -> MockReport:
     """Run until a signal; the report."""
     console = Console(stderr=True, highlight=False)
+    mocking, watch = Mocking(parts, settings), MissWatch(console)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    mocking, watch = Mocking(parts, settings), MissWatch(console)
     render_left_out(console, mocking.responder.left_out)
     console.print(usage(mocking.responder), markup=False, soft_wrap=True)
     try:
