@@ -10,6 +10,7 @@ BUF = $(VENV_PATH) $(CURDIR)/.venv/buf/node_modules/.bin/buf
 OUT := proto
 BUF_VERSION := 1.75.0
 LOCALSTRIPE_VERSION := 1.15.10
+MITMPROXY_VERSION := 11.0.2
 
 setup: .venv/.ready .venv/buf/.ready
 
@@ -31,7 +32,7 @@ fix: setup
 test: .venv/.ready build/.e2e probes
 	$(PY) -m pytest
 
-bench: .venv/.ready probes
+bench: .venv/.ready build/.bench build/mitmproxy/.ready probes
 	set -e; for file in tests/bench/[a-z]*.py; do $(PY) -m tests.bench.$$(basename $$file .py); done
 
 demo: .venv/.ready build/.stage .demo/localstripe/.ready probes
@@ -65,6 +66,16 @@ build/.e2e: .ci/need
 build/.stage: .ci/need
 	.ci/need ip=iproute2 nginx=nginx-light sudo
 	mkdir -p build && touch $@
+
+build/.bench: .ci/need
+	.ci/need wrk nginx=nginx-light
+	mkdir -p build && touch $@
+
+# In an environment of its own: it pins much of what we use, too.
+build/mitmproxy/.ready: Makefile .ci/need
+	.ci/venv build/mitmproxy
+	build/mitmproxy/bin/pip install --quiet mitmproxy==$(MITMPROXY_VERSION)
+	touch $@
 
 .venv/.ready: pyproject.toml .ci/need
 	.ci/venv .venv

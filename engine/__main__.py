@@ -20,7 +20,7 @@ from understudy.v1 import capture_pb2, capture_pb2_grpc, control_pb2, control_pb
 from engine.control import ControlService
 from engine.ingest.service import CaptureService, Recordings
 from engine.metrics import EngineCollector
-from engine.responder.authority import state_folder
+from engine.state import state_folder
 
 CALLS_AT_ONCE = 64
 """Each connected agent keeps a thread; the others answer soon."""

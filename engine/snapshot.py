@@ -14,7 +14,7 @@ from engine.matching.signature import SIGNATURE_VERSION, signature
 from engine.redaction import Redactor
 from engine.rrpair import Connection, Direction, Flow, RRPair
 from engine.servicemap import ServiceMap, service_map
-from engine.store import Entry, Progress, Row, SnapshotError, Store
+from engine.store import Answer, Entry, Progress, Row, SnapshotError, Store
 from engine.store.sqlite import SqliteStore, amend
 
 __all__ = ["Info", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
@@ -167,6 +167,10 @@ class Snapshot:
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""
         return self._store.at(row)
+
+    def answer(self, row: int) -> Answer:
+        """The answer of an entry."""
+        return self._store.answer(row)
 
     @property
     def unchecked(self) -> frozenset[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import shlex
 import sys
 from pathlib import Path
@@ -56,6 +55,6 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(importlib.metadata.version("understudy"), prog_name="understudy")
+@click.version_option(package_name="understudy", prog_name="understudy")
 def main() -> None:
     """Watch a service talk to the outside world, and stand in for that world."""

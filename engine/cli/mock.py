@@ -20,8 +20,8 @@ from engine.cli.caller import Caller, caller
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.render_mock import render_left_out, render_miss, render_summary, usage
+from engine.cli.reports import report_of
 from engine.cli.takeover import Takeover
-from engine.control.responders import report_of
 from engine.report import Miss, MockReport
 from engine.snapshot import Snapshot, SnapshotError
 
@@ -174,9 +174,9 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
 def _serve(parts: Parts, settings: Settings) -> MockReport:
     """Run until a signal; the report."""
     console = Console(stderr=True, highlight=False)
+    mocking, watch = Mocking(parts, settings), MissWatch(console)
     stop = threading.Event()
     on_signals(lambda _: stop.set())
-    mocking, watch = Mocking(parts, settings), MissWatch(console)
     render_left_out(console, mocking.responder.left_out)
     console.print(usage(mocking.responder), markup=False, soft_wrap=True)
     try:

@@ -20,10 +20,12 @@ from understudy.v1 import agent_pb2_grpc, control_pb2_grpc
 
 from engine.cli import Failure
 from engine.cli.caller import Caller
-from engine.responder.authority import state_folder
+from engine.state import state_folder
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+_SOON = [(f"grpc.{name}_reconnect_backoff_ms", 50) for name in ("initial", "min", "max")]
+"""The first try comes before the part listens; by default the second is a second later."""
 
 
 class Part:
@@ -44,7 +46,7 @@ class Part:
             group=caller.gid if caller else None,
             extra_groups=caller.groups if caller else None,
         )
-        self.channel = grpc.insecure_channel(self.address)
+        self.channel = grpc.insecure_channel(self.address, _SOON)
 
     def wait_until_ready(self) -> None:
         """Wait until it serves; Failure where it does not."""

@@ -1,4 +1,4 @@
-"""The responders of an engine, and what came of them as messages (and back, for clients of the service)."""
+"""The responders of an engine, and what came of them as messages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from understudy.v1 import backend_pb2
 from understudy.v1 import control_pb2 as pb
 
-from engine.matching.explain import Difference
-from engine.report import BackendCount, Miss, MockReport
+from engine.report import Miss, MockReport
 from engine.responder.authority import Authority
 from engine.responder.backends import Place
 from engine.responder.server import Responder
@@ -105,38 +104,3 @@ def _miss_message(miss: Miss) -> pb.Miss:
         nearest_operation=miss.nearest_operation,
         differences=[pb.Difference(field=d.field, recorded=d.recorded, live=d.live) for d in miss.differences],
     )
-
-
-def report_of(run: pb.ResponderRun) -> MockReport:
-    """Undo `run_message`."""
-    return MockReport(
-        run.service,
-        run.started_unix_nano,
-        run.ended_unix_nano,
-        tuple(BackendCount(b.host, b.port, b.recorded, b.requests, b.matches) for b in run.backends),
-        tuple(_miss_of(miss) for miss in run.misses),
-        run.more_misses,
-        tuple(run.troubles.items()),
-    )
-
-
-def _miss_of(miss: pb.Miss) -> Miss:
-    return Miss(
-        miss.time_unix_nano,
-        miss.times,
-        miss.host,
-        miss.port,
-        miss.operation,
-        miss.method,
-        miss.path,
-        miss.reason,
-        miss.nearest_id,
-        miss.nearest_operation,
-        tuple(_difference_of(difference) for difference in miss.differences),
-    )
-
-
-def _difference_of(difference: pb.Difference) -> Difference:
-    recorded = difference.recorded if difference.HasField("recorded") else None
-    live = difference.live if difference.HasField("live") else None
-    return Difference(difference.field, recorded, live)

@@ -12,7 +12,7 @@ import os
 import ssl
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,13 +31,6 @@ LEAVES_LIMIT = 1024
 """Names whose context is kept, the latest used; one takes some 100 KiB."""
 NAME_LIMIT = 64
 """Longest common name (RFC 5280, ub-common-name); the alternative name has it whole."""
-
-
-def state_folder(environment: Mapping[str, str]) -> Path:
-    """Folder of what belongs to the installation of the person with this environment (XDG Base Directory Specification)."""
-    data = environment.get("XDG_DATA_HOME", "")
-    home = Path(environment.get("HOME") or Path.home())
-    return (Path(data) if data.startswith("/") else home / ".local" / "share") / "understudy"
 
 
 class Authority:

@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.rrpair import Fields, Message, RRPair
+from engine.rrpair import Fields, Message
+from engine.store import Answer
 
 CACHE_BYTES = 256 * 1024 * 1024
 """Encoded answers that are kept, the latest loaded: those of 100,000 pairs of ordinary size."""
@@ -56,7 +57,7 @@ class Reply:
 class Replies:
     """Encoded answers by row; what is evicted is read again."""
 
-    def __init__(self, load: Callable[[int], RRPair], limit: int = CACHE_BYTES) -> None:
+    def __init__(self, load: Callable[[int], Answer], limit: int = CACHE_BYTES) -> None:
         self._load = load
         self._limit = limit
         self._size = 0
@@ -75,22 +76,20 @@ class Replies:
         return reply
 
 
-def encode(pair: RRPair, way: Way) -> Reply:
-    """Write the answer of a complete pair."""
-    response = pair.response
-    assert response is not None
-    bodiless = pair.method == "HEAD" or pair.status in (204, 304)
+def encode(answer: Answer, way: Way) -> Reply:
+    """Write an answer."""
+    response = answer.response
+    bodiless = answer.method == "HEAD" or answer.status in (204, 304)
     chunked = not bodiless and response.header(b"transfer-encoding") is not None
     until_end = not bodiless and not chunked and response.header(b"content-length") is None
     close = way is not Way.KEEP or until_end or _ended_by_server(response)
     headers = _framed(_connection(response.headers, close), response.body, bodiless, chunked, way)
-    interim = b"" if way is Way.OLD else b"".join([_head(m.start_line, m.headers) for m in pair.interim if not _is_continue(m)])
+    interim = b"" if way is Way.OLD else b"".join([_head(m.start_line, m.headers) for m in answer.interim if not _is_continue(m)])
     body = b"" if bodiless else _chunked(response) if chunked and way is not Way.OLD else response.body
     head, rest, dated = _around_date(response.start_line, headers)
     if len(body) < JOINED_BELOW:
         head, rest, body = (head, rest + body, b"") if dated else (head + body, b"", b"")
-    delay = max(pair.response_started - pair.request_ended, 0) / 1e9
-    return Reply(interim + head, rest, dated, body, close, delay)
+    return Reply(interim + head, rest, dated, body, close, answer.delay / 1e9)
 
 
 def _is_continue(interim: Message) -> bool:

@@ -74,7 +74,7 @@ class Responder:
             self._snapshot.close()
             raise
         self.run = Run(self._snapshot.info.service, self.backends.indexes)
-        replies = Replies(self._snapshot.at)
+        replies = Replies(self._snapshot.answer)
         self.answering = Answering(self.backends, self._snapshot.redactor(), replies, self.run)
         self.speed = speed
         self.original_destination = original_destination

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.rrpair import Connection, Direction, Flow, RRPair
+from engine.rrpair import Connection, Direction, Flow, Message, RRPair
 
 
 class SnapshotError(Exception):
@@ -65,6 +65,17 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of a complete pair. `delay`: from the request's end to its first byte, nanoseconds."""
+
+    method: str
+    status: int
+    response: Message
+    interim: tuple[Message, ...]
+    delay: int
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Pairs of one backend (or of one port of the service) that have the same technologies, counted."""
 
@@ -119,6 +130,9 @@ class Store(Protocol):
 
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""
+
+    def answer(self, row: int) -> Answer:
+        """The answer of an entry: half the work of `at`."""
 
     def find(self, reference: str) -> RRPair | None:
         """One pair by its ordinal, or by the beginning of its id where only one begins so."""

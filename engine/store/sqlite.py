@@ -22,7 +22,7 @@ import zstandard
 from engine.pairing.description import Place, placed
 from engine.protocols.http1 import query_of
 from engine.rrpair import Connection, Direction, Flow, Role, RRPair
-from engine.store import Entry, Group, Progress, Row, SnapshotError
+from engine.store import Answer, Entry, Group, Progress, Row, SnapshotError
 from engine.store.encoding import compress, decompress, pack_messages, unpack_messages
 
 APPLICATION_ID = 0x556E5344
@@ -74,6 +74,10 @@ _ROW = (
 _ENTRY = (
     "SELECT rowid, protocol, host, port, connection, method, path, operation, status, signature FROM pairs"
     " WHERE direction = 'OUT' AND missing = '' AND response_size IS NOT NULL ORDER BY time, id"
+)
+_ANSWER = (
+    "SELECT method, status, request_ended, response_started, compressed, response_size, heads, response_body FROM pairs"
+    " WHERE rowid = ?"
 )
 _IN_ORDER = " ORDER BY pairs.time, pairs.id"
 _GROUP = (
@@ -217,6 +221,11 @@ class SqliteStore:
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""
         return next(self._pairs(_SELECT + " WHERE pairs.rowid = ?", (row,)))
+
+    def answer(self, row: int) -> Answer:
+        """The answer of an entry: half the work of `at`."""
+        with _readable(self._path):
+            return _answer(self._database.execute(_ANSWER, (row,)).fetchone())
 
     def flows(self) -> Iterator[Flow]:
         """Every flow in the order of time."""
@@ -372,6 +381,16 @@ def _entry(row: tuple[Any, ...], connections: dict[str, Connection]) -> Entry:
     place = _place(Direction.OUT, host, port, "", connection)
     signed = json.loads(signature) if signature else {}
     return Entry(number, protocol, place.host, place.port, connection.remote_address, method, path, operation, status, signed)
+
+
+def _answer(row: tuple[Any, ...]) -> Answer:
+    method, status, request_ended, response_started, compressed, size, heads, body = row
+    if compressed & _RESPONSE_COMPRESSED:
+        body = decompress(body, size)
+    _, response, interim = unpack_messages(heads, b"", body)
+    if response is None:
+        raise ValueError("an answer that is not there")
+    return Answer(method, status, response, interim, max(response_started - request_ended, 0))
 
 
 def _pair(row: tuple[Any, ...], service: str) -> RRPair:

@@ -18,7 +18,8 @@ from understudy.v1 import capture_pb2 as pb
 from understudy.v1 import capture_pb2_grpc, control_pb2, control_pb2_grpc
 
 from engine.__main__ import build
-from engine.control.responders import report_of, run_message
+from engine.cli.reports import report_of
+from engine.control.responders import run_message
 from engine.metrics import EngineCollector
 from tests.engine.making import Exchange, write_snapshot
 

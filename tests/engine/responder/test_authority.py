@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from engine.responder.authority import LEAVES_LIMIT, Authority, Contexts, state_folder
+from engine.responder.authority import LEAVES_LIMIT, Authority, Contexts
 from engine.responder.tls import Layer, choosing_context
 
 
@@ -113,9 +113,3 @@ def test_bytes_go_both_ways(authority: Authority) -> None:
     assert back == big
     layer.close()
     assert layer.output
-
-
-def test_state_folder() -> None:
-    assert state_folder({"HOME": "/h"}) == Path("/h/.local/share/understudy")
-    assert state_folder({"HOME": "/h", "XDG_DATA_HOME": "/d"}) == Path("/d/understudy")
-    assert state_folder({"HOME": "/h", "XDG_DATA_HOME": "not/absolute"}) == Path("/h/.local/share/understudy")

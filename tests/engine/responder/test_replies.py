@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.responder.replies import Replies, Way, encode
-from engine.rrpair import RRPair
+from engine.store import Answer
 from tests.engine.making import Exchange, pairs_of
 
 DATE = b"Sun, 22 Nov 2026 10:00:00 GMT"
@@ -34,28 +34,29 @@ class Read:
         self.messages += 1
 
 
-def read(pair: RRPair, way: Way = Way.KEEP) -> Read:
+def read(answer: Answer, way: Way = Way.KEEP) -> Read:
     found = Read()
     parser = httptools.HttpResponseParser(found)
-    parser.feed_data(b"".join(encode(pair, way).parts(DATE)))
+    parser.feed_data(b"".join(encode(answer, way).parts(DATE)))
     found.status = parser.get_status_code()
     return found
 
 
-def pair_of(head: str, body: bytes = b"", request: str = "GET /") -> RRPair:
+def recorded(head: str, body: bytes = b"", request: str = "GET /") -> Answer:
     [pair] = pairs_of(Exchange(request, raw_answer=head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n" + body))
-    return pair
+    assert pair.response
+    return Answer(pair.method, pair.status, pair.response, pair.interim, pair.response_started - pair.request_ended)
 
 
 def test_headers_stay_as_they_were() -> None:
     head = "HTTP/1.1 201 Very Created\nserver: x\nDate: long ago\nSet-Cookie: a=1\nX-ODD: \xe9\nSet-Cookie: b=2\nContent-Length: 2"
-    pair = pair_of(head, b"ok")
-    sent = b"".join(encode(pair, Way.KEEP).parts(DATE))
+    answer = recorded(head, b"ok")
+    sent = b"".join(encode(answer, Way.KEEP).parts(DATE))
     assert sent == head.replace("long ago", DATE.decode()).replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\nok"
 
 
 def test_no_date_is_invented() -> None:
-    assert b"date" not in b"".join(encode(pair_of("HTTP/1.1 204 No Content"), Way.KEEP).parts(DATE)).lower()
+    assert b"date" not in b"".join(encode(recorded("HTTP/1.1 204 No Content"), Way.KEEP).parts(DATE)).lower()
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000])
@@ -63,7 +64,7 @@ def test_no_date_is_invented() -> None:
 def test_chunked_stays_chunked_but_for_old_clients(size: int, way: Way) -> None:
     body = bytes(range(256)) * (size // 256 + 1)
     chunks = b"%x\r\n%b\r\n0\r\nX-Sum: 7\r\n\r\n" % (len(body), body)
-    found = read(pair_of("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: X-Sum", chunks), way)
+    found = read(recorded("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: X-Sum", chunks), way)
     assert found.body == body
     assert ((b"Transfer-Encoding", b"chunked") in found.headers) == (way is not Way.OLD)
     assert ((b"X-Sum", b"7") in found.headers) == (way is not Way.OLD)
@@ -79,8 +80,8 @@ def test_chunked_stays_chunked_but_for_old_clients(size: int, way: Way) -> None:
     ],
 )
 def test_answers_without_a_body(head: str, request_line: str) -> None:
-    pair = pair_of(head, request=request_line)
-    reply = encode(pair, Way.KEEP)
+    answer = recorded(head, request=request_line)
+    reply = encode(answer, Way.KEEP)
     assert b"".join(reply.parts(DATE)) == head.replace("\n", "\r\n").encode() + b"\r\n\r\n"
     assert not reply.close
 
@@ -98,7 +99,7 @@ def test_answers_without_a_body(head: str, request_line: str) -> None:
     ],
 )
 def test_the_connection_is_this_ones(head: str, way: Way, close: bool) -> None:
-    reply = encode(pair_of(head), way)
+    reply = encode(recorded(head), way)
     sent = b"".join(reply.parts(DATE)).lower()
     assert reply.close == close
     assert (b"connection: close" in sent) == close
@@ -108,14 +109,14 @@ def test_the_connection_is_this_ones(head: str, way: Way, close: bool) -> None:
 
 def test_interim_responses_come_first_and_100_only_on_demand() -> None:
     early = "HTTP/1.1 100 Continue\n\nHTTP/1.1 103 Early Hints\nLink: </x>\n\nHTTP/1.1 200 OK\nContent-Length: 0"
-    pair = pair_of(early)
-    assert b"".join(encode(pair, Way.KEEP).parts(DATE)).count(b"HTTP/1.1") == 2
-    assert b"".join(encode(pair, Way.OLD).parts(DATE)).count(b"HTTP/1.1") == 1
+    answer = recorded(early)
+    assert b"".join(encode(answer, Way.KEEP).parts(DATE)).count(b"HTTP/1.1") == 2
+    assert b"".join(encode(answer, Way.OLD).parts(DATE)).count(b"HTTP/1.1") == 1
 
 
 def test_what_depends_on_the_body_fits_it() -> None:
-    pair = pair_of("HTTP/1.1 200 OK\nContent-Length: 2\nx-amz-crc32: 1", b"ok")
-    found = read(pair)
+    answer = recorded("HTTP/1.1 200 OK\nContent-Length: 2\nx-amz-crc32: 1", b"ok")
+    found = read(answer)
     assert (b"x-amz-crc32", b"%d" % zlib.crc32(b"ok")) in found.headers
 
 
@@ -126,21 +127,21 @@ bodies = st.binary(max_size=300) | st.binary(min_size=70_000, max_size=70_001)
 def test_every_body_arrives(body: bytes, chunked: bool, way: Way, dated: bool) -> None:
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
     wire = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n" if chunked else body
-    found = read(pair_of(f"HTTP/1.1 200 OK\n{'Date: x' if dated else 'A: b'}\n{framing}", wire), way)
+    found = read(recorded(f"HTTP/1.1 200 OK\n{'Date: x' if dated else 'A: b'}\n{framing}", wire), way)
     assert (found.status, found.body) == (200, body)
     assert found.messages == 1 or (chunked and way is Way.OLD)
 
 
 def test_delay_is_from_the_requests_end_to_the_answers_beginning() -> None:
-    assert encode(pair_of("HTTP/1.1 204 No Content"), Way.KEEP).delay == pytest.approx(0.004)
+    assert encode(recorded("HTTP/1.1 204 No Content"), Way.KEEP).delay == pytest.approx(0.004)
 
 
 def test_what_is_kept_is_bounded() -> None:
     loaded: list[int] = []
 
-    def load(row: int) -> RRPair:
+    def load(row: int) -> Answer:
         loaded.append(row)
-        return pair_of("HTTP/1.1 200 OK\nContent-Length: 1000", b"x" * 1000)
+        return recorded("HTTP/1.1 200 OK\nContent-Length: 1000", b"x" * 1000)
 
     replies = Replies(load, limit=4500)
     for row in (1, 2, 3, 3, 2, 4, 4, 1):

@@ -1,0 +1,43 @@
+"""The report of a run, out of the messages of ControlService."""
+
+from __future__ import annotations
+
+from understudy.v1 import control_pb2 as pb
+
+from engine.matching.explain import Difference
+from engine.report import BackendCount, Miss, MockReport
+
+
+def report_of(run: pb.ResponderRun) -> MockReport:
+    """Undo what the engine does to a report."""
+    return MockReport(
+        run.service,
+        run.started_unix_nano,
+        run.ended_unix_nano,
+        tuple(BackendCount(b.host, b.port, b.recorded, b.requests, b.matches) for b in run.backends),
+        tuple(_miss_of(miss) for miss in run.misses),
+        run.more_misses,
+        tuple(run.troubles.items()),
+    )
+
+
+def _miss_of(miss: pb.Miss) -> Miss:
+    return Miss(
+        miss.time_unix_nano,
+        miss.times,
+        miss.host,
+        miss.port,
+        miss.operation,
+        miss.method,
+        miss.path,
+        miss.reason,
+        miss.nearest_id,
+        miss.nearest_operation,
+        tuple(_difference_of(difference) for difference in miss.differences),
+    )
+
+
+def _difference_of(difference: pb.Difference) -> Difference:
+    recorded = difference.recorded if difference.HasField("recorded") else None
+    live = difference.live if difference.HasField("live") else None
+    return Difference(difference.field, recorded, live)

@@ -1,0 +1,109 @@
+"""`understudy mock` as a person runs it: a process of its own, ended by Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from click.testing import CliRunner
+
+from engine.cli import OWN_FAILURE, main
+from engine.cli.mock import MISSED
+from tests.engine.making import Exchange, write_snapshot
+
+PROGRAM = [sys.executable, "-c", "from engine.cli import main; main()", "mock"]
+EXCHANGES = (Exchange("GET /a", b"answer"), Exchange("GET /a", b"other", host="other.example"))
+
+
+class Mock:
+    """One that runs. `told` is what it has printed so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.told = ""
+        assert process.stderr
+        for line in process.stderr:
+            self.told += line
+            if "curl --cacert" in line:
+                break
+
+    def get(self, url: str) -> tuple[int, str]:
+        found = re.search(r"listening on (\S+),", self.told)
+        certificate = re.search(r"certificate authority: (.+)", self.told)
+        assert found
+        assert certificate
+        with requests.Session() as client:
+            client.trust_env = False
+            client.proxies = {"https": f"http://{found[1]}"}
+            got = client.get(url, verify=certificate[1])
+            return got.status_code, got.text
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        self.told += self.process.communicate(timeout=60)[1]
+        return self.process.returncode
+
+
+@contextmanager
+def mock(folder: Path, *arguments: str | Path) -> Iterator[Mock]:
+    environment = {**os.environ, "XDG_DATA_HOME": str(folder / "data"), "PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    command = [*PROGRAM, *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        try:
+            yield Mock(process)
+        finally:
+            process.kill()
+
+
+def test_answers_reports_and_ends(tmp_path: Path) -> None:
+    path, report = write_snapshot(tmp_path / "a.snapshot", *EXCHANGES), tmp_path / "report.json"
+    with mock(tmp_path, path, "--except", "other.example", "--report", report, "--fail-on-miss") as running:
+        assert running.get("https://api.example.com/a") == (200, "answer")
+        status, text = running.get("https://api.example.com/b")
+        assert (status, json.loads(text)["understudy"]["differs"]) == (404, [{"field": "path.1", "recorded": "a", "live": "b"}])
+        assert running.get("https://other.example/a")[0] == 404
+        assert running.stop() == MISSED
+    assert "left out: other.example:443" in running.told
+    assert "NO_MATCH GET /b (api.example.com:443)" in running.told
+    assert "Responder rate 33.3 %: 1 of 3 requests" in running.told
+    kept = json.loads(report.read_text())
+    assert (kept["format"], kept["service"], kept["requests"], kept["matches"]) == (1, "test", 3, 1)
+    assert [(miss["path"], miss["times"]) for miss in kept["misses"]] == [("/b", 1), ("/a", 1)]
+
+
+def test_without_misses_it_ends_well(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path / "a.snapshot", *EXCHANGES)
+    with mock(tmp_path, path, "--fail-on-miss") as running:
+        assert running.get("https://other.example/a") == (200, "other")
+        assert running.stop() == 0
+    assert "Responder rate 100 %: 1 of 1 requests" in running.told
+    assert (tmp_path / "data" / "understudy" / "ca-key.pem").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["no.snapshot"], "does not exist"),
+        (["a.snapshot", "--listen", "nowhere"], "give ADDRESS:PORT"),
+        (["a.snapshot", "--listen", "203.0.113.1:0"], "203.0.113.1"),
+        (["a.snapshot", "--timing", "slow"], "give none, recorded, or a speed"),
+        (["a.snapshot", "--only", "nobody"], "nobody is no backend"),
+    ],
+)
+def test_one_line_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], text: str) -> None:
+    write_snapshot(tmp_path / "a.snapshot", *EXCHANGES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    done = CliRunner().invoke(main, ["mock", *arguments])
+    assert done.exit_code == OWN_FAILURE, done.output
+    assert text in done.output
+    assert len(done.output.splitlines()) == 1
