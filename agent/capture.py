@@ -275,7 +275,7 @@ class Captures:
 
     @staticmethod
     def _aim_at(probes: Probes, capture: Capture, path: Path, *, hold: bool) -> None:
-        probes.target_cgroup(cgroup_id(str(path)), _depth(path), capture.number, hold=hold)
+        probes.target_cgroup(cgroup_id(str(path)), workloads.depth(path), capture.number, hold=hold)
 
     @staticmethod
     def _running(targets: list[Target], mount: Path) -> Iterator[int]:
@@ -337,13 +337,6 @@ def _cgroups(target: Target, mount: Path) -> list[Path]:
     if not (path / "cgroup.procs").exists():
         raise LookupError(f"{path} is no cgroup")
     return [path]
-
-
-def _depth(path: Path) -> int:
-    """Of a cgroup, in the kernel's hierarchy: the mount's root may itself lie deeper, when it is that of a namespace."""
-    mount = workloads.cgroup_mount()
-    assert mount is not None
-    return len(path.relative_to(mount).parts)
 
 
 def _remove_when_empty(cgroup: Cgroup) -> None:

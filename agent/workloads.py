@@ -185,9 +185,16 @@ def resume(pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def depth(cgroup: str) -> int:
-    """How many levels below the root a cgroup path lies."""
-    return len([part for part in cgroup.split("/") if part])
+_INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB
+"""Inode of the initial cgroup namespace (PROC_CGROUP_INIT_INO, include/linux/proc_ns.h)."""
+
+
+def depth(cgroup: Path) -> int | None:
+    """How many levels below the kernel's root a cgroup lies; None in a namespace, whose root may itself lie anywhere."""
+    mount = cgroup_mount()
+    if mount is None or os.stat(PROC / "self/ns/cgroup").st_ino != _INITIAL_CGROUP_NAMESPACE:
+        return None
+    return len(cgroup.relative_to(mount).parts)
 
 
 def find_container(mount: Path, prefix: str) -> list[Path]:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from agent.events import TlsCall
@@ -77,7 +76,7 @@ def plan(fd: int) -> Plan:
             return Plan()
         with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as image:
             return _plan(image)
-    except (OSError, ELFError, ValueError):
+    except Exception:  # whatever a damaged file leads pyelftools into: it is then no file to probe
         return Plan()
 
 

@@ -26,6 +26,9 @@ RING_BYTES = 16 << 20
 SMALL_EVENTS_SHARE = 8
 """One part in so many of the ring is kept for the small events, which tell how streams begin, bind and end."""
 
+LEVELS = 16
+"""Depths of cgroups that the filter looks at; as in probes/streams.h."""
+
 _RAW_TRACEPOINTS = (
     "process_fork",
     "process_exec",
@@ -52,8 +55,8 @@ class Probes(Protocol):
     def attach(self, path: str, sites: Iterable[Site]) -> None:
         """Probe a file, for as long as these probes live. OSError where the kernel refuses."""
 
-    def target_cgroup(self, cgroup_id: int, depth: int, capture: int, *, hold: bool) -> None:
-        """Count a cgroup and those below it as the capture's."""
+    def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int, *, hold: bool) -> None:
+        """Count a cgroup and those below it as the capture's; `depth` is how far it lies below the root, None if not known."""
 
     def target_process(self, tgid: int, capture: int) -> None:
         """Count a process and what it forks as the capture's."""
@@ -167,12 +170,12 @@ class CoreProbes:
             else:
                 self._links += [program.attach_uprobe(path, offset, cookie, returns) for offset, cookie in places]
 
-    def target_cgroup(self, cgroup_id: int, depth: int, capture: int, *, hold: bool) -> None:
+    def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int, *, hold: bool) -> None:
         """See Probes. The filter looks at 16 levels: no known system nests deeper."""
-        if not 0 <= depth < 16:
-            raise ValueError(f"the cgroup lies {depth} levels deep; 15 can be captured")
+        if depth is not None and depth >= LEVELS:
+            raise ValueError(f"the cgroup lies {depth} levels deep; {LEVELS - 1} can be captured")
         self._maps["target_cgroups"].put(c_uint64(cgroup_id), c_uint32(capture | (CAPTURE_HOLDS if hold else 0)))
-        self._levels |= 1 << depth
+        self._levels |= (1 << LEVELS) - 1 if depth is None else 1 << depth
         self._write_settings()
 
     def target_process(self, tgid: int, capture: int) -> None:

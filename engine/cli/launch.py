@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)
     os.set_inheritable(error, False)
     try:
-        if os.geteuid() == 0:
+        if os.geteuid() != uid:
             os.setgroups(groups)
             os.setgid(gid)
             os.setuid(uid)

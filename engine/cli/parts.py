@@ -112,8 +112,7 @@ class Parts:
             raise
 
     def _start_engine(self) -> Part:
-        # A command that does not run as root has no other person to become.
-        person = self._caller if os.geteuid() == 0 else None
+        person = self._caller if self._caller.uid != os.geteuid() else None
         return Part("engine", "engine", ["--store", str(self._store), "--lease-stdin"], self._engine_folder, person)
 
     def restart_engine(self) -> None:

@@ -62,7 +62,8 @@ class Aim:
             return name_of(self.command)
         if self.pid:
             with contextlib.suppress(OSError):
-                return Path(f"/proc/{self.pid}/comm").read_text().strip()
+                words = Path(f"/proc/{self.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+                return name_of([os.fsdecode(word) for word in words])
             return str(self.pid)
         return self.container[:12] or Path(self.cgroup).name
 
@@ -183,8 +184,7 @@ class Recorder:
             threading.Thread(target=self._hear, args=(news,), name="news", daemon=True).start()
             if launcher:
                 launcher.go()
-            what = self._aim.command[0] if self._aim.command else self._service
-            self._say(f"recording {what} to {self._path.name}")
+            self._say(f"recording {self._service} to {self._path.name}")
         except BaseException:
             if launcher:
                 launcher.abandon()

@@ -50,6 +50,8 @@ def render_map(console: Console, found: ServiceMap, notes: Iterable[str] = ()) -
 def render_pairs(console: Console, rows: Iterable[Row]) -> None:
     """Print a list of pairs."""
     table = _table("#", ">", "Time (UTC)", "", "Operation", "Host", "Status", ">", "ms", ">", "Bytes", ">", "Complete")
+    for column in table.columns:  # a line each: what does not fit is in the pair itself
+        column.no_wrap, column.overflow = True, "ellipsis"
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
         table.add_row(

@@ -14,6 +14,7 @@ import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.protocols import Part, starts_message
 from engine.rrpair import Fields, Message
@@ -26,6 +27,8 @@ BODY_LIMIT = 64 * 1024 * 1024
 """Most bytes of a body that are kept: one message must not take the memory of the engine."""
 NAMES_LIMIT = 4096
 """Most field names remembered in lower case: real traffic has a few hundred."""
+FIELDS_LIMIT = 4096
+"""Most header lines remembered as split: those of a few services; each is short, or it would not come again."""
 
 Index = dict[bytes, bytes]
 """Header values by lower-case name; of repeated names the last."""
@@ -101,9 +104,15 @@ _NAMES = _Names()
 
 def parse_fields(lines: list[bytes]) -> tuple[Fields, Index]:
     """Split header lines (RFC 9112 section 5). Raises ValueError."""
-    fields = tuple([(name, value.strip(b" \t")) for name, value in [line.split(b":", 1) for line in lines]])
-    names = _NAMES
-    return fields, {names[name]: value for name, value in fields}
+    found = [_field(line) for line in lines]
+    return tuple([field for field, _ in found]), {name: field[1] for field, name in found}
+
+
+@lru_cache(FIELDS_LIMIT)
+def _field(line: bytes) -> tuple[tuple[bytes, bytes], bytes]:
+    """Split one header line into name and value, and the name in lower case. Most lines come again and again. Raises ValueError."""
+    name, value = line.split(b":", 1)
+    return (name, value.strip(b" \t")), _NAMES[name]
 
 
 def _parse_fields_leniently(lines: list[bytes]) -> Fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ class Authority:
 
     ca: Path
     context: ssl.SSLContext
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hang_up_is_heard() -> None:
+    """Under nohup it is ignored, and so it is by everything that the tests start."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.events import TlsCall
@@ -128,11 +128,12 @@ def test_what_is_no_elf_file(tmp_path: Path) -> None:
         assert plan_of(path) == Plan()
 
 
-@given(st.data())
-def test_damaged_files_are_planned(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+@given(st.lists(st.tuples(st.integers(5, 1023), st.integers(0, 255)), min_size=1, max_size=8))
+@example([(128, 39)])
+def test_damaged_files_are_planned(tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]]) -> None:
     image = bytearray(Path("/bin/true").read_bytes())
-    for _ in range(data.draw(st.integers(1, 8))):
-        image[data.draw(st.integers(5, 1023))] = data.draw(st.integers(0, 255))
+    for place, value in damage:
+        image[place] = value
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(image)
     plan_of(path)

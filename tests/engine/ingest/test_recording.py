@@ -1,0 +1,126 @@
+"""Recording: what is committed is committed once, whoever dies in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.ingest.recording import Recording
+from engine.rrpair import Connection, Role, Way
+from engine.snapshot import Snapshot, SnapshotWriter
+
+KEY = ("agent", 7)
+CONNECTION = Connection("agent-7", tls=True, role=Role.CLIENT)
+
+
+def recording(path: Path, *, resume: bool = False) -> Recording:
+    writer = SnapshotWriter(path, service="shop", capture_id="c", created=1, tool_version="0", resume=resume)
+    return Recording(writer, "shop", "c")
+
+
+def exchange(n: int) -> tuple[bytes, bytes]:
+    return (
+        b"GET /%d HTTP/1.1\r\nHost: api.example\r\n\r\n" % n,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n%03d" % n,
+    )
+
+
+def paths(path: Path) -> list[str]:
+    with Snapshot(path) as snapshot:
+        return [pair.path for pair in snapshot.pairs()]
+
+
+def test_streams_become_pairs(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    asked, answered = exchange(1)
+    got.data(KEY, Way.WRITE, 0, asked, 2)
+    got.data(KEY, Way.READ, 0, answered, 3)
+    (progress,) = got.commit()
+    assert (progress.write_offset, progress.read_offset, progress.finished) == (len(asked), len(answered), False)
+    got.closed(KEY, 4)
+    assert got.commit()[0].finished
+    got.ledger = {"seen": 5}
+    got.finish(9)
+    with Snapshot(tmp_path / "s") as snapshot:
+        assert snapshot.info.ledger == {"seen": 5}
+        assert snapshot.counts() == (1, 1)
+
+
+def test_what_becomes_known_late_reaches_the_pairs_before(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    for way, data in zip((Way.WRITE, Way.READ), exchange(1), strict=True):
+        got.data(KEY, way, 0, data, 2)
+    got.commit()
+    facts = Connection("", remote_address="192.0.2.1", remote_port=8443, server_name="api.example", tls_version="TLS 1.3")
+    got.located(KEY, facts)
+    got.finish(9)
+    with Snapshot(tmp_path / "s") as snapshot:
+        (pair,) = snapshot.pairs()
+    assert (pair.port, pair.connection.tls_version, pair.connection.role) == (8443, "TLS 1.3", Role.CLIENT)
+
+
+def test_an_opaque_stream_is_a_flow_with_its_reason(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=True)
+    got.located(KEY, Connection("", server_name="jsse.example", remote_port=443))
+    got.closed(KEY, 5, opaque=(900, 80))
+    got.finish(9)
+    with Snapshot(tmp_path / "s") as snapshot:
+        (flow,) = snapshot.flows()
+    assert (flow.protocol, flow.read, flow.written, flow.connection.server_name) == ("tls", 900, 80, "jsse.example")
+
+
+def test_what_nobody_recorded_is_no_error(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+    got.data(KEY, Way.READ, 0, b"x", 1)
+    got.gap(KEY, Way.READ, 0, 5, "lost")
+    got.half_closed(KEY, Way.READ, 1)
+    got.located(KEY, Connection(""))
+    got.finish(9)
+    assert paths(tmp_path / "s") == []
+
+
+@given(st.integers(1, 6), st.data())
+def test_an_engine_that_dies_and_goes_on_loses_and_doubles_nothing(
+    tmp_path_factory: pytest.TempPathFactory, count: int, data: st.DataObject
+) -> None:
+    """The agent keeps what is not committed and sends it again, in chunks of any size, to an engine that may die at any commit."""
+    folder = tmp_path_factory.mktemp("resume")
+    streams = {Way.WRITE: b"", Way.READ: b""}
+    events: list[tuple[Way, int, bytes]] = []
+    for n in range(count):
+        for way, message in zip((Way.WRITE, Way.READ), exchange(n), strict=True):
+            cut = data.draw(st.integers(0, len(message)), label="cut")
+            for part in (message[:cut], message[cut:]):
+                if part:
+                    events.append((way, len(streams[way]), part))
+                    streams[way] += part
+    got = recording(folder / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    position = 0
+    while position < len(events):
+        step = data.draw(st.integers(1, len(events) - position), label="step")
+        for way, offset, part in events[position : position + step]:
+            got.data(KEY, way, offset, part, offset)
+        position += step
+        acknowledged = {Way.READ: 0, Way.WRITE: 0}
+        for progress in got.commit():
+            acknowledged = {Way.READ: progress.read_offset, Way.WRITE: progress.write_offset}
+        if data.draw(st.booleans(), label="dies"):
+            got.abandon()
+            got = recording(folder / "s", resume=True)
+            got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+            known = data.draw(st.booleans(), label="the acknowledgement arrived")
+            for way, offset, part in events[:position]:
+                if not known or offset + len(part) > acknowledged[way]:
+                    got.data(KEY, way, offset, part, offset)
+    got.closed(KEY, 99)
+    got.finish(100)
+    assert paths(folder / "s") == [f"/{n}" for n in range(count)]
+    with Snapshot(folder / "s") as snapshot:
+        assert all(pair.complete for pair in snapshot.pairs())
