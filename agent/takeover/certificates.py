@@ -42,16 +42,16 @@ def subject_hash(der: bytes) -> str:
     try:
         subject = _subject(der)
         canonical = b"".join(_canonical_set(value) for _, value in _elements(subject))
-    except (IndexError, UnicodeDecodeError) as error:
+    except IndexError as error:
         raise ValueError("no certificate") from error
     return hashlib.sha1(canonical).digest()[3::-1].hex()
 
 
 def _subject(der: bytes) -> bytes:
     """tbsCertificate (RFC 5280 section 4.1): [version], serialNumber, signature, issuer, validity, subject."""
-    to_be_signed = next(_elements(next(_elements(der))[1]))[1]
-    parts = [(tag, value) for tag, value in _elements(to_be_signed) if tag != 0xA0]
-    return parts[4][1]
+    for _ in range(2):  # into the certificate, and into its first element
+        der = next((value for _, value in _elements(der)), b"")
+    return [value for tag, value in _elements(der) if tag != 0xA0][4]
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:

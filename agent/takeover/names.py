@@ -63,14 +63,11 @@ class Names:
 
     def canonical(self, asked: str) -> str:
         """The known name that is meant, or the one that was asked for: resolvers append what is in their search list."""
-        if asked in self.ports:
-            return asked
-        return next((short for short, _ in self._shortened(asked) if short in self.ports), asked)
+        return next((name for name in (asked, *self._shortened(asked)) if name in self.ports), asked)
 
-    def _shortened(self, asked: str) -> Iterable[tuple[str, str]]:
-        for suffix in self.suffixes:
-            if asked.endswith("." + suffix):
-                yield asked.removesuffix("." + suffix), suffix
+    def _shortened(self, asked: str) -> list[str]:
+        """What a program may have meant, the shortest first."""
+        return sorted((asked.removesuffix(f".{suffix}") for suffix in self.suffixes if asked.endswith(f".{suffix}")), key=len)
 
     def way(self, asked: str) -> Way:
         """How to answer for a name."""
@@ -82,9 +79,8 @@ class Names:
         if self.pass_unrecorded:
             return Way.REAL
         # x.example.com.search.list was not meant: the resolver goes on to x.example.com when told so.
-        if any("." in short for short, _ in self._shortened(asked)):
-            return Way.REAL_OR_NONE
-        return Way.REAL_OR_OWN
+        meant = next(iter(self._shortened(asked)), "")
+        return Way.REAL_OR_NONE if "." in meant else Way.REAL_OR_OWN
 
     @staticmethod
     def _way_of_known(actions: Mapping[int, Action]) -> Way:

@@ -12,6 +12,7 @@ from elftools.dwarf.die import DIE
 from elftools.elf.elffile import ELFFile
 
 from agent import events
+from agent.takeover import events as takeover
 
 PROBES = Path(__file__).parents[2] / "probes"
 
@@ -32,12 +33,18 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "stream": events.StreamEntry,
     "tls_key": events.TlsKey,
     "settings": events.Settings,
+    "destination": takeover.Destination,
+    "rule": takeover.Rule,
+    "takeover_settings": takeover.Settings,
+    "takeover_event": takeover.Event,
 }
 ENUMS: dict[str, tuple[type[enum.IntEnum], str]] = {
     "event_kind": (events.Kind, "EVENT_"),
     "source": (events.Source, "SOURCE_"),
     "tls_call": (events.TlsCall, "TLS_"),
     "counter": (events.Counter, "COUNT_"),
+    "action": (takeover.Action, "ACTION_"),
+    "takeover_news": (takeover.News, "TAKEOVER_"),
 }
 
 Layout = dict[str, tuple[int, int]]
@@ -45,12 +52,12 @@ Layout = dict[str, tuple[int, int]]
 
 @pytest.fixture(scope="module")
 def dies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DIE]:
-    """What gcc made of events.h: structures and enumerations by name."""
+    """What gcc made of events.h and takeover.h: structures and enumerations by name."""
     folder = tmp_path_factory.mktemp("layout")
     source = folder / "layout.c"
     variables = "".join(f"struct {name} *v_{name};\n" for name in STRUCTURES)
     variables += "".join(f"enum {name} e_{name};\n" for name in ENUMS)
-    source.write_text(f'#include "events.h"\n{variables}')
+    source.write_text(f'#include "events.h"\n#include "takeover.h"\n{variables}')
     subprocess.run(["gcc", "-g", f"-I{PROBES}", "-c", str(source), "-o", str(folder / "layout.o")], check=True)
     with open(folder / "layout.o", "rb") as file:
         unit = next(ELFFile(file).get_dwarf_info().iter_CUs())
@@ -97,7 +104,7 @@ def test_structures_are_laid_out_alike(dies: dict[str, DIE], name: str) -> None:
     assert ctypes.sizeof(STRUCTURES[name]) == size(dies[name])
 
 
-def test_every_structure_of_the_header_is_compared(dies: dict[str, DIE]) -> None:
+def test_every_structure_of_the_headers_is_compared(dies: dict[str, DIE]) -> None:
     structures = {name for name, die in dies.items() if die.tag == "DW_TAG_structure_type"}
     assert structures == set(STRUCTURES)
 
