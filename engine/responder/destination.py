@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
@@ -22,25 +23,19 @@ def original_destination(transport: asyncio.BaseTransport) -> Destination | None
     sock = transport.get_extra_info("socket")
     if sock is None:
         return None
-    try:
-        return _ipv4(sock) or _ipv6(sock)
-    except (OSError, struct.error):
-        return None
+    for level in (socket.SOL_IP, socket.IPPROTO_IPV6):
+        try:
+            return _destination(sock.getsockopt(level, ORIGINAL_DST, _IPV6.size))
+        except (OSError, struct.error):
+            continue  # a level is refused where the socket, or the call, is not of its family
+    return None
 
 
-def _ipv4(sock: socket.socket) -> Destination | None:
-    """By struct sockaddr_in; a socket of IPv6 may hold a connection by IPv4, too."""
-    try:
-        port, address = _IPV4.unpack(sock.getsockopt(socket.SOL_IP, ORIGINAL_DST, _IPV4.size))
-    except OSError:
-        return None
-    return str(IPv4Address(address)), port
-
-
-def _ipv6(sock: socket.socket) -> Destination | None:
-    """By struct sockaddr_in6."""
-    if sock.family != socket.AF_INET6:
-        return None
-    port, _, address, _ = _IPV6.unpack(sock.getsockopt(socket.IPPROTO_IPV6, ORIGINAL_DST, _IPV6.size))
-    found = IPv6Address(address)
-    return str(found.ipv4_mapped or found), port
+def _destination(answer: bytes) -> Destination:
+    """From struct sockaddr_in or sockaddr_in6: a takeover tells of a call by IPv6 also on a socket of IPv4."""
+    if int.from_bytes(answer[:2], sys.byteorder) == socket.AF_INET6:
+        port, _, packed, _ = _IPV6.unpack(answer)
+        found = IPv6Address(packed)
+        return str(found.ipv4_mapped or found), port
+    port, packed = _IPV4.unpack(answer)
+    return str(IPv4Address(packed)), port
