@@ -59,7 +59,7 @@ build/.toolchain: .ci/need
 	mkdir -p build && touch $@
 
 build/.e2e: .ci/need
-	.ci/need bpftool curl sudo
+	.ci/need bpftool curl ip=iproute2 openssl sudo
 	mkdir -p build && touch $@
 
 build/.stage: .ci/need
