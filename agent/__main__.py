@@ -65,6 +65,7 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease: str) ->
         uplink.stop()
     if lease:
         shutil.rmtree(lease, ignore_errors=True)
+    captures.wait_for_cgroups()
 
 
 def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captures, Redirects, Uplink | None]:

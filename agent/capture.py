@@ -211,6 +211,7 @@ class Captures:
         self._active: dict[int, Capture] = {}
         self._names: dict[int, str] = {}
         self._numbers = itertools.count(1)
+        self._full_cgroups: list[Cgroup] = []
 
     def name_of(self, number: int) -> str:
         """The name a client gave to a capture."""
@@ -309,20 +310,28 @@ class Captures:
         session.settle(capture)
         capture.delivered = self._uplink.wait_until_idle(patience)
         with self._lock:
+            if capture.cgroup and not capture.cgroup.remove():
+                self._full_cgroups.append(capture.cgroup)
+                threading.Thread(target=_remove_when_empty, args=(capture.cgroup,), name="cgroup", daemon=True).start()
             del self._active[capture.number]
             if not self._active:
                 self._session = None
                 session.close()
         capture.news.put(None)
-        if capture.cgroup and not capture.cgroup.remove():
-            threading.Thread(target=_remove_when_empty, args=(capture.cgroup,), name="cgroup").start()
         capture.stopped.set()
         return capture
 
     def stop_all(self) -> None:
-        """End every capture."""
+        """End every capture, soon: the engine may be gone."""
+        if self._uplink:
+            self._uplink.hurry(LAST_DELIVERY_SECONDS)
         for capture in list(self._active.values()):
-            self.stop(capture, LAST_DELIVERY_SECONDS)
+            self.stop(capture)
+
+    def wait_for_cgroups(self) -> None:
+        """Wait until what was launched has ended and its cgroups are removed: nobody else would do it."""
+        for cgroup in self._full_cgroups:
+            _remove_when_empty(cgroup)
 
 
 def _cgroups(target: Target, mount: Path) -> list[Path]:

@@ -20,6 +20,10 @@ _CAPABILITIES = {"BPF": 39, "PERFMON": 38, "SYS_PTRACE": 19, "CHECKPOINT_RESTORE
 """Bits of the capabilities that capture needs (include/uapi/linux/capability.h)."""
 
 
+_TAKEOVER_CAPABILITIES = {"NET_ADMIN": 12, "SYS_ADMIN": 21}
+"""The same, for what takeover needs besides: to attach to cgroups and answer for a network; to enter mount namespaces."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One need, and how to mend it where it is not met."""
@@ -56,6 +60,7 @@ def checks() -> Iterator[Check]:
     yield Check("libbpf", library is not None, library or "not found", "install libbpf1 (Debian) or libbpf (others)")
     yield _object_check()
     yield _capability_check()
+    yield _takeover_check()
     yield Check(
         "uprobe_multi",
         multi_supported(),
@@ -63,6 +68,17 @@ def checks() -> Iterator[Check]:
         "" if multi_supported() else "run Linux 6.6 or later to do without CAP_SYS_ADMIN",
         required=False,
     )
+
+
+def _takeover_check() -> Check:
+    held = effective_capabilities()
+    missing = [name for name, bit in _TAKEOVER_CAPABILITIES.items() if not held >> bit & 1]
+    if missing:
+        return Check("takeover", False, "missing CAP_" + ", CAP_".join(missing), "run as root", required=False)
+    try:
+        return Check("takeover", True, str(object_path("takeover")), required=False)
+    except FileNotFoundError as error:
+        return Check("takeover", False, str(error), "make probes", required=False)
 
 
 def _object_check() -> Check:

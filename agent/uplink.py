@@ -33,6 +33,7 @@ class Uplink:
         self._changed = threading.Condition()
         self._stopping = False
         self._broken = False
+        self._deadline = float("inf")
         self.batches = self.reconnections = 0
         self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
 
@@ -63,9 +64,17 @@ class Uplink:
 
     def wait_until_idle(self, seconds: float) -> bool:
         """Wait until the engine has received everything; False where it has not in time."""
+        until = time.monotonic() + seconds
         with self._changed:
-            self._changed.wait_for(lambda: self._window.idle or self._stopping, seconds)
+            while not self._window.idle and (left := min(until, self._deadline) - time.monotonic()) > 0:
+                self._changed.wait(left)
             return self._window.idle
+
+    def hurry(self, seconds: float) -> None:
+        """Let nobody wait for the engine for longer than so long from now."""
+        with self._changed:
+            self._deadline = time.monotonic() + seconds
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Give up what is not sent."""

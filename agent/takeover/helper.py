@@ -9,8 +9,9 @@ from pathlib import Path
 
 import agent
 
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent.takeover.{0} import main; main()"
-"""-I and -S leave the path of imports without our own code and everybody else's; `agent` itself imports nothing."""
+_START = "import sys; sys.path.append(sys.argv.pop(1)); from agent.takeover.{0} import main; main()"
+"""-I and -S leave the path of imports without our own code and everybody else's. It comes last, so that nothing beside it is taken
+for a module of the standard library; `agent` itself imports nothing."""
 
 
 def command(module: str, *arguments: str) -> list[str]:

@@ -112,6 +112,30 @@ def mapped(host: str, port: str) -> object:
         return {"peer": connection.getpeername()[:2]}
 
 
+def fast_open(host: str, port: str) -> object:
+    """Connecting and sending in one call (RFC 7413)."""
+    with socket.socket(socket.AF_INET) as connection:
+        try:
+            connection.sendto(b"GET / HTTP/1.1\r\n\r\n", socket.MSG_FASTOPEN, (host, int(port)))
+            return {"peer": connection.getpeername()[:2]}
+        except OSError as error:
+            return {"error": type(error).__name__}
+
+
+def bound(host: str, port: str, source: str) -> object:
+    """From an address of choice."""
+    with socket.create_connection((host, int(port)), timeout=20, source_address=(source, 0)) as connection:
+        return {"peer": connection.getpeername()[:2]}
+
+
+def again(host: str, port: str, other_host: str, other_port: str) -> object:
+    """On a socket whose first call was refused."""
+    with socket.socket(socket.AF_INET) as connection:
+        code = connection.connect_ex((host, int(port)))
+        connection.connect((other_host, int(other_port)))
+        return {"code": code, "peer": connection.getpeername()[:2]}
+
+
 def datagram(host: str, port: str) -> object:
     """By a datagram that names its destination, and one on a connected socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -140,13 +140,13 @@ class Taking:
         self.folder, self.place, self._resolver = folder, place, resolver
         self._stack = contextlib.ExitStack()
         self.name = uuid.uuid4().hex[:8]
-        self.responder = Responder(place, folder / f"{self.name}.pem")
-        self._stack.callback(self.responder.close)
         listen = f"unix:{folder}/{self.name}.sock"
         lease = folder / f"lease-{self.name}"
         lease.mkdir()
         self.agent = place.start(sys.executable, "-m", "agent", "--listen", listen, "--lease", str(lease))
         self._stack.callback(self._end_agent)
+        self.responder = Responder(place, folder / f"{self.name}.pem")
+        self._stack.callback(self.responder.close)
         self._channel = grpc.insecure_channel(listen)
         grpc.channel_ready_future(self._channel).result(TIMEOUT)
         self.service = agent_pb2_grpc.AgentServiceStub(self._channel)

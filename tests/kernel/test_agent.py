@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -104,8 +105,7 @@ def test_what_is_not_there_cannot_be_captured(
 def test_a_capture_by_cgroup(capturing: Callable[..., Capturing], authority: Authority) -> None:
     mount = workloads.cgroup_mount()
     assert mount is not None
-    cgroup = workloads.Cgroup(mount / f"{workloads.CGROUP_PREFIX}by-path-{id(authority)}")
-    cgroup.path.mkdir()
+    cgroup = workloads.Cgroup.for_launched(mount, f"by-cgroup-{id(authority)}", os.getpid())
     try:
         with CountingServer(authority.context) as server:
             capture, client = capturing(), Client(server.port, authority.ca)

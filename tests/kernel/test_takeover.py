@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -87,6 +88,24 @@ def test_node(lonely: Taking, program: str) -> None:
 def test_every_way_to_connect(lonely: Taking, way: str) -> None:
     said, _ = lonely.said(way, "198.51.100.7", "8080", recorded=[backend("198.51.100.7", 8080)])
     assert said["peer"] == ["::ffff:198.51.100.7" if way == "mapped" else "198.51.100.7", 8080]
+
+
+def test_connecting_and_sending_in_one_call(lonely: Taking) -> None:
+    steps = ["fast_open 198.51.100.7 80", "fast_open 203.0.113.9 80"]
+    said, _ = lonely.said("several", *steps, recorded=[backend("198.51.100.7", 80)])
+    assert said == [{"peer": ["198.51.100.7", 80]}, {"error": "ConnectionRefusedError"}]
+    assert lonely.responder.next()["original"] == ["198.51.100.7", 80]
+
+
+def test_a_socket_may_call_again(lonely: Taking) -> None:
+    said, _ = lonely.said("again", "203.0.113.9", "1", "198.51.100.7", "80", recorded=[backend("198.51.100.7", 80)])
+    assert said == {"code": errno.ECONNREFUSED, "peer": ["198.51.100.7", 80]}
+
+
+def test_a_responder_without_ipv6(lonely: Taking) -> None:
+    lonely.responder.port6 = 0
+    said, _ = lonely.said("with_urllib", "http://[2001:db8::7]/", recorded=[backend("2001:db8::7", 80)])
+    assert (said, lonely.responder.next()["original"]) == (ANSWER, ["2001:db8::7", 80])
 
 
 @pytest.mark.parametrize("way", ["connect", "connect_later"])

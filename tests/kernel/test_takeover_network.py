@@ -8,7 +8,7 @@ import pytest
 from understudy.v1 import backend_pb2
 
 from tests.kernel.takeover import Taking, World, backend
-from tests.kernel.world import BACKEND4, BACKEND6, GATEWAY, PORT
+from tests.kernel.world import BACKEND4, BACKEND6, GATEWAY, HOME, PORT
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -25,6 +25,13 @@ def test_recorded_names_are_answered_though_the_real_one_is_there(joined: Joined
     taking, world = joined
     said, _ = taking.said("with_requests", f"https://{HOST}/", recorded=[backend(HOST, 443, BACKEND4)])
     assert said["from"] == "responder"
+    assert world.packets() == []
+
+
+def test_a_program_may_choose_its_own_address(joined: Joined) -> None:
+    taking, world = joined
+    said, _ = taking.said("bound", HOST, "443", HOME, recorded=[backend(HOST)])
+    assert said["peer"][1] == 443
     assert world.packets() == []
 
 
