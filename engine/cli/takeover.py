@@ -17,6 +17,9 @@ from engine.cli.launcher import Launcher
 from engine.cli.parts import Parts
 from engine.report import Call
 
+LAST_NEWS_SECONDS = 2.0
+"""How long the news of a command that has ended may take; they end by themselves unless it left processes behind."""
+
 _PROTOCOLS = {6: "TCP", 17: "UDP"}
 
 
@@ -27,7 +30,8 @@ class Takeover:
         self, parts: Parts, responder: control_pb2.Responder, launcher: Launcher, command: tuple[str, ...], who: Caller
     ) -> None:
         """Take over; Failure where that cannot be. `command`: the program's path, and its arguments."""
-        environment = {os.fsdecode(key): os.fsdecode(value) for key, value in who.environment.items()}
+        # Only to find certificates by: what is no text names none.
+        environment = {key.decode(): value.decode() for key, value in who.environment.items() if _is_text(key + value)}
         request = agent_pb2.RedirectRequest(
             redirect_id=uuid.uuid4().hex,
             launched_pid=launcher.process.pid,
@@ -79,6 +83,15 @@ class Takeover:
         return self._told("passed")
 
     def stop(self) -> None:
-        """End it. What is left of the command can call nobody from now on."""
+        """End it, with the last news. What is left of the command can call nobody from now on."""
+        self._thread.join(LAST_NEWS_SECONDS)
         self._news.cancel()
-        self._thread.join(5)
+        self._thread.join()
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

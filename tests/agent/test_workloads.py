@@ -52,7 +52,7 @@ def test_a_process_that_is_gone_keeps_what_was_known() -> None:
 
 
 def test_descendants() -> None:
-    process = subprocess.Popen(["sh", "-c", "cat & wait"], stdin=subprocess.PIPE, process_group=0)
+    process = subprocess.Popen(["sh", "-c", "sleep 60 & wait"], process_group=0)
     try:
         while len(workloads.descendants(process.pid)) < 2:
             assert process.poll() is None
