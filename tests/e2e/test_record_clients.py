@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -92,3 +93,26 @@ def test_other_processes_are_not_captured(tls_server: TruthServer, authority: Au
     assert done.status == 0
     assert len(truth) < len(tls_server.exchanges)
     assert differences(as_exchanges(captured), truth) == []
+
+
+FETCH = """
+(async () => {
+  for (let n = 0; n < 40; n++) {
+    const url = `${process.argv[1]}/length/${n * 7001}/m-${n}`
+    await (await fetch(url, { headers: { "x-marker": `m-${n}` } })).arrayBuffer()
+  }
+})()
+"""
+
+
+def test_node_is_captured_whole(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:
+    """Its OpenSSL is its own and writes to memory: only the ciphertext tells which socket a session is of."""
+    node = str(Path(sys.executable).with_name("node"))
+    trust = {"NODE_EXTRA_CA_CERTS": str(authority.ca)}
+    done = record(tmp_path / "snapshot", node, "-e", FETCH, tls_server.url, variables=trust)
+    captured = pairs(tmp_path / "snapshot")
+    assert done.status == 0, done.stderr
+    assert differences(as_exchanges(captured), tls_server.exchanges) == []
+    assert len(captured) == 40
+    assert {pair["connection"]["bound_by"] for pair in captured} == {"ciphertext"}
+    assert all(pair["complete"] for pair in captured)
