@@ -84,10 +84,15 @@ def _enter(pid: int) -> None:
     if any(theirs == _namespace(other) for other in ("self", "1")):
         raise OSError(errno.EINVAL, f"process {pid} has no mount namespace of its own")
     fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    root = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY)
     _check(_libc.setns(fd, _CLONE_NEWNS), "setns")
-    os.close(fd)
     # Whoever made the namespace: no mount of ours may spread to where it came from.
     _mount(None, "/", None, _MS_REC | _MS_SLAVE)
+    # Its paths are those of its root, which is not the namespace's where it, or whoever started it, has changed root.
+    os.fchdir(root)
+    os.chroot(".")
+    os.close(fd)
+    os.close(root)
 
 
 def _namespace(process: str) -> int:
