@@ -22,6 +22,15 @@ SO_ORIGINAL_DST = 80
 BODY = b'{"object": "customer", "id": "cus_1", "from": "responder"}'
 
 
+TELLING = threading.Lock()
+
+
+def tell(said: object) -> None:
+    """A line, whole: each connection has a thread."""
+    with TELLING:
+        print(json.dumps(said), flush=True)
+
+
 def original_destination(connection: socket.socket, level: int = socket.SOL_IP) -> tuple[str, int] | None:
     """Whom the peer called, as netfilter would say it; None where it called us."""
     try:
@@ -75,7 +84,7 @@ def answer(connection: socket.socket, certificates: Certificates) -> None:
             length = int(value) if name.lower() == "content-length" else length
             host = value.strip() if name.lower() == "host" else host
         reader.read(length)
-        print(json.dumps(said | {"line": line, "host": host}), flush=True)
+        tell(said | {"line": line, "host": host})
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\nConnection: close\r\n\r\n"
         stream.sendall(head.encode() + (b"" if line.startswith("HEAD") else BODY))
 
@@ -85,7 +94,7 @@ def serve(listener: socket.socket, certificates: Certificates) -> None:
         try:
             answer(connection, certificates)
         except (OSError, ValueError) as error:
-            print(json.dumps({"error": str(error)}), flush=True)
+            tell({"error": str(error)})
         finally:
             connection.close()
 
