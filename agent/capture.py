@@ -94,7 +94,6 @@ class _Session:
         self.streams = streams.Streams()
         self.attacher = Attacher(probes, notice)
         self.captures = 0
-        self.wakeups = 0
         self._requests: queue.SimpleQueue[Capture] = queue.SimpleQueue()
         self._stopping = False
         self._attach_lock = threading.Lock()
@@ -133,7 +132,6 @@ class _Session:
     def _take_events(self) -> None:
         while not self._stopping:
             self.probes.wait_for_events(READ_SECONDS)
-            self.wakeups += 1
             self._drain()
             with contextlib.suppress(queue.Empty):
                 self._end(self._requests.get_nowait())

@@ -35,7 +35,7 @@ _FOLDER = click.Path(file_okay=False, exists=True, path_type=Path)
     "--store",
     default=".",
     show_default=True,
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    type=_FOLDER,
     help="Folder of the snapshots.",
 )
 @click.option(

@@ -55,10 +55,6 @@ class Hooks:
         """Say what happens to a destination. OSError where there are too many."""
         self._rules.put(Destination.of(address, port), Rule(action=action))
 
-    def forget(self, address: Address, port: int) -> None:
-        """Take a rule back."""
-        self._rules.delete(Destination.of(address, port))
-
     @property
     def epoll_fd(self) -> int:
         """Readable when there is news."""

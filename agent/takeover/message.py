@@ -22,9 +22,6 @@ _RECORD = struct.Struct("!HHIH")
 _QUESTION = 12
 """Where the first question begins, and so what a compressed name points to."""
 
-MESSAGE_MAX = 65535
-"""RFC 1035 section 4.2.2: a length of two bytes."""
-
 _POINTERS_MAX = 64
 """A name has at most 127 labels; more jumps than this are a loop (RFC 1035 section 4.1.4 sets no number)."""
 
