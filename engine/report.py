@@ -13,13 +13,15 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Requests without an answer that are equal; nothing of them is shown that would be redacted in a recording.
+    """Requests without a recorded answer that are equal; nothing of them is shown that would be redacted in a recording.
 
-    `time`: of the first, nanoseconds since the Unix epoch. `times`: how many. `nearest`: id of a recorded pair, or "".
+    `time`: of the first, nanoseconds since the Unix epoch. `times`: how many. `passed`: how many of them the real backend
+    answered. `nearest`: id of a recorded pair, or "".
     """
 
     time: int
     times: int
+    passed: int
     host: str
     port: int
     operation: str
@@ -33,7 +35,7 @@ class Miss:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Connections to a destination that was not recorded: refused, or let through because it was not to be mocked.
+    """Connections that did not go to the responder.
 
     `host`: the name that was asked for, or "".
     """
@@ -55,19 +57,22 @@ class BackendCount:
     recorded: bool
     requests: int
     matches: int
+    passed: int = 0
+    """Answered by the real backend."""
 
     @property
     def misses(self) -> int:
         """Requests without an answer."""
-        return self.requests - self.matches
+        return self.requests - self.matches - self.passed
 
 
 @dataclass(frozen=True, slots=True)
 class MockReport:
     """A run of responders. Times are nanoseconds since the Unix epoch. `more_misses`: those that `misses` had no room for.
 
-    `troubles`: connections that brought no request, by reason. `refused` and `passed`: what the takeover of a command's calls
-    met besides the responder's backends.
+    `troubles`: connections that brought no request, by reason. `added_pairs`: those that went into the snapshot. What the takeover
+    of a command's calls met besides the responder's backends: `refused`; `passed` to backends that are not mocked;
+    `unrecorded`, let through to what the recording does not know.
     """
 
     service: str
@@ -77,8 +82,10 @@ class MockReport:
     misses: tuple[Miss, ...]
     more_misses: int
     troubles: tuple[tuple[str, int], ...]
+    added_pairs: int = 0
     refused: tuple[Call, ...] = ()
     passed: tuple[Call, ...] = ()
+    unrecorded: tuple[Call, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -89,6 +96,11 @@ class MockReport:
     def matches(self) -> int:
         """Those that were answered from the recording."""
         return sum(backend.matches for backend in self.backends)
+
+    @property
+    def passed_requests(self) -> int:
+        """Those that real backends answered."""
+        return sum(backend.passed for backend in self.backends)
 
     @property
     def responder_rate(self) -> float | None:
@@ -105,11 +117,14 @@ class MockReport:
             "ended": self.ended,
             "requests": self.requests,
             "matches": self.matches,
+            "passed": self.passed_requests,
             "responder_rate": self.responder_rate,
             "backends": [{**asdict(backend), "misses": backend.misses} for backend in self.backends],
             "misses": [asdict(miss) for miss in self.misses],
             "more_misses": self.more_misses,
             "troubles": dict(self.troubles),
+            "added_pairs": self.added_pairs,
             "refused": [asdict(call) for call in self.refused],
             "passed_through": [asdict(call) for call in self.passed],
+            "unrecorded": [asdict(call) for call in self.unrecorded],
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.redaction import Redactor
 from engine.rrpair import Connection, Direction, Flow, RRPair
 from engine.servicemap import ServiceMap, service_map
 from engine.store import Answer, Entry, Progress, Row, SnapshotError, Store
-from engine.store.sqlite import SqliteStore, amend
+from engine.store.sqlite import SqliteStore, amend, check_file, settle
 
 __all__ = ["Info", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
 
@@ -36,41 +37,45 @@ class Info:
 
 
 class SnapshotWriter:
-    """Writes FILE.partial, which `finish` turns into FILE.
+    """Writes FILE.partial, which `finish` turns into FILE. One at a time for a FILE.
 
-    With `resume` it goes on with the FILE.partial of the same capture, if there is one. The redaction key is kept in
-    the file, because what a responder is asked must become the same tokens: see `engine.redaction.tokens` for what
-    that means to whoever holds the file.
+    The redaction key is kept in the file, because what a responder is asked must become the same tokens: see
+    `engine.redaction.tokens` for what that means to whoever holds the file.
     """
 
-    def __init__(self, path: Path, *, service: str, capture_id: str, created: int, tool_version: str, resume: bool = False) -> None:
+    def __init__(self, path: Path, store: Store) -> None:
         self.path = path
-        self.partial = path.with_name(path.name + ".partial")
-        facts = {"service": service, "capture_id": capture_id, "created": str(created), "tool_version": tool_version}
-        resumed = self._resumed(capture_id) if resume else None
-        self._store: Store = resumed or self._created(facts)
+        self.partial = _partial(path)
+        self._store = store
         self._redactor = Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
         self.pairs, self.complete_pairs = self._store.counts()
 
-    def _resumed(self, capture_id: str) -> Store | None:
-        if not self.partial.exists():
-            return None
-        store = SqliteStore.resume(self.partial)
-        if store.get_meta("capture_id") == capture_id:
-            return store
-        store.close()
-        return None
+    @classmethod
+    def create(
+        cls, path: Path, *, service: str, capture_id: str, created: int, tool_version: str, resume: bool = False
+    ) -> SnapshotWriter:
+        """Begin a new one. With `resume`, go on with the FILE.partial of the same capture, if there is one.
 
-    def _created(self, meta: dict[str, str]) -> Store:
-        """Begin anew; what another capture left unfinished is kept aside."""
-        if self.partial.exists():
-            _remove_log(self.partial)
-            self.partial.replace(self.partial.with_name(self.partial.name + ".old"))
-        store = SqliteStore.create(self.partial)
-        made = {"redaction_key": secrets.token_hex(KEY_BYTES), "signature_version": SIGNATURE_VERSION}
-        for name, value in {**meta, **made}.items():
-            store.set_meta(name, value)
-        return store
+        Raises SnapshotError, and OSError.
+        """
+        store = _resumed(_partial(path), capture_id) if resume else None
+        if store is None:
+            store = SqliteStore.create(_out_of_the_way(_partial(path)))
+            facts = {"service": service, "capture_id": capture_id, "created": str(created), "tool_version": tool_version}
+            made = {"redaction_key": secrets.token_hex(KEY_BYTES), "signature_version": SIGNATURE_VERSION}
+            for name, value in {**facts, **made}.items():
+                store.set_meta(name, value)
+        return cls(path, store)
+
+    @classmethod
+    def extend(cls, path: Path) -> SnapshotWriter:
+        """Begin with what FILE has. Raises SnapshotError and OSError."""
+        check_file(path)
+        partial = _out_of_the_way(_partial(path))
+        partial.touch(0o600, exist_ok=False)
+        shutil.copyfile(path, partial)
+        shutil.copymode(path, partial)
+        return cls(path, SqliteStore.resume(partial))
 
     def add(
         self,
@@ -200,6 +205,29 @@ def _signed(pair: RRPair) -> RRPair:
     if pair.direction is Direction.OUT and pair.complete:
         pair.signature.update(signature(pair))
     return pair
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _out_of_the_way(partial: Path) -> Path:
+    """Keep aside what another capture left unfinished. Raises SnapshotError where it is not over."""
+    if partial.exists():
+        settle(partial)
+        _remove_log(partial)
+        partial.replace(partial.with_name(partial.name + ".old"))
+    return partial
+
+
+def _resumed(partial: Path, capture_id: str) -> Store | None:
+    if not partial.exists():
+        return None
+    store = SqliteStore.resume(partial)
+    if store.get_meta("capture_id") == capture_id:
+        return store
+    store.close()
+    return None
 
 
 def _remove_log(path: Path) -> None:

@@ -14,10 +14,11 @@ def report_of(run: pb.ResponderRun) -> MockReport:
         run.service,
         run.started_unix_nano,
         run.ended_unix_nano,
-        tuple(BackendCount(b.host, b.port, b.recorded, b.requests, b.matches) for b in run.backends),
+        tuple(BackendCount(b.host, b.port, b.recorded, b.requests, b.matches, b.passed) for b in run.backends),
         tuple(_miss_of(miss) for miss in run.misses),
         run.more_misses,
         tuple(run.troubles.items()),
+        run.added_pairs,
     )
 
 
@@ -25,6 +26,7 @@ def _miss_of(miss: pb.Miss) -> Miss:
     return Miss(
         miss.time_unix_nano,
         miss.times,
+        miss.passed,
         miss.host,
         miss.port,
         miss.operation,

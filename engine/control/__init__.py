@@ -26,7 +26,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     def __init__(self, store: Path, recordings: Recordings, state: Path) -> None:
         self._store = store
         self._recordings = recordings
-        self._responders = Responders(state)
+        self._responders = Responders(state, recordings)
         self._recorded: dict[str, Recording] = {}
 
     def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: grpc.ServicerContext) -> pb.CreateSnapshotResponse:  # noqa: D102

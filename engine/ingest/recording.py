@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from engine.pairing import Conversation
@@ -13,18 +13,23 @@ from engine.store import Progress
 StreamKey = tuple[str, int]
 """An agent's instance, and the stream's number in it."""
 
+Wanted = Callable[[RRPair | Flow], bool]
+"""Whether something goes into the snapshot."""
+
 
 class Recording:
-    """Takes in the streams of one capture.
+    """Takes in the streams of one capture. With `wanted` it adds to a snapshot that is there, and only that.
 
     What a batch finishes is committed at its end, together with how far its streams have come: an engine that goes on with the
     snapshot later, or an agent that sends again, adds nothing twice.
     """
 
-    def __init__(self, writer: SnapshotWriter, service: str, capture_id: str) -> None:
+    def __init__(self, writer: SnapshotWriter, service: str, capture_id: str, wanted: Wanted | None = None) -> None:
         self.writer = writer
         self.service = service
         self.capture_id = capture_id
+        self._wanted = wanted
+        self._present = writer.pairs
         self._progress: dict[str, dict[int, Progress]] = {}
         self.received_bytes = 0
         self.ledger: dict[str, int] | None = None
@@ -34,6 +39,11 @@ class Recording:
         self._finished: list[RRPair | Flow] = []
         self._moved: set[StreamKey] = set()
         self._relocated: dict[str, Connection] = {}
+
+    @property
+    def added_pairs(self) -> int:
+        """Pairs that came to those that were there at the beginning."""
+        return self.writer.pairs - self._present
 
     def opened(self, key: StreamKey, connection: Connection, time: int, *, start_known: bool, opaque: bool) -> None:
         """A stream begins, or is told of again."""
@@ -114,17 +124,21 @@ class Recording:
                 self._note_position(key, self._conversations[key])
         moved = [self._position(key) for key in self._moved]
         if moved or self._relocated:
-            self.writer.add(self._finished, moved, self._relocated.values())
+            finished = [item for item in self._finished if self._wanted(item)] if self._wanted else self._finished
+            self.writer.add(finished, moved, self._relocated.values())
         self._finished, self._moved, self._relocated = [], set(), {}
         return moved
 
     def finish(self, now: int) -> None:
-        """End every open conversation, and make the snapshot readable."""
+        """End every open conversation, and make the snapshot readable. One to which nothing was to be added stays what it was."""
         self.over = True
         for key in [*self._conversations, *self._opaque]:
             self.closed(key, now, ended=False)
         self.commit()
-        if self.ledger is not None:
+        if self._wanted and not self.added_pairs:
+            self.writer.abandon()
+            return
+        if self.ledger is not None and not self._wanted:
             self.writer.set_ledger(self.ledger)
         self.writer.finish()
 

@@ -12,10 +12,10 @@ import grpc
 from understudy.v1 import capture_pb2 as pb
 from understudy.v1 import capture_pb2_grpc
 
-from engine.ingest.recording import Recording, StreamKey
+from engine.ingest.recording import Recording, StreamKey, Wanted
 from engine.reassembly import LOST, UNKNOWN
 from engine.rrpair import Connection, Role, Way
-from engine.snapshot import SnapshotWriter
+from engine.snapshot import Snapshot, SnapshotWriter
 
 _WAYS = {pb.DIRECTION_READ: Way.READ, pb.DIRECTION_WRITE: Way.WRITE}
 _ROLES = {pb.ROLE_UNSPECIFIED: Role.UNKNOWN, pb.ROLE_CLIENT: Role.CLIENT, pb.ROLE_SERVER: Role.SERVER}
@@ -36,11 +36,10 @@ class Recordings:
         self.batches = self.events = 0
 
     def start(self, path: Path, service: str, capture_id: str, *, resume: bool) -> Recording:
-        """Begin; ValueError where the capture is recorded already."""
+        """Begin. Raises SnapshotError, OSError, and ValueError where the capture is recorded already."""
         with self.lock:
-            if capture_id in self._by_capture:
-                raise ValueError(f"capture {capture_id!r} is being recorded already")
-            writer = SnapshotWriter(
+            self._check(path, capture_id)
+            writer = SnapshotWriter.create(
                 path,
                 service=service,
                 capture_id=capture_id,
@@ -48,9 +47,25 @@ class Recordings:
                 tool_version=version("understudy"),
                 resume=resume,
             )
-            recording = Recording(writer, service, capture_id)
-            self._by_capture[capture_id] = recording
-            return recording
+            return self._keep(Recording(writer, service, capture_id))
+
+    def extend(self, path: Path, capture_id: str, wanted: Wanted) -> Recording:
+        """Begin to add to a snapshot. Raises SnapshotError, OSError, and ValueError where the capture is recorded already."""
+        with self.lock:
+            self._check(path, capture_id)
+            with Snapshot(path) as snapshot:
+                service = snapshot.info.service
+            return self._keep(Recording(SnapshotWriter.extend(path), service, capture_id, wanted))
+
+    def _check(self, path: Path, capture_id: str) -> None:
+        if capture_id in self._by_capture:
+            raise ValueError(f"capture {capture_id!r} is being recorded already")
+        if any(recording.writer.path == path for recording in self._by_capture.values()):
+            raise ValueError(f"{path.name} is being recorded already")
+
+    def _keep(self, recording: Recording) -> Recording:
+        self._by_capture[recording.capture_id] = recording
+        return recording
 
     def find(self, capture_id: str) -> Recording | None:
         """The recording of a capture."""

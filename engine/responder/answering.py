@@ -9,7 +9,7 @@ from engine.matching.shape import shape
 from engine.protocols.http1 import split_query, split_target
 from engine.redaction import Redactor
 from engine.responder.backends import Backends, Place, Scope
-from engine.responder.misses import miss_reply
+from engine.responder.misses import Missed
 from engine.responder.replies import Replies, Reply, Way
 from engine.responder.requests import Asked
 from engine.responder.run import Count, Run
@@ -38,8 +38,8 @@ class Answering:
     def __init__(self, backends: Backends, redactor: Redactor, replies: Replies, run: Run) -> None:
         self._backends, self._redactor, self._replies, self._run = backends, redactor, replies, run
 
-    def answer(self, scope: Scope, asked: Asked) -> Plan | Reply:
-        """Give a plan for a request that was recorded, else the answer that says why not. Raises SnapshotError."""
+    def answer(self, scope: Scope, asked: Asked) -> Plan | Missed:
+        """Give a plan for a request that was recorded, else say why not. Raises SnapshotError."""
         authority, path, query = split_target(asked.method, asked.target)
         place = self._backends.place(scope, authority or _host(asked))
         request = self._redacted(asked, f"{path}?{query}" if query else path)
@@ -48,7 +48,7 @@ class Answering:
         if isinstance(found, Sequence):
             key = idempotency_key(asked.headers)
             return Plan(found, key, _way(asked), self._replies, self._run.count(place))
-        return self._missed(place, request, found, not asked.keep_alive)
+        return self._missed(place, self._backends.tls.get(place, scope.tls), request, found)
 
     def _redacted(self, asked: Asked, target: str) -> Request:
         """Redact a request as the recorder did."""
@@ -59,13 +59,13 @@ class Answering:
         path, _, query = target.partition("?")
         return Request.of(asked.method, path, split_query(query) if query else (), message)
 
-    def _missed(self, place: Place, request: Request, undecided: Undecided | None, close: bool) -> Reply:
+    def _missed(self, place: Place, tls: bool, request: Request, undecided: Undecided | None) -> Missed:
         digest, operation = request.form.digest, request.operation
         why = self._run.missed(place, digest)
         if why is None:
             why = self._explain(place, request, undecided)
             self._run.explained(place, digest, operation, request.method, request.path, why)
-        return miss_reply(place, operation, request.message, why, close)
+        return Missed(place, tls, operation, request.message, digest, why)
 
     def _explain(self, place: Place, request: Request, undecided: Undecided | None) -> Explanation:
         index = self._backends.indexes.get(place)

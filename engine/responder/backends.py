@@ -45,6 +45,8 @@ class Backends:
         """Recorded, but not stood in for."""
         self.addresses: dict[Place, set[str]] = {}
         """Where they were reached when they were recorded."""
+        self.tls: dict[Place, bool] = {}
+        """Whether they spoke TLS then, the last that is known."""
         for entry in snapshot.entries():
             self._take(entry, snapshot)
         self._take_flows(snapshot.flows())
@@ -63,6 +65,7 @@ class Backends:
                 self.indexes[place] = Index(snapshot.at)
             else:
                 self.off.add(place)
+        self.tls[place] = entry.tls
         if entry.address:
             self.addresses[place].add(entry.address)
         if place in self.indexes:
@@ -98,6 +101,8 @@ class Backends:
                 return found
         if port == scope.port and not scope.destination and len(self.indexes) == 1:  # it names the responder itself
             return next(iter(self.indexes))
+        if host and port == scope.port and not scope.destination:
+            return host, port
         name = host or scope.server_name or (scope.destination[0] if scope.destination else "")
         return name, self._port(scope, port)[0]
 

@@ -6,6 +6,7 @@ A request that came before, to the byte, is answered by its plan without being p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from dataclasses import replace
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, cast
 from engine.pairing.description import host_and_port
 from engine.responder.answering import Plan
 from engine.responder.backends import Scope
-from engine.responder.misses import error_reply
+from engine.responder.misses import Missed, error_reply, miss_reply
+from engine.responder.passing import PassError, Passing
 from engine.responder.replies import Reply
 from engine.responder.requests import Asked, RequestError, RequestReader
 from engine.responder.tls import HANDSHAKE_BYTE, Layer
@@ -41,7 +43,9 @@ class Connection(asyncio.Protocol):
         self._reader = RequestReader()
         self._waiting: deque[Asked] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._blocked = False
+        self._passing: asyncio.Task[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._ended = False
         self._undecided = True
         """Set while the first byte is awaited, which tells whether it is TLS."""
@@ -76,24 +80,26 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Take the end of the client's way: what it asked before is still answered."""
         self._ended = True
-        return bool(self._waiting or self._timer) and self._layer is None
+        return bool(self._waiting or self._busy) and self._layer is None
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
-        self._blocked = True
+        self._writable.clear()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It has caught up."""
-        self._blocked = False
+        self._writable.set()
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the client."""
         if self._layer and not self._layer.established:
             self._no_handshake(self._layer, "the client ended in the handshake")
-        if self._timer:
-            self._timer.cancel()
+        for under_way in (self._timer, self._passing):
+            if under_way:
+                under_way.cancel()
+        self._writable.set()
         self._waiting.clear()
         self._responder.dismiss(self)
 
@@ -124,10 +130,15 @@ class Connection(asyncio.Protocol):
         self._scope = scope
         self._known = self._responder.known(scope)
 
+    @property
+    def _busy(self) -> bool:
+        """Whether an answer is under way, or cannot be sent."""
+        return bool(self._timer or self._passing) or not self._writable.is_set()
+
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def _take(self, data: bytes) -> None:
-        if not self._reader.idle or self._waiting or self._timer or self._blocked:
+        if not self._reader.idle or self._waiting or self._busy:
             self._read(data, b"")
             return
         digest = blake2b(data, digest_size=DIGEST_BYTES).digest()
@@ -155,11 +166,11 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self, digest: bytes = b"") -> None:
         """Answer what waits, until one has to wait longer."""
-        while self._waiting and not self._timer and not self._blocked:
+        while self._waiting and not self._busy:
             if self._transport.is_closing():
                 return
             self._answer(self._waiting.popleft(), digest)
-        if not self._waiting and not self._timer and not self._blocked:
+        if not self._waiting and not self._busy:
             if self._ended:
                 self._transport.close()
             elif not self._transport.is_closing():
@@ -170,11 +181,44 @@ class Connection(asyncio.Protocol):
             self._tunnel(asked)
             return
         found = self._responder.answering.answer(self._scope, asked)
-        if isinstance(found, Plan):
-            if digest and asked.keep_alive and asked.version == "1.1" and not asked.continue_asked:
-                self._responder.remember(self._known, digest, found)
-            found = found.take()
-        self._deliver(found)
+        if isinstance(found, Missed):
+            self._miss(asked, found)
+            return
+        if digest and asked.keep_alive and asked.version == "1.1" and not asked.continue_asked:
+            self._responder.remember(self._known, digest, found)
+        self._deliver(found.take())
+
+    def _miss(self, asked: Asked, missed: Missed) -> None:
+        if self._responder.passing:
+            self._passing = asyncio.get_running_loop().create_task(self._pass_on(self._responder.passing, asked, missed))
+        else:
+            self._send(miss_reply(missed, not asked.keep_alive))
+
+    async def _pass_on(self, passing: Passing, asked: Asked, missed: Missed) -> None:
+        """Have the real backend answer."""
+        began = keep_alive = False
+        try:
+            async with passing.ask(missed, self._scope, asked) as passage, contextlib.aclosing(passage.answer()) as answer:
+                async for piece in answer:
+                    if not began:
+                        began = True
+                        self._responder.run.passed(missed.place, missed.digest)
+                    self._write(piece)
+                    await self._writable.wait()
+            keep_alive = asked.keep_alive and passage.keep_alive
+        except PassError as error:
+            if began:  # the client must not take it for whole
+                self._responder.run.trouble(f"{missed.place[0]}:{missed.place[1]}: {error}")
+                self._transport.abort()
+                return
+            self._write(b"".join(miss_reply(missed, not asked.keep_alive, str(error)).parts(b"")))
+            keep_alive = asked.keep_alive
+        finally:
+            self._passing = None
+        if keep_alive:
+            self._go_on()
+        else:
+            self._close()
 
     def _tunnel(self, asked: Asked) -> None:
         """RFC 9110 section 9.3.6: from here on it is as if the client had connected to the target."""

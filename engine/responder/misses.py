@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from engine.matching.explain import Explanation
 from engine.responder.backends import Place
@@ -15,16 +15,30 @@ AWS_ERROR = "UnderstudyNoMatch"
 """Error code that AWS SDKs show; with status 400 none of them tries again."""
 
 
-def miss_reply(place: Place, operation: str, request: Message, why: Explanation, close: bool) -> Reply:
-    """Write the answer to a request that was not recorded."""
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A request that was not recorded, redacted, and why. `tls`: whether its backend speaks it. Equal ones have one `digest`."""
+
+    place: Place
+    tls: bool
+    operation: str
+    request: Message
+    digest: bytes
+    why: Explanation
+
+
+def miss_reply(missed: Missed, close: bool, trouble: str = "") -> Reply:
+    """Write the answer to a request that was not recorded. `trouble`: why the real backend could not be asked either."""
+    request, why = missed.request, missed.why
+    reason = f"{why.reason}; and it could not be passed on: {trouble}" if trouble else why.reason
     if request.header(b"x-amz-target") is not None:
-        return _aws(place, operation, request, why, close)
+        return _aws(missed, reason, close)
     explained = {
         "outcome": "NO_MATCH",
-        "host": place[0],
-        "port": place[1],
-        "operation": operation,
-        "reason": why.reason,
+        "host": missed.place[0],
+        "port": missed.place[1],
+        "operation": missed.operation,
+        "reason": reason,
         "nearest": {"id": why.nearest, "operation": why.operation} if why.nearest else None,
         "differs": [asdict(difference) for difference in why.differences],
     }
@@ -32,17 +46,18 @@ def miss_reply(place: Place, operation: str, request: Message, why: Explanation,
     return _reply(b"404 Not Found", b"Content-Type: application/json\r\n" + OUTCOME, body, request, close)
 
 
-def _aws(place: Place, operation: str, request: Message, why: Explanation, close: bool) -> Reply:
+def _aws(missed: Missed, reason: str, close: bool) -> Reply:
     """AWS JSON 1.0 and 1.1 (Smithy, "AWS JSON protocols", error serialization)."""
-    media = request.header(b"content-type") or b"application/x-amz-json-1.0"
-    body = json.dumps({"__type": AWS_ERROR, "message": sentence(place, operation, why)}).encode()
+    media = missed.request.header(b"content-type") or b"application/x-amz-json-1.0"
+    body = json.dumps({"__type": AWS_ERROR, "message": _sentence(missed, reason)}).encode()
     headers = b"Content-Type: %b\r\nx-amzn-ErrorType: %b\r\n%b" % (media, AWS_ERROR.encode(), OUTCOME)
-    return _reply(b"400 Bad Request", headers, body, request, close)
+    return _reply(b"400 Bad Request", headers, body, missed.request, close)
 
 
-def sentence(place: Place, operation: str, why: Explanation) -> str:
+def _sentence(missed: Missed, reason: str) -> str:
     """Say it in one line."""
-    parts = [f"understudy: {operation} to {place[0]}:{place[1]}: {why.reason}"]
+    why = missed.why
+    parts = [f"understudy: {missed.operation} to {missed.place[0]}:{missed.place[1]}: {reason}"]
     if why.nearest:
         parts.append(f"the nearest recording is {why.operation} ({why.nearest})")
     for difference in why.differences:

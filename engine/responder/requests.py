@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import httptools
 
+from engine.protocols.http1 import split_target
 from engine.rrpair import Fields
 
 HEAD_LIMIT = 256 * 1024
@@ -26,6 +27,27 @@ class Asked:
     trailers: Fields
     keep_alive: bool
     continue_asked: bool
+
+
+_NOT_PASSED_ON = frozenset({b"expect", b"proxy-connection", b"proxy-authorization", b"upgrade", b"http2-settings"})
+"""Fields that are between the client and us (RFC 9110 sections 7.6.1, 7.8, 10.1.1 and 11.7.2)."""
+
+
+def encode(asked: Asked) -> bytes:
+    """Write a request as it came, for the server itself: what was between the client and a proxy is left out."""
+    fields = [(name, value) for name, value in asked.headers if name.lower() not in _NOT_PASSED_ON]
+    fields = [(name, value) for name, value in fields if name.lower() != b"connection" or b"upgrade" not in value.lower()]
+    target = asked.target
+    authority, path, query = split_target(asked.method, target)
+    if authority:  # absolute form, which also counts where it contradicts Host (RFC 9112 section 3.2.2)
+        target = f"{path}?{query}" if query else path
+        fields = [(b"Host", authority.encode("latin-1")), *[field for field in fields if field[0].lower() != b"host"]]
+    line = f"{asked.method} {target} HTTP/{asked.version}".encode("latin-1")
+    head = b"\r\n".join((line, *[b"%b: %b" % field for field in fields], b"", b""))
+    if not any(name.lower() == b"transfer-encoding" for name, _ in fields):
+        return head + asked.body
+    chunk = b"%x\r\n%b\r\n" % (len(asked.body), asked.body) if asked.body else b""
+    return b"".join((head, chunk, b"0\r\n", *[b"%b: %b\r\n" % field for field in asked.trailers], b"\r\n"))
 
 
 class RequestError(Exception):

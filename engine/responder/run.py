@@ -25,6 +25,7 @@ class Count:
     recorded: bool
     requests: int = 0
     matches: int = 0
+    passed: int = 0
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class _Missed:
     path: str
     explanation: Explanation
     times: int = 1
+    passed: int = 0
 
 
 class Run:
@@ -73,6 +75,12 @@ class Run:
         else:
             self._more_misses += 1
 
+    def passed(self, place: Place, digest: bytes) -> None:
+        """Count that a real backend answers a request that was missed."""
+        self.count(place).passed += 1
+        if known := self._misses.get((place, digest)):
+            known.passed += 1
+
     def trouble(self, reason: str) -> None:
         """Count a connection that brought no request."""
         if reason in self._troubles or len(self._troubles) < TROUBLES_LIMIT:
@@ -84,7 +92,7 @@ class Run:
             self._service,
             self._started,
             time.time_ns(),
-            tuple(BackendCount(*place, c.recorded, c.requests, c.matches) for place, c in list(self._counts.items())),
+            tuple(BackendCount(*place, c.recorded, c.requests, c.matches, c.passed) for place, c in list(self._counts.items())),
             tuple(_miss(place, missed) for (place, _), missed in list(self._misses.items())),
             self._more_misses,
             tuple(self._troubles.items()),
@@ -94,6 +102,6 @@ class Run:
 def _miss(place: Place, missed: _Missed) -> Miss:
     why = missed.explanation
     return Miss(
-        missed.time, missed.times, *place, missed.operation, missed.method, missed.path, why.reason, why.nearest,
+        missed.time, missed.times, missed.passed, *place, missed.operation, missed.method, missed.path, why.reason, why.nearest,
         why.operation, why.differences,
     )  # fmt: skip

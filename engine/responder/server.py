@@ -7,6 +7,7 @@ import email.utils
 import threading
 import time
 from collections.abc import Iterable
+from ipaddress import ip_address
 from pathlib import Path
 
 import uvloop
@@ -16,7 +17,8 @@ from engine.responder.answering import Answering, Plan
 from engine.responder.authority import Authority, Contexts
 from engine.responder.backends import Backends, Scope
 from engine.responder.connection import Connection, Known
-from engine.responder.destination import OriginalDestination, original_destination
+from engine.responder.destination import Destination, OriginalDestination, original_destination
+from engine.responder.passing import Keep, Passing
 from engine.responder.replies import Replies
 from engine.responder.run import Run
 from engine.responder.tls import choosing_context
@@ -59,21 +61,28 @@ class Responder:
         only: Iterable[str] = (),
         excluded: Iterable[str] = (),
         speed: float = 0.0,
+        pass_on: bool = False,
+        real_authorities: str = "",
+        keep: Keep | None = None,
         original_destination: OriginalDestination = original_destination,
     ) -> None:
         """Read the snapshot.
 
         `only` and `excluded` name backends by HOST or HOST:PORT. `speed`: of recorded delays, 2 halves them; 0 leaves them out.
+        With `pass_on` real backends answer what was not recorded; they are trusted by `real_authorities` (PEM) and the machine's,
+        and `keep` takes what they said, on the responder's thread.
 
-        Raises SnapshotError, and ValueError where a name is no backend's.
+        Raises SnapshotError, and ValueError where a name is no backend's, or an authority none.
         """
         self._snapshot = Snapshot(path)
         try:
             self.backends = Backends(self._snapshot, only, excluded)
+            service = self._snapshot.info.service
+            self.passing = Passing(service, real_authorities, self._is_own, keep) if pass_on else None
         except BaseException:
             self._snapshot.close()
             raise
-        self.run = Run(self._snapshot.info.service, self.backends.indexes)
+        self.run = Run(service, self.backends.indexes)
         replies = Replies(self._snapshot.answer)
         self.answering = Answering(self.backends, self._snapshot.redactor(), replies, self.run)
         self.speed = speed
@@ -125,11 +134,19 @@ class Responder:
             self._server.close()
         for connection in list(self._connections):
             connection.abort()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for passage in others:
+            passage.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         await asyncio.sleep(0)
 
     def _let_go(self) -> None:
         self._loop.close()
         self._snapshot.close()
+
+    def _is_own(self, far: Destination, near: Destination) -> bool:
+        """Whether a connection with these ends leads here; an unspecified address is every one of the machine's."""
+        return far[1] == self.port and (far[0] == self.address or (ip_address(self.address).is_unspecified and far[0] == near[0]))
 
     # -- for its connections -------------------------------------------------------------------------------------------
 

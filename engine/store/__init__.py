@@ -57,6 +57,7 @@ class Entry:
     host: str
     port: int
     address: str
+    tls: bool
     method: str
     path: str
     operation: str
@@ -99,7 +100,7 @@ class Store(Protocol):
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
     ) -> None:
-        """Keep these in one transaction. `connections` are those of which more became known."""
+        """Keep these in one transaction. `connections` are those of which more became known since pairs of theirs were kept."""
 
     def progress(self, agent: str) -> dict[int, Progress]:
         """Up to where the streams of an agent are in, by stream."""

@@ -48,10 +48,12 @@ CREATE TABLE flows (
     connection TEXT NOT NULL, time INTEGER NOT NULL, protocol TEXT NOT NULL, reason TEXT NOT NULL,
     read INTEGER NOT NULL, written INTEGER NOT NULL
 );
-CREATE TABLE progress (
+"""
+_PROGRESS = """
+CREATE TABLE IF NOT EXISTS progress (
     agent TEXT, stream INTEGER, read_offset INTEGER NOT NULL, write_offset INTEGER NOT NULL, finished INTEGER NOT NULL,
     PRIMARY KEY (agent, stream)
-) WITHOUT ROWID;
+) WITHOUT ROWID
 """
 # Made at the end: kept up to date pair by pair they would cost a tenth of the throughput.
 _INDEXES = """
@@ -108,15 +110,17 @@ class SqliteStore:
         # Both before the log is begun, so that they are in the file itself even if nothing else ever is.
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        database.executescript(_SCHEMA)
+        database.executescript(_SCHEMA + _PROGRESS)
         return cls._for_writing(database, path)
 
     @classmethod
     def resume(cls, path: Path) -> SqliteStore:
-        """Go on with a store that was not finished. Raises SnapshotError."""
+        """Go on with a store, finished or not. Raises SnapshotError."""
         check_file(path)
         with _readable(path):
-            return cls._for_writing(_connect(path, "rw"), path)
+            database = _connect(path, "rw")
+            database.execute(_PROGRESS)
+            return cls._for_writing(database, path)
 
     @classmethod
     def _for_writing(cls, database: sqlite3.Connection, path: Path) -> SqliteStore:
@@ -146,12 +150,12 @@ class SqliteStore:
         known: dict[str, Connection] = {}
         rows = [_pair_row(pair, known) for pair in pairs]
         flow_rows = [_flow_row(flow, known) for flow in flows]
-        known.update({connection.id: connection for connection in connections})
         with self._database as database:
             database.execute("BEGIN")
             database.executemany(_INSERT, rows)
             database.executemany("INSERT INTO flows VALUES (?, ?, ?, ?, ?, ?)", flow_rows)
             database.executemany("INSERT OR REPLACE INTO connections VALUES (?, ?)", map(_facts, known.values()))
+            database.executemany("UPDATE connections SET facts = ?2 WHERE id = ?1", map(_facts, connections))
             database.executemany(
                 "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?)",
                 [(p.agent, p.stream, p.read_offset, p.write_offset, p.finished) for p in progress],
@@ -259,6 +263,20 @@ def amend(path: Path, name: str, value: str) -> None:
         raise SnapshotError(f"{path} cannot be written: it is not yours to change; copy it")
     with _readable(path), closing(_connect(path, "rw")) as database:
         database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def settle(path: Path) -> None:
+    """Fold what was left unfinished, with its log, into one file. Raises SnapshotError where it is still being written."""
+    try:
+        with closing(_connect(path, "rw")) as database:
+            database.execute("PRAGMA busy_timeout = 0")
+            database.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise SnapshotError(f"{path} is being written by another run: wait for its end, or choose another file") from error
+        raise SnapshotError(f"{path} is in the way and cannot be moved ({error}): remove it") from error
+    except sqlite3.DatabaseError:
+        pass  # it is no store of ours
 
 
 def check_file(path: Path) -> None:
@@ -380,7 +398,9 @@ def _entry(row: tuple[Any, ...], connections: dict[str, Connection]) -> Entry:
         raise ValueError("a pair without its connection")
     place = _place(Direction.OUT, host, port, "", connection)
     signed = json.loads(signature) if signature else {}
-    return Entry(number, protocol, place.host, place.port, connection.remote_address, method, path, operation, status, signed)
+    return Entry(
+        number, protocol, place.host, place.port, connection.remote_address, connection.tls, method, path, operation, status, signed
+    )  # fmt: skip
 
 
 def _answer(row: tuple[Any, ...]) -> Answer:

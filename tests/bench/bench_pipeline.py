@@ -123,7 +123,7 @@ def redact_only(pairs: list[RRPair]) -> None:
 
 def whole_chain(folder: Path) -> None:
     """Everything up to the commit."""
-    writer = SnapshotWriter(folder / "bench.snapshot", service="bench", capture_id="b", created=0, tool_version="0")
+    writer = SnapshotWriter.create(folder / "bench.snapshot", service="bench", capture_id="b", created=0, tool_version="0")
     converse(writer.add)
     writer.abandon()
 

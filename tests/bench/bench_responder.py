@@ -78,7 +78,7 @@ def make_snapshot(path: Path, pairs: int) -> Path:
     headers = (("Content-Type", "application/json"),)
     [first] = pairs_of(Exchange("POST /v1/orders", answer_body(0), headers, request_body(0), host=HOST, port=80, tls=False))
     assert first.response
-    writer = SnapshotWriter(path, service="bench", capture_id="c", created=0, tool_version="0")
+    writer = SnapshotWriter.create(path, service="bench", capture_id="c", created=0, tool_version="0")
     for start in range(0, pairs, BATCH):
         writer.add(
             replace(

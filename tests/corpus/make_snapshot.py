@@ -30,7 +30,7 @@ STRIPE = (
 def main() -> None:
     """Write the sample."""
     target = Path(__file__).parent / f"snapshot-v{FORMAT_VERSION}.snapshot"
-    writer = SnapshotWriter(target, service="payment", capture_id="sample", created=START, tool_version="0.1.0")
+    writer = SnapshotWriter.create(target, service="payment", capture_id="sample", created=START, tool_version="0.1.0")
     for n, (request, response) in enumerate((DYNAMODB, STRIPE)):
         connection = Connection(f"sample:{n}", tls=True, role=Role.CLIENT, remote_port=443, tls_version="TLS 1.3")
         conversation = Conversation(connection, "payment", True)

@@ -84,7 +84,7 @@ def pairs_of(*exchanges: Exchange) -> list[RRPair]:
 
 def write_snapshot(path: Path, *exchanges: Exchange) -> Path:
     """Write a finished snapshot of these."""
-    writer = SnapshotWriter(path, service="test", capture_id="c", created=0, tool_version="0")
+    writer = SnapshotWriter.create(path, service="test", capture_id="c", created=0, tool_version="0")
     writer.add(pairs_of(*exchanges))
     writer.set_ledger({"seen": 1, "delivered": 1, "lost": 0})
     writer.finish()

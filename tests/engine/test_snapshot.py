@@ -51,7 +51,7 @@ def pair(n: int, body: bytes = b"", connection: Connection = CONNECTION) -> RRPa
 
 
 def writer(path: Path, capture: str = "c", *, resume: bool = False) -> SnapshotWriter:
-    return SnapshotWriter(path, service="shop", capture_id=capture, created=5, tool_version="0", resume=resume)
+    return SnapshotWriter.create(path, service="shop", capture_id=capture, created=5, tool_version="0", resume=resume)
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:

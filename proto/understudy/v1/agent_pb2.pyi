@@ -480,9 +480,7 @@ Global___RedirectRequest: _TypeAlias = RedirectRequest  # noqa: Y015
 
 @_typing.final
 class ResponderEndpoint(_message.Message):
-    """ResponderEndpoint is where redirected calls go. It listens on the loopback of the process's network, and asks for the destination of a
-    ResponderEndpoint is where a responder accepts.
-    """
+    """ResponderEndpoint is where a responder accepts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -675,7 +673,7 @@ class RedirectReady(_message.Message):
 
     @_builtins.property
     def names(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Addresses that recorded names have for this process, by address."""
+        """Addresses that recorded names have for this process, by address. They are of 198.18.0.0/15 and 2001:2::/48, which nobody has."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from understudy.v1 import capture_pb2 as understudy_dot_v1_dot_capture__pb2
 from understudy.v1 import rrpair_pb2 as understudy_dot_v1_dot_rrpair__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bunderstudy/v1/control.proto\x12\runderstudy.v1\x1a\x1bunderstudy/v1/backend.proto\x1a\x1bunderstudy/v1/capture.proto\x1a\x1aunderstudy/v1/rrpair.proto\"\x82\x02\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.understudy.v1.SnapshotState\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x12\n\ncapture_id\x18\x04 \x01(\t\x12\x19\n\x11\x63reated_unix_nano\x18\x05 \x01(\x06\x12\r\n\x05pairs\x18\x06 \x01(\x04\x12\x16\n\x0e\x63omplete_pairs\x18\x07 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x08 \x01(\x04\x12\x15\n\rcapture_ended\x18\t \x01(\x08\x12%\n\x06ledger\x18\n \x01(\x0b\x32\x15.understudy.v1.Ledger\"Z\n\x15\x43reateSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x12\n\ncapture_id\x18\x03 \x01(\t\x12\x0e\n\x06resume\x18\x04 \x01(\x08\"C\n\x16\x43reateSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Snapshot\"%\n\x15\x46inishSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x16\x46inishSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Snapshot\"\"\n\x12GetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13GetSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Snapshot\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListSnapshotsResponse\x12*\n\tsnapshots\x18\x01 \x03(\x0b\x32\x17.understudy.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteSnapshotResponse\" \n\x10ListPairsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11ListPairsResponse\x12#\n\x04pair\x18\x01 \x01(\x0b\x32\x15.understudy.v1.RRPair\"w\n\x15StartResponderRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0c\n\x04only\x18\x04 \x03(\t\x12\x10\n\x08\x65xcluded\x18\x05 \x03(\t\x12\r\n\x05speed\x18\x06 \x01(\x01\"E\n\x16StartResponderResponse\x12+\n\tresponder\x18\x01 \x01(\x0b\x32\x18.understudy.v1.Responder\"+\n\x13GetResponderRequest\x12\x14\n\x0cresponder_id\x18\x01 \x01(\t\"m\n\x14GetResponderResponse\x12+\n\tresponder\x18\x01 \x01(\x0b\x32\x18.understudy.v1.Responder\x12(\n\x03run\x18\x02 \x01(\x0b\x32\x1b.understudy.v1.ResponderRun\",\n\x14StopResponderRequest\x12\x14\n\x0cresponder_id\x18\x01 \x01(\t\"A\n\x15StopResponderResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.understudy.v1.ResponderRun\"\xb3\x01\n\tResponder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x16\n\x0e\x63\x61_certificate\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63\x61_file\x18\x05 \x01(\t\x12(\n\x08\x62\x61\x63kends\x18\x06 \x03(\x0b\x32\x16.understudy.v1.Backend\x12(\n\x08left_out\x18\x07 \x03(\x0b\x32\x16.understudy.v1.Backend\"\xaa\x02\n\x0cResponderRun\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x19\n\x11started_unix_nano\x18\x02 \x01(\x06\x12\x17\n\x0f\x65nded_unix_nano\x18\x03 \x01(\x06\x12-\n\x08\x62\x61\x63kends\x18\x04 \x03(\x0b\x32\x1b.understudy.v1.BackendCount\x12#\n\x06misses\x18\x05 \x03(\x0b\x32\x13.understudy.v1.Miss\x12\x13\n\x0bmore_misses\x18\x06 \x01(\x04\x12;\n\x08troubles\x18\x07 \x03(\x0b\x32).understudy.v1.ResponderRun.TroublesEntry\x1a/\n\rTroublesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"_\n\x0c\x42\x61\x63kendCount\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x10\n\x08recorded\x18\x03 \x01(\x08\x12\x10\n\x08requests\x18\x04 \x01(\x04\x12\x0f\n\x07matches\x18\x05 \x01(\x04\"\xe9\x01\n\x04Miss\x12\x16\n\x0etime_unix_nano\x18\x01 \x01(\x06\x12\r\n\x05times\x18\x02 \x01(\x04\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x11\n\toperation\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x0c\n\x04path\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\nnearest_id\x18\t \x01(\t\x12\x19\n\x11nearest_operation\x18\n \x01(\t\x12.\n\x0b\x64ifferences\x18\x0b \x03(\x0b\x32\x19.understudy.v1.Difference\"[\n\nDifference\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x15\n\x08recorded\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04live\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x0b\n\t_recordedB\x07\n\x05_live*g\n\rSnapshotState\x12\x1e\n\x1aSNAPSHOT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SNAPSHOT_STATE_RECORDING\x10\x01\x12\x18\n\x14SNAPSHOT_STATE_READY\x10\x02\x32\xc5\x06\n\x0e\x43ontrolService\x12]\n\x0e\x43reateSnapshot\x12$.understudy.v1.CreateSnapshotRequest\x1a%.understudy.v1.CreateSnapshotResponse\x12]\n\x0e\x46inishSnapshot\x12$.understudy.v1.FinishSnapshotRequest\x1a%.understudy.v1.FinishSnapshotResponse\x12T\n\x0bGetSnapshot\x12!.understudy.v1.GetSnapshotRequest\x1a\".understudy.v1.GetSnapshotResponse\x12Z\n\rListSnapshots\x12#.understudy.v1.ListSnapshotsRequest\x1a$.understudy.v1.ListSnapshotsResponse\x12]\n\x0e\x44\x65leteSnapshot\x12$.understudy.v1.DeleteSnapshotRequest\x1a%.understudy.v1.DeleteSnapshotResponse\x12P\n\tListPairs\x12\x1f.understudy.v1.ListPairsRequest\x1a .understudy.v1.ListPairsResponse0\x01\x12]\n\x0eStartResponder\x12$.understudy.v1.StartResponderRequest\x1a%.understudy.v1.StartResponderResponse\x12W\n\x0cGetResponder\x12\".understudy.v1.GetResponderRequest\x1a#.understudy.v1.GetResponderResponse\x12Z\n\rStopResponder\x12#.understudy.v1.StopResponderRequest\x1a$.understudy.v1.StopResponderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bunderstudy/v1/control.proto\x12\runderstudy.v1\x1a\x1bunderstudy/v1/backend.proto\x1a\x1bunderstudy/v1/capture.proto\x1a\x1aunderstudy/v1/rrpair.proto\"\x82\x02\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.understudy.v1.SnapshotState\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x12\n\ncapture_id\x18\x04 \x01(\t\x12\x19\n\x11\x63reated_unix_nano\x18\x05 \x01(\x06\x12\r\n\x05pairs\x18\x06 \x01(\x04\x12\x16\n\x0e\x63omplete_pairs\x18\x07 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x08 \x01(\x04\x12\x15\n\rcapture_ended\x18\t \x01(\x08\x12%\n\x06ledger\x18\n \x01(\x0b\x32\x15.understudy.v1.Ledger\"Z\n\x15\x43reateSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x12\n\ncapture_id\x18\x03 \x01(\t\x12\x0e\n\x06resume\x18\x04 \x01(\x08\"C\n\x16\x43reateSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Snapshot\"%\n\x15\x46inishSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x16\x46inishSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Snapshot\"\"\n\x12GetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13GetSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Snapshot\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListSnapshotsResponse\x12*\n\tsnapshots\x18\x01 \x03(\x0b\x32\x17.understudy.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteSnapshotResponse\" \n\x10ListPairsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11ListPairsResponse\x12#\n\x04pair\x18\x01 \x01(\x0b\x32\x15.understudy.v1.RRPair\"\xcd\x01\n\x15StartResponderRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0c\n\x04only\x18\x04 \x03(\t\x12\x10\n\x08\x65xcluded\x18\x05 \x03(\t\x12\r\n\x05speed\x18\x06 \x01(\x01\x12&\n\x07on_miss\x18\x07 \x01(\x0e\x32\x15.understudy.v1.OnMiss\x12\x18\n\x10real_authorities\x18\x08 \x01(\x0c\x12\x12\n\ncapture_id\x18\t \x01(\t\"E\n\x16StartResponderResponse\x12+\n\tresponder\x18\x01 \x01(\x0b\x32\x18.understudy.v1.Responder\"+\n\x13GetResponderRequest\x12\x14\n\x0cresponder_id\x18\x01 \x01(\t\"m\n\x14GetResponderResponse\x12+\n\tresponder\x18\x01 \x01(\x0b\x32\x18.understudy.v1.Responder\x12(\n\x03run\x18\x02 \x01(\x0b\x32\x1b.understudy.v1.ResponderRun\",\n\x14StopResponderRequest\x12\x14\n\x0cresponder_id\x18\x01 \x01(\t\"A\n\x15StopResponderResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.understudy.v1.ResponderRun\"\xb3\x01\n\tResponder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x16\n\x0e\x63\x61_certificate\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63\x61_file\x18\x05 \x01(\t\x12(\n\x08\x62\x61\x63kends\x18\x06 \x03(\x0b\x32\x16.understudy.v1.Backend\x12(\n\x08left_out\x18\x07 \x03(\x0b\x32\x16.understudy.v1.Backend\"\xbf\x02\n\x0cResponderRun\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x19\n\x11started_unix_nano\x18\x02 \x01(\x06\x12\x17\n\x0f\x65nded_unix_nano\x18\x03 \x01(\x06\x12-\n\x08\x62\x61\x63kends\x18\x04 \x03(\x0b\x32\x1b.understudy.v1.BackendCount\x12#\n\x06misses\x18\x05 \x03(\x0b\x32\x13.understudy.v1.Miss\x12\x13\n\x0bmore_misses\x18\x06 \x01(\x04\x12;\n\x08troubles\x18\x07 \x03(\x0b\x32).understudy.v1.ResponderRun.TroublesEntry\x12\x13\n\x0b\x61\x64\x64\x65\x64_pairs\x18\x08 \x01(\x04\x1a/\n\rTroublesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"o\n\x0c\x42\x61\x63kendCount\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x10\n\x08recorded\x18\x03 \x01(\x08\x12\x10\n\x08requests\x18\x04 \x01(\x04\x12\x0f\n\x07matches\x18\x05 \x01(\x04\x12\x0e\n\x06passed\x18\x06 \x01(\x04\"\xf9\x01\n\x04Miss\x12\x16\n\x0etime_unix_nano\x18\x01 \x01(\x06\x12\r\n\x05times\x18\x02 \x01(\x04\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x11\n\toperation\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x0c\n\x04path\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\nnearest_id\x18\t \x01(\t\x12\x19\n\x11nearest_operation\x18\n \x01(\t\x12.\n\x0b\x64ifferences\x18\x0b \x03(\x0b\x32\x19.understudy.v1.Difference\x12\x0e\n\x06passed\x18\x0c \x01(\x04\"[\n\nDifference\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x15\n\x08recorded\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04live\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x0b\n\t_recordedB\x07\n\x05_live*g\n\rSnapshotState\x12\x1e\n\x1aSNAPSHOT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SNAPSHOT_STATE_RECORDING\x10\x01\x12\x18\n\x14SNAPSHOT_STATE_READY\x10\x02*`\n\x06OnMiss\x12\x17\n\x13ON_MISS_UNSPECIFIED\x10\x00\x12\x10\n\x0cON_MISS_FAIL\x10\x01\x12\x17\n\x13ON_MISS_PASSTHROUGH\x10\x02\x12\x12\n\x0eON_MISS_RECORD\x10\x03\x32\xc5\x06\n\x0e\x43ontrolService\x12]\n\x0e\x43reateSnapshot\x12$.understudy.v1.CreateSnapshotRequest\x1a%.understudy.v1.CreateSnapshotResponse\x12]\n\x0e\x46inishSnapshot\x12$.understudy.v1.FinishSnapshotRequest\x1a%.understudy.v1.FinishSnapshotResponse\x12T\n\x0bGetSnapshot\x12!.understudy.v1.GetSnapshotRequest\x1a\".understudy.v1.GetSnapshotResponse\x12Z\n\rListSnapshots\x12#.understudy.v1.ListSnapshotsRequest\x1a$.understudy.v1.ListSnapshotsResponse\x12]\n\x0e\x44\x65leteSnapshot\x12$.understudy.v1.DeleteSnapshotRequest\x1a%.understudy.v1.DeleteSnapshotResponse\x12P\n\tListPairs\x12\x1f.understudy.v1.ListPairsRequest\x1a .understudy.v1.ListPairsResponse0\x01\x12]\n\x0eStartResponder\x12$.understudy.v1.StartResponderRequest\x1a%.understudy.v1.StartResponderResponse\x12W\n\x0cGetResponder\x12\".understudy.v1.GetResponderRequest\x1a#.understudy.v1.GetResponderResponse\x12Z\n\rStopResponder\x12#.understudy.v1.StopResponderRequest\x1a$.understudy.v1.StopResponderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RESPONDERRUN_TROUBLESENTRY']._loaded_options = None
   _globals['_RESPONDERRUN_TROUBLESENTRY']._serialized_options = b'8\001'
-  _globals['_SNAPSHOTSTATE']._serialized_start=2448
-  _globals['_SNAPSHOTSTATE']._serialized_end=2551
+  _globals['_SNAPSHOTSTATE']._serialized_start=2588
+  _globals['_SNAPSHOTSTATE']._serialized_end=2691
+  _globals['_ONMISS']._serialized_start=2693
+  _globals['_ONMISS']._serialized_end=2789
   _globals['_SNAPSHOT']._serialized_start=133
   _globals['_SNAPSHOT']._serialized_end=391
   _globals['_CREATESNAPSHOTREQUEST']._serialized_start=393
@@ -64,30 +66,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPAIRSREQUEST']._serialized_end=1018
   _globals['_LISTPAIRSRESPONSE']._serialized_start=1020
   _globals['_LISTPAIRSRESPONSE']._serialized_end=1076
-  _globals['_STARTRESPONDERREQUEST']._serialized_start=1078
-  _globals['_STARTRESPONDERREQUEST']._serialized_end=1197
-  _globals['_STARTRESPONDERRESPONSE']._serialized_start=1199
-  _globals['_STARTRESPONDERRESPONSE']._serialized_end=1268
-  _globals['_GETRESPONDERREQUEST']._serialized_start=1270
-  _globals['_GETRESPONDERREQUEST']._serialized_end=1313
-  _globals['_GETRESPONDERRESPONSE']._serialized_start=1315
-  _globals['_GETRESPONDERRESPONSE']._serialized_end=1424
-  _globals['_STOPRESPONDERREQUEST']._serialized_start=1426
-  _globals['_STOPRESPONDERREQUEST']._serialized_end=1470
-  _globals['_STOPRESPONDERRESPONSE']._serialized_start=1472
-  _globals['_STOPRESPONDERRESPONSE']._serialized_end=1537
-  _globals['_RESPONDER']._serialized_start=1540
-  _globals['_RESPONDER']._serialized_end=1719
-  _globals['_RESPONDERRUN']._serialized_start=1722
-  _globals['_RESPONDERRUN']._serialized_end=2020
-  _globals['_RESPONDERRUN_TROUBLESENTRY']._serialized_start=1973
-  _globals['_RESPONDERRUN_TROUBLESENTRY']._serialized_end=2020
-  _globals['_BACKENDCOUNT']._serialized_start=2022
-  _globals['_BACKENDCOUNT']._serialized_end=2117
-  _globals['_MISS']._serialized_start=2120
-  _globals['_MISS']._serialized_end=2353
-  _globals['_DIFFERENCE']._serialized_start=2355
-  _globals['_DIFFERENCE']._serialized_end=2446
-  _globals['_CONTROLSERVICE']._serialized_start=2554
-  _globals['_CONTROLSERVICE']._serialized_end=3391
+  _globals['_STARTRESPONDERREQUEST']._serialized_start=1079
+  _globals['_STARTRESPONDERREQUEST']._serialized_end=1284
+  _globals['_STARTRESPONDERRESPONSE']._serialized_start=1286
+  _globals['_STARTRESPONDERRESPONSE']._serialized_end=1355
+  _globals['_GETRESPONDERREQUEST']._serialized_start=1357
+  _globals['_GETRESPONDERREQUEST']._serialized_end=1400
+  _globals['_GETRESPONDERRESPONSE']._serialized_start=1402
+  _globals['_GETRESPONDERRESPONSE']._serialized_end=1511
+  _globals['_STOPRESPONDERREQUEST']._serialized_start=1513
+  _globals['_STOPRESPONDERREQUEST']._serialized_end=1557
+  _globals['_STOPRESPONDERRESPONSE']._serialized_start=1559
+  _globals['_STOPRESPONDERRESPONSE']._serialized_end=1624
+  _globals['_RESPONDER']._serialized_start=1627
+  _globals['_RESPONDER']._serialized_end=1806
+  _globals['_RESPONDERRUN']._serialized_start=1809
+  _globals['_RESPONDERRUN']._serialized_end=2128
+  _globals['_RESPONDERRUN_TROUBLESENTRY']._serialized_start=2081
+  _globals['_RESPONDERRUN_TROUBLESENTRY']._serialized_end=2128
+  _globals['_BACKENDCOUNT']._serialized_start=2130
+  _globals['_BACKENDCOUNT']._serialized_end=2241
+  _globals['_MISS']._serialized_start=2244
+  _globals['_MISS']._serialized_end=2493
+  _globals['_DIFFERENCE']._serialized_start=2495
+  _globals['_DIFFERENCE']._serialized_end=2586
+  _globals['_CONTROLSERVICE']._serialized_start=2792
+  _globals['_CONTROLSERVICE']._serialized_end=3629
 # @@protoc_insertion_point(module_scope)

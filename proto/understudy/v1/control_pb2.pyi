@@ -46,6 +46,34 @@ SNAPSHOT_STATE_READY: SnapshotState.ValueType  # 2
 """It can be read and is not changed any more."""
 Global___SnapshotState: _TypeAlias = SnapshotState  # noqa: Y015
 
+class _OnMiss:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnMissEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnMiss.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_MISS_UNSPECIFIED: _OnMiss.ValueType  # 0
+    """Not set: it is answered with an explanation."""
+    ON_MISS_FAIL: _OnMiss.ValueType  # 1
+    """It is answered with an explanation, in the form of its protocol. No real backend is reached."""
+    ON_MISS_PASSTHROUGH: _OnMiss.ValueType  # 2
+    """It is passed on to the real backend, and its answer is given."""
+    ON_MISS_RECORD: _OnMiss.ValueType  # 3
+    """The same, and the pair is added to the snapshot when the responder is stopped."""
+
+class OnMiss(_OnMiss, metaclass=_OnMissEnumTypeWrapper):
+    """OnMiss is what becomes of a request that was not recorded."""
+
+ON_MISS_UNSPECIFIED: OnMiss.ValueType  # 0
+"""Not set: it is answered with an explanation."""
+ON_MISS_FAIL: OnMiss.ValueType  # 1
+"""It is answered with an explanation, in the form of its protocol. No real backend is reached."""
+ON_MISS_PASSTHROUGH: OnMiss.ValueType  # 2
+"""It is passed on to the real backend, and its answer is given."""
+ON_MISS_RECORD: OnMiss.ValueType  # 3
+"""The same, and the pair is added to the snapshot when the responder is stopped."""
+Global___OnMiss: _TypeAlias = OnMiss  # noqa: Y015
+
 @_typing.final
 class Snapshot(_message.Message):
     """Snapshot describes a snapshot."""
@@ -407,6 +435,9 @@ class StartResponderRequest(_message.Message):
     ONLY_FIELD_NUMBER: _builtins.int
     EXCLUDED_FIELD_NUMBER: _builtins.int
     SPEED_FIELD_NUMBER: _builtins.int
+    ON_MISS_FIELD_NUMBER: _builtins.int
+    REAL_AUTHORITIES_FIELD_NUMBER: _builtins.int
+    CAPTURE_ID_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.str
     """The snapshot's name."""
     address: _builtins.str
@@ -415,6 +446,12 @@ class StartResponderRequest(_message.Message):
     """Port to listen on; 0 for a free one."""
     speed: _builtins.float
     """Wait before each answer as long as the backend took, divided by this; 0 for no waiting."""
+    on_miss: Global___OnMiss.ValueType
+    """What becomes of a request that was not recorded."""
+    real_authorities: _builtins.bytes
+    """Authorities that real backends may have their certificates from, besides those of the engine's machine; PEM."""
+    capture_id: _builtins.str
+    """With ON_MISS_RECORD: a capture whose calls to others than the responder are added, too. Empty: none."""
     @_builtins.property
     def only(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Stand in for these backends only, each HOST or HOST:PORT; empty for all that are checked."""
@@ -432,10 +469,13 @@ class StartResponderRequest(_message.Message):
         only: _abc.Iterable[_builtins.str] | None = ...,
         excluded: _abc.Iterable[_builtins.str] | None = ...,
         speed: _builtins.float = ...,
+        on_miss: Global___OnMiss.ValueType = ...,
+        real_authorities: _builtins.bytes = ...,
+        capture_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "excluded", b"excluded", "only", b"only", "port", b"port", "snapshot", b"snapshot", "speed", b"speed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capture_id", b"capture_id", "excluded", b"excluded", "on_miss", b"on_miss", "only", b"only", "port", b"port", "real_authorities", b"real_authorities", "snapshot", b"snapshot", "speed", b"speed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -646,6 +686,7 @@ class ResponderRun(_message.Message):
     MISSES_FIELD_NUMBER: _builtins.int
     MORE_MISSES_FIELD_NUMBER: _builtins.int
     TROUBLES_FIELD_NUMBER: _builtins.int
+    ADDED_PAIRS_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The service that was recorded."""
     started_unix_nano: _builtins.int
@@ -654,13 +695,15 @@ class ResponderRun(_message.Message):
     """Up to when this is, in nanoseconds since the Unix epoch."""
     more_misses: _builtins.int
     """Misses that there was no room for."""
+    added_pairs: _builtins.int
+    """Pairs that were added to the snapshot."""
     @_builtins.property
     def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackendCount]:
         """By backend."""
 
     @_builtins.property
     def misses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Miss]:
-        """Requests without an answer, equal ones together, the first ones of the run."""
+        """Requests without a recorded answer, equal ones together, the first ones of the run."""
 
     @_builtins.property
     def troubles(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
@@ -676,10 +719,11 @@ class ResponderRun(_message.Message):
         misses: _abc.Iterable[Global___Miss] | None = ...,
         more_misses: _builtins.int = ...,
         troubles: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        added_pairs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "ended_unix_nano", b"ended_unix_nano", "misses", b"misses", "more_misses", b"more_misses", "service", b"service", "started_unix_nano", b"started_unix_nano", "troubles", b"troubles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_pairs", b"added_pairs", "backends", b"backends", "ended_unix_nano", b"ended_unix_nano", "misses", b"misses", "more_misses", b"more_misses", "service", b"service", "started_unix_nano", b"started_unix_nano", "troubles", b"troubles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -696,6 +740,7 @@ class BackendCount(_message.Message):
     RECORDED_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     MATCHES_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     """Host name or address."""
     port: _builtins.int
@@ -706,6 +751,8 @@ class BackendCount(_message.Message):
     """Requests."""
     matches: _builtins.int
     """Of them, those that were answered from the recording."""
+    passed: _builtins.int
+    """Of them, those that the real backend answered."""
     def __init__(
         self,
         *,
@@ -714,10 +761,11 @@ class BackendCount(_message.Message):
         recorded: _builtins.bool = ...,
         requests: _builtins.int = ...,
         matches: _builtins.int = ...,
+        passed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "matches", b"matches", "port", b"port", "recorded", b"recorded", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "matches", b"matches", "passed", b"passed", "port", b"port", "recorded", b"recorded", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -725,7 +773,7 @@ Global___BackendCount: _TypeAlias = BackendCount  # noqa: Y015
 
 @_typing.final
 class Miss(_message.Message):
-    """Miss is a request that has no answer. It is redacted as the recording is."""
+    """Miss is a request that has no recorded answer. It is redacted as the recording is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -740,6 +788,7 @@ class Miss(_message.Message):
     NEAREST_ID_FIELD_NUMBER: _builtins.int
     NEAREST_OPERATION_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
     time_unix_nano: _builtins.int
     """When it first came, in nanoseconds since the Unix epoch."""
     times: _builtins.int
@@ -760,6 +809,8 @@ class Miss(_message.Message):
     """Id of the nearest recorded pair; empty where there is none."""
     nearest_operation: _builtins.str
     """What a person would call that pair's request."""
+    passed: _builtins.int
+    """How often the real backend answered instead."""
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
         """Fields in which the two are not equal."""
@@ -778,10 +829,11 @@ class Miss(_message.Message):
         nearest_id: _builtins.str = ...,
         nearest_operation: _builtins.str = ...,
         differences: _abc.Iterable[Global___Difference] | None = ...,
+        passed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "host", b"host", "method", b"method", "nearest_id", b"nearest_id", "nearest_operation", b"nearest_operation", "operation", b"operation", "path", b"path", "port", b"port", "reason", b"reason", "time_unix_nano", b"time_unix_nano", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "host", b"host", "method", b"method", "nearest_id", b"nearest_id", "nearest_operation", b"nearest_operation", "operation", b"operation", "passed", b"passed", "path", b"path", "port", b"port", "reason", b"reason", "time_unix_nano", b"time_unix_nano", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,7 +50,7 @@ def pair(n: int) -> RRPair:
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Path:
     path = tmp_path / "shop.snapshot"
-    writer = SnapshotWriter(path, service="shop", capture_id="c", created=0, tool_version="0")
+    writer = SnapshotWriter.create(path, service="shop", capture_id="c", created=0, tool_version="0")
     writer.add([*(pair(n) for n in range(60)), replace(pair(99), missing=("response body",))])
     writer.add(
         [
@@ -128,7 +128,7 @@ def test_failures_are_one_line(snapshot: Path, arguments: tuple[str, ...], text:
 
 
 def test_an_unfinished_recording_says_so(tmp_path: Path) -> None:
-    SnapshotWriter(tmp_path / "a.snapshot", service="s", capture_id="c", created=0, tool_version="0").close()
+    SnapshotWriter.create(tmp_path / "a.snapshot", service="s", capture_id="c", created=0, tool_version="0").close()
     result = run(tmp_path / "a.snapshot.partial")
     assert "did not end in good order" in result.output
     assert "No requests were recorded" in result.output

@@ -17,7 +17,7 @@ CONNECTION = Connection("agent-7", tls=True, role=Role.CLIENT)
 
 
 def recording(path: Path, *, resume: bool = False) -> Recording:
-    writer = SnapshotWriter(path, service="shop", capture_id="c", created=1, tool_version="0", resume=resume)
+    writer = SnapshotWriter.create(path, service="shop", capture_id="c", created=1, tool_version="0", resume=resume)
     return Recording(writer, "shop", "c")
 
 

@@ -56,7 +56,7 @@ def test_whom_a_request_is_for(path: Path, scope: Scope, authority: str, place: 
 def test_the_responders_own_address_means_the_only_backend(path: Path) -> None:
     scope = Scope(False, "", None, OWN)
     assert backends(path, only=("api.example.com",)).place(scope, f"127.0.0.1:{OWN}") == ("api.example.com", 443)
-    assert backends(path).place(scope, f"127.0.0.1:{OWN}") == ("127.0.0.1", 80)
+    assert backends(path).place(scope, f"127.0.0.1:{OWN}") == ("127.0.0.1", OWN)
 
 
 def test_only_and_excluded(path: Path) -> None:
