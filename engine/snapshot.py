@@ -22,11 +22,15 @@ __all__ = ["Info", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
 
 KEY_BYTES = 32
 _UNCHECKED = "unchecked_backends"
+_ADDED = "added_pairs"
 
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Facts about a snapshot. `created`: nanoseconds since the Unix epoch. `ledger`: empty until the capture ended."""
+    """Facts about a snapshot. `created`: nanoseconds since the Unix epoch. `ledger`: empty until the capture ended.
+
+    `added_pairs`: those that came later, and are not in the ledger.
+    """
 
     service: str
     capture_id: str
@@ -34,6 +38,7 @@ class Info:
     tool_version: str
     ledger: Mapping[str, int]
     finished: bool
+    added_pairs: int
 
 
 class SnapshotWriter:
@@ -99,6 +104,10 @@ class SnapshotWriter:
         """Keep the account of the capture: it has ended in good order."""
         self._store.set_meta("ledger", json.dumps(dict(ledger)))
 
+    def note_added(self, pairs: int) -> None:
+        """Keep that so many pairs are not of the capture that the ledger is of."""
+        self._store.set_meta(_ADDED, str(pairs + int(self._store.get_meta(_ADDED) or 0)))
+
     def finish(self) -> None:
         """Make FILE of it. A FILE that is there is kept as FILE.old."""
         self._store.finish()
@@ -141,6 +150,7 @@ class Snapshot:
             meta("tool_version") or "",
             json.loads(meta("ledger") or "{}"),
             not self.path.name.endswith(".partial"),
+            int(meta(_ADDED) or 0),
         )
 
     def redactor(self) -> Redactor:

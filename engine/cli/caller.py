@@ -21,6 +21,10 @@ class Caller:
     groups: tuple[int, ...]
     environment: dict[bytes, bytes]
 
+    def variable(self, name: str) -> str:
+        """One of their variables; "" where it is not set."""
+        return os.fsdecode(self.environment.get(os.fsencode(name), b""))
+
     @property
     def search_path(self) -> str:
         """Their PATH."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import threading
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +15,14 @@ import click
 import grpc
 from rich.console import Console
 from rich.text import Text
-from understudy.v1 import control_pb2
+from understudy.v1 import agent_pb2, control_pb2
 
 from engine.cli import OWN_FAILURE, Failure, as_typed
 from engine.cli.caller import Caller, caller
+from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
-from engine.cli.render_mock import render_left_out, render_miss, render_summary, usage
+from engine.cli.render_mock import CA_VARIABLES, render_left_out, render_miss, render_summary, usage
 from engine.cli.reports import report_of
 from engine.cli.takeover import Takeover
 from engine.cli.text import clean
@@ -33,10 +36,16 @@ WATCH_SECONDS = 1.0
 MISSES_SHOWN = 20
 """Misses that are shown as they happen: all of them are in the report."""
 
+ON_MISS = {
+    "fail": control_pb2.ON_MISS_FAIL,
+    "passthrough": control_pb2.ON_MISS_PASSTHROUGH,
+    "record": control_pb2.ON_MISS_RECORD,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to stand in for, and how. `speed`: of recorded delays; 0 for none."""
+    """What to stand in for, and how. `speed`: of recorded delays; 0 for none. `authorities`: of real backends, PEM."""
 
     snapshot: Path
     address: str = ""
@@ -44,6 +53,13 @@ class Settings:
     only: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     speed: float = 0.0
+    on_miss: control_pb2.OnMiss.ValueType = control_pb2.ON_MISS_FAIL
+    authorities: bytes = b""
+
+    @property
+    def passes(self) -> bool:
+        """Whether what was not recorded is real."""
+        return self.on_miss != control_pb2.ON_MISS_FAIL
 
 
 class Mocking:
@@ -52,6 +68,7 @@ class Mocking:
     def __init__(self, parts: Parts, settings: Settings) -> None:
         """Start it. Raises Failure."""
         self._control = parts.control_service
+        self.capture_id = uuid.uuid4().hex
         request = control_pb2.StartResponderRequest(
             snapshot=settings.snapshot.name,
             address=settings.address,
@@ -59,6 +76,9 @@ class Mocking:
             only=settings.only,
             excluded=settings.excluded,
             speed=settings.speed,
+            on_miss=settings.on_miss,
+            real_authorities=settings.authorities,
+            capture_id=self.capture_id,
         )
         try:
             self.responder = self._control.StartResponder(request).responder
@@ -98,6 +118,13 @@ class MissWatch:
 @click.option(
     "--timing", default="none", show_default=True, help="none, recorded, or a speed: 2x answers in half the recorded time."
 )
+@click.option(
+    "--on-miss",
+    type=click.Choice(list(ON_MISS)),
+    default="fail",
+    show_default=True,
+    help="What becomes of what was not recorded: it is refused; or real; or real, and added to SNAPSHOT.",
+)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write what happened to FILE, as JSON.")
 @click.option("--fail-on-miss", is_flag=True, help=f"Exit with {MISSED} if a request had no recorded answer.")
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
@@ -107,6 +134,7 @@ def command(
     only: tuple[str, ...],
     excluded: tuple[str, ...],
     timing: str,
+    on_miss: str,
     report: Path | None,
     fail_on_miss: bool,
     cmd: tuple[str, ...],
@@ -117,13 +145,13 @@ def command(
     and reported. Exit status is that of CMD; 125 where mocking failed.
 
     Without CMD, one port takes HTTP and HTTPS for all backends, directly and as a proxy. What was not recorded gets an answer that
-    says so, and which recording is nearest. Nothing reaches a real backend.
+    says so, and which recording is nearest. Nothing reaches a real backend, unless --on-miss says so.
     """
     path = snapshot.absolute()
     address, port = _listening(listen)
     _check(path)
-    settings = Settings(path, address, port, only, excluded, _speed(timing))
     person = caller()
+    settings = Settings(path, address, port, only, excluded, _speed(timing), ON_MISS[on_miss], _authorities(person))
     if cmd and os.geteuid() != 0:
         raise Failure(f"taking over a command's calls needs root: run `sudo {as_typed()}`")
     program = find_program(person, cmd) if cmd else ""
@@ -138,7 +166,7 @@ def command(
     if report:
         write_report(report, found, person)
     # A datagram to a port of TCP's is QUIC being tried: its caller comes again by TCP.
-    missed = found.matches < found.requests or any(call.protocol == "TCP" for call in found.refused)
+    missed = found.matches < found.requests or any(call.protocol == "TCP" for call in (*found.refused, *found.unrecorded))
     sys.exit(MISSED if fail_on_miss and missed and status != OWN_FAILURE else status)
 
 
@@ -147,32 +175,59 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
     console = Console(stderr=True, highlight=False)
     mocking = Mocking(parts, settings)
     launcher = Launcher(program, cmd, person, own_mounts=True)
+    capturing = None
     try:
-        takeover = Takeover(parts, mocking.responder, launcher, (program, *cmd[1:]), person)
+        if settings.on_miss == control_pb2.ON_MISS_RECORD:
+            target = agent_pb2.Target(launched_pid=launcher.process.pid)
+            capturing = Capturing(parts, mocking.capture_id, target, lambda text: _say(console, text, "yellow"))
+        takeover = Takeover(parts, mocking.responder, launcher, (program, *cmd[1:]), person, pass_unrecorded=settings.passes)
         on_signals(launcher.signal)
         launcher.go(takeover.variables)
     except BaseException:
         launcher.abandon()
         raise
     for where, why in takeover.not_covered:
-        console.print(Text(clean(f"understudy: {where} does not trust the responder: {why}"), "yellow"), soft_wrap=True)
-    console.print(Text(f"understudy: standing in for {len(mocking.responder.backends)} backends of {settings.snapshot.name}"))
+        _say(console, f"{where} does not trust the responder: {why}", "yellow")
+    _say(console, f"standing in for {_counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
     watch, troubles, status = MissWatch(console), [], None
     while status is None:
         status = launcher.status(WATCH_SECONDS)
         for name, part in (("agent", parts.agent), ("engine", parts.engine)):
             if not part.alive and name not in troubles:
                 troubles.append(name)
-                console.print(Text(f"understudy: the {name} ended: what CMD calls now fails", "red"))
+                _say(console, f"the {name} ended: what CMD calls now fails", "red")
         if not troubles:
             watch.tell(mocking.report().misses)
     if "engine" in troubles:
         raise Failure(f"the engine ended: {parts.engine.last_words()}")
+    if capturing and (trouble := capturing.settle()):
+        troubles.append(trouble)
+        _say(console, trouble, "red")
     takeover.stop()
-    found = replace(mocking.stop(), refused=takeover.refused(), passed=takeover.passed())
+    return (OWN_FAILURE if troubles else status), _conclude(console, mocking, settings, watch, takeover)
+
+
+def _conclude(
+    console: Console, mocking: Mocking, settings: Settings, watch: MissWatch, takeover: Takeover | None = None
+) -> MockReport:
+    """End the responder; show what came of it."""
+    found = mocking.stop()
+    if takeover:
+        found = replace(found, refused=takeover.refused(), passed=takeover.passed(), unrecorded=takeover.unrecorded())
     watch.tell(found.misses)
     render_summary(console, found)
-    return (OWN_FAILURE if troubles else status), found
+    if found.added_pairs:
+        path = settings.snapshot
+        _say(console, f"added {_counted(found.added_pairs, 'pair')} to {path}; what it was before is {path.name}.old")
+    return found
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(clean(f"understudy: {text}"), style), soft_wrap=True)
 
 
 def _serve(parts: Parts, settings: Settings) -> MockReport:
@@ -186,12 +241,9 @@ def _serve(parts: Parts, settings: Settings) -> MockReport:
     try:
         while not stop.wait(WATCH_SECONDS):
             watch.tell(mocking.report().misses)
-        found = mocking.stop()
+        return _conclude(console, mocking, settings, watch)
     except grpc.RpcError as error:
         raise Failure(f"the engine ended: {parts.engine.last_words()}") from error
-    watch.tell(found.misses)
-    render_summary(console, found)
-    return found
 
 
 def _check(path: Path) -> None:
@@ -207,6 +259,15 @@ def _listening(text: str) -> tuple[str, int]:
     if not port.isdecimal() or int(port) > 65535:
         raise Failure(f"--listen {text}: give ADDRESS:PORT, such as 127.0.0.1:8443")
     return address.strip("[]"), int(port)
+
+
+def _authorities(person: Caller) -> bytes:
+    """The authorities that a person's programs are told to trust."""
+    found = b""
+    for name in CA_VARIABLES:
+        with contextlib.suppress(OSError):
+            found += Path(person.variable(name)).read_bytes() + b"\n"
+    return found
 
 
 def _speed(timing: str) -> float:

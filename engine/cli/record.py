@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
@@ -16,19 +15,17 @@ from pathlib import Path
 import click
 import grpc
 from rich.console import Console
-from understudy.v1 import agent_pb2, capture_pb2, control_pb2
+from understudy.v1 import agent_pb2, control_pb2
 
 from engine.cli import OWN_FAILURE, Failure, as_typed
 from engine.cli.caller import Caller, caller, name_of
+from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.render import render_snapshot
 from engine.snapshot import Snapshot, SnapshotError
 
 PROGRESS_SECONDS = 0.5
-SETTLE_SECONDS = 60.0
-"""How long the agent may take to hand over what is left."""
-
 ENGINE_RESTARTS = 3
 """An engine that dies oftener will not live."""
 
@@ -100,7 +97,7 @@ class Recorder:
         self._aim, self._service, self._path, self._who = aim, service, path, who
         self._console = Console(stderr=True, highlight=False)
         self._capture_id = uuid.uuid4().hex
-        self._cgroup = ""
+        self._capturing: Capturing | None = None
         self._stop = threading.Event()
         self._troubles: list[str] = []
         self._engine_restarts = 0
@@ -115,33 +112,30 @@ class Recorder:
             return self._record(parts, program)
         finally:
             parts.stop()
-            self._remove_cgroup()
+            if self._capturing:
+                self._capturing.remove_cgroup()
 
     def _program(self) -> str:
         return find_program(self._who, self._aim.command) if self._aim.command else ""
 
     def _record(self, parts: Parts, program: str) -> int:
+        was_there = self._path.exists()
         self._create(parts, resume=False)
         launcher = Launcher(program, self._aim.command, self._who) if program else None
         try:
-            news = parts.agent_service.Capture(
-                agent_pb2.CaptureRequest(
-                    capture_id=self._capture_id,
-                    targets=[self._aim.target(launcher.process.pid if launcher else 0)],
-                )
-            )
-            self._wait_until_ready(news)
-            parts.agent.when_it_ends(self._let_go_on)
-            threading.Thread(target=self._hear, args=(news,), name="news", daemon=True).start()
+            target = self._aim.target(launcher.process.pid if launcher else 0)
+            self._capturing = Capturing(parts, self._capture_id, target, self._say)
             if launcher:
                 launcher.go()
             self._say(f"recording {self._service} to {self._path.name}")
         except BaseException:
             if launcher:
                 launcher.abandon()
-            with contextlib.suppress(grpc.RpcError, Failure):
+            with contextlib.suppress(grpc.RpcError, OSError):
                 self._finish(parts)
                 self._path.unlink(missing_ok=True)
+                if was_there:
+                    self._path.with_name(self._path.name + ".old").replace(self._path)
             raise
         status = self._watch(parts, launcher)
         return self._conclude(parts, status)
@@ -155,36 +149,8 @@ class Recorder:
         except grpc.RpcError as error:
             raise Failure(f"the snapshot cannot be written: {error.details()}") from error
 
-    def _wait_until_ready(self, news: Iterator[agent_pb2.CaptureResponse]) -> None:
-        try:
-            ready = next(news).ready
-        except grpc.RpcError as error:
-            raise Failure(f"nothing can be captured: {error.details()}") from error
-        self._cgroup = ready.cgroup
-
-    def _hear(self, news: Iterator[agent_pb2.CaptureResponse]) -> None:
-        """Tell what cannot be captured, as it shows."""
-        with contextlib.suppress(grpc.RpcError):
-            for each in news:
-                if each.WhichOneof("news") == "not_capturable":
-                    process, library = each.not_capturable.workload, each.not_capturable.library
-                    self._say(
-                        f"{process.command} (process {process.pid}): its TLS is not captured: {library.kind}: {library.reason}"
-                    )
-
     def _say(self, text: str) -> None:
         self._console.print(f"understudy: {text}", markup=False, soft_wrap=True)
-
-    def _let_go_on(self) -> None:
-        """The agent is gone, and with it the probes; whatever it held goes on."""
-        folder = Path(self._cgroup) if self._cgroup else None
-        for _ in range(3):
-            if folder:
-                for procs in folder.rglob("cgroup.procs"):
-                    with contextlib.suppress(OSError):
-                        for pid in procs.read_text().split():
-                            os.kill(int(pid), signal.SIGCONT)
-            time.sleep(0.05)
 
     def _watch(self, parts: Parts, launcher: Launcher | None) -> int:
         """Wait for the end, with an eye on our own parts; returns the command's status."""
@@ -248,7 +214,8 @@ class Recorder:
 
     def _conclude(self, parts: Parts, status: int) -> int:
         """Settle the ledger, finish the snapshot, print the summary."""
-        self._settle(parts)
+        if self._capturing and (trouble := self._capturing.settle()):
+            self._trouble(trouble)
         if not parts.engine.alive:
             self._restart_engine(parts)
         try:
@@ -260,19 +227,6 @@ class Recorder:
         self._summary()
         return OWN_FAILURE if self._troubles else status
 
-    def _settle(self, parts: Parts) -> capture_pb2.Ledger | None:
-        if not parts.agent.alive:
-            return None
-        request = agent_pb2.StopCaptureRequest(capture_id=self._capture_id)
-        try:
-            stopped = parts.agent_service.StopCapture(request, timeout=SETTLE_SECONDS)
-        except grpc.RpcError as error:
-            self._trouble(f"the agent could not settle its account: {error.details()}")
-            return None
-        if not stopped.delivered:
-            self._trouble("the engine did not take everything in time")
-        return stopped.ledger
-
     def _finish(self, parts: Parts) -> None:
         parts.control_service.FinishSnapshot(control_pb2.FinishSnapshotRequest(name=self._path.name))
 
@@ -283,13 +237,3 @@ class Recorder:
         except SnapshotError as error:
             raise Failure(str(error)) from error
         self._say(f"wrote {self._path}; look into it with `understudy inspect {self._path.name}`")
-
-    def _remove_cgroup(self) -> None:
-        """The agent does so; where it was killed, it falls to us."""
-        if not self._cgroup:
-            return
-        folder = Path(self._cgroup)
-        with contextlib.suppress(OSError):
-            for inner in sorted((each for each in folder.rglob("*") if each.is_dir()), reverse=True):
-                inner.rmdir()
-            folder.rmdir()

@@ -227,6 +227,8 @@ def _notes(info: Info) -> list[str]:
     ledger = info.ledger
     notes = [f"bytes seen {ledger.get('seen', 0):,} = delivered {ledger.get('delivered', 0):,}"
              f" + lost {ledger.get('lost', 0):,}"]  # fmt: skip
+    if info.added_pairs:
+        notes.append(f"{info.added_pairs:,} pairs were added later, by a mock, and are not in this account")
     names = {"unattributed": "bytes lost that no stream could be named for", "missed_runs": "probe runs missed",
              "unknown_starts": "streams whose start was not seen"}  # fmt: skip
     return notes + [f"{text}: {ledger[name]:,}" for name, text in names.items() if ledger.get(name)]

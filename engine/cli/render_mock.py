@@ -51,7 +51,7 @@ def render_left_out(console: Console, backends: Sequence[backend_pb2.Backend]) -
 
 def render_miss(console: Console, miss: Miss) -> None:
     """Print a miss and what would have fitted."""
-    title = f"NO_MATCH {miss.operation} ({miss.host}:{miss.port}): {miss.reason}"
+    title = f"{'PASSTHROUGH' if miss.passed else 'NO_MATCH'} {miss.operation} ({miss.host}:{miss.port}): {miss.reason}"
     console.print(Text(clean(title), "yellow"), soft_wrap=True)
     if miss.nearest:
         console.print(Text(clean(f"  nearest: {miss.nearest_operation} ({miss.nearest})")), soft_wrap=True)
@@ -70,17 +70,20 @@ def render_summary(console: Console, report: MockReport) -> None:
     """Print the table of backends and the responder rate."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("Backend", overflow="fold")
-    for heading in ("Port", "Requests", "Matches", "Misses"):
+    passed = ["Passed"] if report.passed_requests else []
+    for heading in ("Port", "Requests", "Matches", *passed, "Misses"):
         table.add_column(heading, justify="right")
     for each in report.backends:
         name = each.host if each.recorded else f"{each.host} (not mocked)"
-        numbers = (f"{each.requests:,}", f"{each.matches:,}", f"{each.misses:,}")
-        table.add_row(Text(clean(name)), str(each.port), *numbers)
+        counts = (each.requests, each.matches, *([each.passed] if passed else []), each.misses)
+        table.add_row(Text(clean(name)), str(each.port), *[f"{count:,}" for count in counts])
     console.print(table)
     for call in report.refused:
         render_call(console, call, f"not recorded, refused {call.times:,} times:")
     for call in report.passed:
         render_call(console, call, "not mocked, real connection:")
+    for call in report.unrecorded:
+        render_call(console, call, "not recorded, real connection:")
     for reason, times in report.troubles:
         console.print(Text(clean(f"{times:,} times: {reason}"), "yellow"), soft_wrap=True)
     rate = report.responder_rate
@@ -88,7 +91,8 @@ def render_summary(console: Console, report: MockReport) -> None:
         console.print(Text("No requests came", "yellow"))
         return
     style = "green" if report.matches == report.requests else "yellow"
-    console.print(Text(f"Responder rate {rate_text(report)}: {report.matches:,} of {report.requests:,} requests", style))
+    real = f"; {report.passed_requests:,} answered by real backends" if report.passed_requests else ""
+    console.print(Text(f"Responder rate {rate_text(report)}: {report.matches:,} of {report.requests:,} requests{real}", style))
 
 
 def rate_text(report: MockReport) -> str:

@@ -27,7 +27,14 @@ class Takeover:
     """What a launched command calls goes to a responder, for as long as this lives."""
 
     def __init__(
-        self, parts: Parts, responder: control_pb2.Responder, launcher: Launcher, command: tuple[str, ...], who: Caller
+        self,
+        parts: Parts,
+        responder: control_pb2.Responder,
+        launcher: Launcher,
+        command: tuple[str, ...],
+        who: Caller,
+        *,
+        pass_unrecorded: bool,
     ) -> None:
         """Take over; Failure where that cannot be. `command`: the program's path, and its arguments."""
         # Only to find certificates by: what is no text names none.
@@ -38,9 +45,11 @@ class Takeover:
             responder=agent_pb2.ResponderEndpoint(pid=parts.engine.process.pid, ipv4_port=responder.port),
             recorded=responder.backends,
             passed_through=responder.left_out,
+            pass_unrecorded=pass_unrecorded,
             ca_pem=responder.ca_certificate.decode(),
             command=agent_pb2.Command(arguments=command, folder=os.getcwd(), environment=environment),
         )
+        self._left_out = {(name, each.port) for each in responder.left_out for name in (each.host, *each.addresses)}
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, Call], int] = {}
         self._news = parts.agent_service.Redirect(request)
@@ -79,8 +88,15 @@ class Takeover:
         return self._told("refused")
 
     def passed(self) -> tuple[Call, ...]:
-        """Calls to what is not mocked; `times` is 1, the first is told."""
-        return self._told("passed")
+        """Calls to backends that are left out; `times` is 1, the first is told."""
+        return tuple(call for call in self._told("passed") if self._is_left_out(call))
+
+    def unrecorded(self) -> tuple[Call, ...]:
+        """Calls to what was not recorded and is let through; `times` is 1, the first is told."""
+        return tuple(call for call in self._told("passed") if not self._is_left_out(call))
+
+    def _is_left_out(self, call: Call) -> bool:
+        return not self._left_out.isdisjoint({(call.host, call.port), (call.address, call.port)})
 
     def stop(self) -> None:
         """End it, with the last news. What is left of the command can call nobody from now on."""

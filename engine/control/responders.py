@@ -21,6 +21,7 @@ from engine.responder.authority import Authority
 from engine.responder.backends import Place
 from engine.responder.server import Responder
 from engine.rrpair import Direction, Flow, Role, RRPair
+from engine.snapshot import SnapshotError
 
 RESPONDERS_LIMIT = 64
 """Responders at a time: each has a thread and an index."""
@@ -75,8 +76,11 @@ class Responders:
 
         def keep(finished: Iterable[RRPair | Flow]) -> None:
             assert recording
-            with self._recordings.lock:
-                recording.writer.add(finished)
+            try:
+                with self._recordings.lock:
+                    recording.writer.add(finished)
+            except SnapshotError as error:
+                responder.run.trouble(str(error))
 
         responder = Responder(
             path,
@@ -85,7 +89,7 @@ class Responders:
             excluded=request.excluded,
             speed=request.speed,
             pass_on=request.on_miss in (pb.ON_MISS_PASSTHROUGH, pb.ON_MISS_RECORD),
-            real_authorities=request.real_authorities.decode("latin-1"),
+            real_authorities=request.real_authorities,
             keep=keep if recording else None,
         )
         responder.start(request.address or "127.0.0.1", request.port)

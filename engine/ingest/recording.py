@@ -135,10 +135,12 @@ class Recording:
         for key in [*self._conversations, *self._opaque]:
             self.closed(key, now, ended=False)
         self.commit()
-        if self._wanted and not self.added_pairs:
-            self.writer.abandon()
-            return
-        if self.ledger is not None and not self._wanted:
+        if self._wanted:
+            if not self.added_pairs:
+                self.writer.abandon()
+                return
+            self.writer.note_added(self.added_pairs)
+        elif self.ledger is not None:
             self.writer.set_ledger(self.ledger)
         self.writer.finish()
 

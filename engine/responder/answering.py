@@ -48,7 +48,7 @@ class Answering:
         if isinstance(found, Sequence):
             key = idempotency_key(asked.headers)
             return Plan(found, key, _way(asked), self._replies, self._run.count(place))
-        return self._missed(place, self._backends.tls.get(place, scope.tls), request, found)
+        return self._missed(place, self._backends.speaks_tls(place, scope), request, found)
 
     def _redacted(self, asked: Asked, target: str) -> Request:
         """Redact a request as the recorder did."""
@@ -60,12 +60,8 @@ class Answering:
         return Request.of(asked.method, path, split_query(query) if query else (), message)
 
     def _missed(self, place: Place, tls: bool, request: Request, undecided: Undecided | None) -> Missed:
-        digest, operation = request.form.digest, request.operation
-        why = self._run.missed(place, digest)
-        if why is None:
-            why = self._explain(place, request, undecided)
-            self._run.explained(place, digest, operation, request.method, request.path, why)
-        return Missed(place, tls, operation, request.message, digest, why)
+        why = self._run.explanation(place, request.form.digest) or self._explain(place, request, undecided)
+        return Missed(place, tls, request, why)
 
     def _explain(self, place: Place, request: Request, undecided: Undecided | None) -> Explanation:
         index = self._backends.indexes.get(place)

@@ -45,8 +45,7 @@ class Backends:
         """Recorded, but not stood in for."""
         self.addresses: dict[Place, set[str]] = {}
         """Where they were reached when they were recorded."""
-        self.tls: dict[Place, bool] = {}
-        """Whether they spoke TLS then, the last that is known."""
+        self._tls: dict[Place, bool] = {}
         for entry in snapshot.entries():
             self._take(entry, snapshot)
         self._take_flows(snapshot.flows())
@@ -65,7 +64,7 @@ class Backends:
                 self.indexes[place] = Index(snapshot.at)
             else:
                 self.off.add(place)
-        self.tls[place] = entry.tls
+        self._tls[place] = entry.tls
         if entry.address:
             self.addresses[place].add(entry.address)
         if place in self.indexes:
@@ -105,6 +104,10 @@ class Backends:
             return host, port
         name = host or scope.server_name or (scope.destination[0] if scope.destination else "")
         return name, self._port(scope, port)[0]
+
+    def speaks_tls(self, place: Place, scope: Scope) -> bool:
+        """Whether a backend would be asked by TLS; of a client that only knows the responder, the recording tells."""
+        return scope.tls if scope.destination else self._tls.get(place, scope.tls)
 
     def _known(self, scope: Scope, host: str, port: int) -> Place | None:
         ports = self._ports.get(host)

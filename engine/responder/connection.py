@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
+import struct
 from collections import deque
 from dataclasses import replace
 from hashlib import blake2b
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 PIPELINE_LIMIT = 64
 """Requests of a connection that wait for their answers before it is read no further."""
 DIGEST_BYTES = 16
+LINGER_NOT = struct.pack("ii", 1, 0)
+"""struct linger of socket(7): closing resets the connection."""
 
 Known = dict[bytes, Plan]
 """Plans by digest of a request's bytes."""
@@ -192,6 +196,7 @@ class Connection(asyncio.Protocol):
         if self._responder.passing:
             self._passing = asyncio.get_running_loop().create_task(self._pass_on(self._responder.passing, asked, missed))
         else:
+            self._responder.run.missed(missed, passed=False)
             self._send(miss_reply(missed, not asked.keep_alive))
 
     async def _pass_on(self, passing: Passing, asked: Asked, missed: Missed) -> None:
@@ -202,19 +207,21 @@ class Connection(asyncio.Protocol):
                 async for piece in answer:
                     if not began:
                         began = True
-                        self._responder.run.passed(missed.place, missed.digest)
+                        self._responder.run.missed(missed, passed=True)
                     self._write(piece)
                     await self._writable.wait()
             keep_alive = asked.keep_alive and passage.keep_alive
         except PassError as error:
-            if began:  # the client must not take it for whole
+            if began:
                 self._responder.run.trouble(f"{missed.place[0]}:{missed.place[1]}: {error}")
-                self._transport.abort()
+                self._reset()
                 return
             self._write(b"".join(miss_reply(missed, not asked.keep_alive, str(error)).parts(b"")))
             keep_alive = asked.keep_alive
         finally:
             self._passing = None
+            if not began:
+                self._responder.run.missed(missed, passed=False)
         if keep_alive:
             self._go_on()
         else:
@@ -266,6 +273,11 @@ class Connection(asyncio.Protocol):
             self._layer.close()
             self._transport.write(self._layer.output)
         self._transport.close()
+
+    def _reset(self) -> None:
+        """Break off so that it shows: an ordinary end would end an answer of unknown length as it should."""
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+        self._transport.abort()
 
     def abort(self) -> None:
         """Break off."""

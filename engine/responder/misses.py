@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from engine.matching.explain import Explanation
+from engine.matching.index import Request
 from engine.responder.backends import Place
 from engine.responder.replies import Reply
 from engine.rrpair import Message
@@ -17,19 +18,17 @@ AWS_ERROR = "UnderstudyNoMatch"
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A request that was not recorded, redacted, and why. `tls`: whether its backend speaks it. Equal ones have one `digest`."""
+    """A request that was not recorded, redacted, and why. `tls`: whether its backend speaks it."""
 
     place: Place
     tls: bool
-    operation: str
-    request: Message
-    digest: bytes
+    request: Request
     why: Explanation
 
 
 def miss_reply(missed: Missed, close: bool, trouble: str = "") -> Reply:
     """Write the answer to a request that was not recorded. `trouble`: why the real backend could not be asked either."""
-    request, why = missed.request, missed.why
+    request, why = missed.request.message, missed.why
     reason = f"{why.reason}; and it could not be passed on: {trouble}" if trouble else why.reason
     if request.header(b"x-amz-target") is not None:
         return _aws(missed, reason, close)
@@ -37,7 +36,7 @@ def miss_reply(missed: Missed, close: bool, trouble: str = "") -> Reply:
         "outcome": "NO_MATCH",
         "host": missed.place[0],
         "port": missed.place[1],
-        "operation": missed.operation,
+        "operation": missed.request.operation,
         "reason": reason,
         "nearest": {"id": why.nearest, "operation": why.operation} if why.nearest else None,
         "differs": [asdict(difference) for difference in why.differences],
@@ -48,16 +47,17 @@ def miss_reply(missed: Missed, close: bool, trouble: str = "") -> Reply:
 
 def _aws(missed: Missed, reason: str, close: bool) -> Reply:
     """AWS JSON 1.0 and 1.1 (Smithy, "AWS JSON protocols", error serialization)."""
-    media = missed.request.header(b"content-type") or b"application/x-amz-json-1.0"
+    request = missed.request.message
+    media = request.header(b"content-type") or b"application/x-amz-json-1.0"
     body = json.dumps({"__type": AWS_ERROR, "message": _sentence(missed, reason)}).encode()
     headers = b"Content-Type: %b\r\nx-amzn-ErrorType: %b\r\n%b" % (media, AWS_ERROR.encode(), OUTCOME)
-    return _reply(b"400 Bad Request", headers, body, missed.request, close)
+    return _reply(b"400 Bad Request", headers, body, request, close)
 
 
 def _sentence(missed: Missed, reason: str) -> str:
     """Say it in one line."""
     why = missed.why
-    parts = [f"understudy: {missed.operation} to {missed.place[0]}:{missed.place[1]}: {reason}"]
+    parts = [f"understudy: {missed.request.operation} to {missed.place[0]}:{missed.place[1]}: {reason}"]
     if why.nearest:
         parts.append(f"the nearest recording is {why.operation} ({why.nearest})")
     for difference in why.differences:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
@@ -25,6 +26,7 @@ CONNECT_SECONDS = 10.0
 PIECE_BYTES = 64 * 1024
 """Most that is read before it is passed on."""
 
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _NAMES_ADDRESSES = (ip_network("198.18.0.0/15"), ip_network("2001:2::/48"))
 """Ranges of the addresses that stand for recorded names: see RedirectReady in proto/understudy/v1/agent.proto."""
 _TLS_VERSIONS = {"TLSv1": "TLS 1.0", "TLSv1.1": "TLS 1.1", "TLSv1.2": "TLS 1.2", "TLSv1.3": "TLS 1.3"}
@@ -44,16 +46,19 @@ Own = Callable[[Destination, Destination], bool]
 class Passing:
     """The way to the real backends."""
 
-    def __init__(self, service: str, authorities: str, own: Own, keep: Keep | None = None) -> None:
-        """`authorities`: PEM, trusted besides the machine's. With `keep` the exchanges are kept. Raises ValueError."""
+    def __init__(self, service: str, authorities: bytes, own: Own, keep: Keep | None = None) -> None:
+        """`authorities`: PEM, perhaps with text between, trusted besides the machine's. With `keep` the exchanges are kept.
+
+        Raises ValueError.
+        """
         self._service, self._own, self._keep = service, own, keep
         self._context = ssl.create_default_context()
         self._context.set_alpn_protocols([HTTP1])
-        if authorities:
+        if found := _CERTIFICATE.findall(authorities):
             try:
-                self._context.load_verify_locations(cadata=authorities)
-            except ssl.SSLError as error:
-                raise ValueError(f"the authorities of real backends are no certificates in PEM: {error}") from error
+                self._context.load_verify_locations(cadata=b"\n".join(found).decode("latin-1"))
+            except (ssl.SSLError, ValueError) as error:
+                raise ValueError(f"an authority of real backends is no certificate: {error}") from error
         self._run = f"{time.time_ns():x}"
         self._numbers = itertools.count(1)
 

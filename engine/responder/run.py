@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from engine.matching.explain import Explanation
 from engine.report import BackendCount, Miss, MockReport
 from engine.responder.backends import Place
+from engine.responder.misses import Missed
 
 MISSES_LIMIT = 1000
 """Misses that are kept with their explanations: more than anybody reads; the rest is counted."""
@@ -30,12 +31,15 @@ class Count:
 
 @dataclass(slots=True)
 class _Missed:
+    """Without the request itself: it may be large."""
+
     time: int
+    place: Place
     operation: str
     method: str
     path: str
     explanation: Explanation
-    times: int = 1
+    times: int = 0
     passed: int = 0
 
 
@@ -59,30 +63,28 @@ class Run:
             found = self._counts.setdefault(place, Count(False))
         return found
 
-    def missed(self, place: Place, digest: bytes) -> Explanation | None:
-        """Count a miss; the explanation of an equal one, if there was any."""
-        self.count(place).requests += 1
+    def explanation(self, place: Place, digest: bytes) -> Explanation | None:
+        """Why an equal request was missed before, if one was."""
         known = self._misses.get((place, digest))
-        if known is None:
-            return None
-        known.times += 1
-        return known.explanation
+        return known.explanation if known else None
 
-    def explained(self, place: Place, digest: bytes, operation: str, method: str, path: str, why: Explanation) -> None:
-        """Keep why a request was missed that was counted just now."""
-        if len(self._misses) < MISSES_LIMIT:
-            self._misses[place, digest] = _Missed(time.time_ns(), operation, method, path, why)
-        else:
+    def missed(self, missed: Missed, *, passed: bool) -> None:
+        """Count a request that was not recorded. `passed`: the real backend answers it."""
+        place, request = missed.place, missed.request
+        count, key = self.count(place), (place, request.form.digest)
+        count.requests += 1
+        count.passed += passed
+        known = self._misses.get(key)
+        if known is None and len(self._misses) >= MISSES_LIMIT:
             self._more_misses += 1
-
-    def passed(self, place: Place, digest: bytes) -> None:
-        """Count that a real backend answers a request that was missed."""
-        self.count(place).passed += 1
-        if known := self._misses.get((place, digest)):
-            known.passed += 1
+            return
+        if known is None:
+            known = self._misses[key] = _Missed(time.time_ns(), place, request.operation, request.method, request.path, missed.why)
+        known.times += 1
+        known.passed += passed
 
     def trouble(self, reason: str) -> None:
-        """Count a connection that brought no request."""
+        """Count a connection that brought no request, or an answer that broke off."""
         if reason in self._troubles or len(self._troubles) < TROUBLES_LIMIT:
             self._troubles[reason] = self._troubles.get(reason, 0) + 1
 
@@ -93,15 +95,15 @@ class Run:
             self._started,
             time.time_ns(),
             tuple(BackendCount(*place, c.recorded, c.requests, c.matches, c.passed) for place, c in list(self._counts.items())),
-            tuple(_miss(place, missed) for (place, _), missed in list(self._misses.items())),
+            tuple(_miss(missed) for missed in list(self._misses.values())),
             self._more_misses,
             tuple(self._troubles.items()),
         )
 
 
-def _miss(place: Place, missed: _Missed) -> Miss:
-    why = missed.explanation
+def _miss(found: _Missed) -> Miss:
+    why = found.explanation
     return Miss(
-        missed.time, missed.times, missed.passed, *place, missed.operation, missed.method, missed.path, why.reason, why.nearest,
-        why.operation, why.differences,
+        found.time, found.times, found.passed, *found.place, found.operation, found.method, found.path,
+        why.reason, why.nearest, why.operation, why.differences,
     )  # fmt: skip

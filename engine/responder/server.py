@@ -62,7 +62,7 @@ class Responder:
         excluded: Iterable[str] = (),
         speed: float = 0.0,
         pass_on: bool = False,
-        real_authorities: str = "",
+        real_authorities: bytes = b"",
         keep: Keep | None = None,
         original_destination: OriginalDestination = original_destination,
     ) -> None:

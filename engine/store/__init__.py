@@ -100,7 +100,10 @@ class Store(Protocol):
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
     ) -> None:
-        """Keep these in one transaction. `connections` are those of which more became known since pairs of theirs were kept."""
+        """Keep these in one transaction. `connections` are those of which more became known since pairs of theirs were kept.
+
+        Raises SnapshotError.
+        """
 
     def progress(self, agent: str) -> dict[int, Progress]:
         """Up to where the streams of an agent are in, by stream."""

@@ -146,11 +146,11 @@ class SqliteStore:
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
     ) -> None:
-        """Keep these in one transaction."""
+        """Keep these in one transaction. Raises SnapshotError."""
         known: dict[str, Connection] = {}
         rows = [_pair_row(pair, known) for pair in pairs]
         flow_rows = [_flow_row(flow, known) for flow in flows]
-        with self._database as database:
+        with _writable(self._path), self._database as database:
             database.execute("BEGIN")
             database.executemany(_INSERT, rows)
             database.executemany("INSERT INTO flows VALUES (?, ?, ?, ?, ?, ?)", flow_rows)
@@ -315,6 +315,15 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.DatabaseError, zstandard.ZstdError, struct.error, LookupError, ValueError, TypeError) as error:
         raise SnapshotError(f"{path} is damaged ({error}): copy it again, or record again") from error
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Say of what cannot be written which file it is."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise SnapshotError(f"{path} cannot be written ({error}): see whether its disk is full") from error
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.server
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from engine.__main__ import build
 from engine.cli.reports import report_of
 from engine.control.responders import run_message
 from engine.metrics import EngineCollector
+from engine.snapshot import Snapshot, uncheck
 from tests.engine.making import Exchange, write_snapshot
 
 ASKED = b"GET /a?b=c HTTP/1.1\r\nHost: api.example\r\n\r\n"
@@ -220,6 +223,135 @@ def test_a_responder_that_cannot_start(engine: Engine, options: dict[str, Any], 
     with pytest.raises(grpc.RpcError) as caught:
         start(engine, **options)
     assert caught.value.code() is code
+
+
+# -- what becomes of misses --------------------------------------------------------------------------------------------
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b"real " + self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def backend() -> Iterator[int]:
+    """Port of a real backend."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def ask_by_name(responder: control_pb2.Responder, port: int, path: str) -> tuple[int, bytes]:
+    with contextlib.closing(http.client.HTTPConnection(responder.address, responder.port, timeout=10)) as connection:
+        connection.request("GET", path, headers={"Host": f"localhost:{port}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def stop(engine: Engine, responder: control_pb2.Responder) -> control_pb2.ResponderRun:
+    return engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id=responder.id)).run
+
+
+def paths(path: Path) -> list[str]:
+    with Snapshot(path) as snapshot:
+        return [pair.path for pair in snapshot.pairs() if pair.complete]
+
+
+def test_a_miss_may_be_passed_on(engine: Engine, backend: int) -> None:
+    path = write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
+    responder = start(engine, on_miss=control_pb2.ON_MISS_PASSTHROUGH)
+    assert ask_by_name(responder, backend, "/a") == (200, b"{}")
+    assert ask_by_name(responder, backend, "/b") == (200, b"real /b")
+    run = stop(engine, responder)
+    assert [(b.requests, b.matches, b.passed) for b in run.backends] == [(2, 1, 1)]
+    assert [(miss.path, miss.times, miss.passed) for miss in run.misses] == [("/b", 1, 1)]
+    assert run_message(report_of(run)) == run
+    assert paths(path) == ["/a"]
+
+
+def test_a_miss_may_be_recorded(engine: Engine, backend: int) -> None:
+    path = write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
+    uncheck(path, ["nobody:1"])
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
+    for asked in ("/b", "/a", "/b"):
+        ask_by_name(responder, backend, asked)
+    assert paths(path) == ["/a"]
+    assert stop(engine, responder).added_pairs == 2
+    assert paths(path) == ["/a", "/b", "/b"]
+    assert paths(engine.folder / "a.snapshot.old") == ["/a"]
+    with Snapshot(path) as snapshot:
+        assert (snapshot.info.added_pairs, snapshot.unchecked) == (2, frozenset({"nobody:1"}))
+    again = start(engine)
+    assert ask_by_name(again, backend, "/b") == (200, b"real /b")
+    assert stop(engine, again).backends[0].matches == 1
+
+
+def test_nothing_added_leaves_the_snapshot_alone(engine: Engine, backend: int) -> None:
+    path = write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
+    before = path.stat()
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
+    ask_by_name(responder, backend, "/a")
+    assert stop(engine, responder).added_pairs == 0
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert sorted(each.name for each in engine.folder.glob("a.*")) == ["a.snapshot"]
+
+
+def test_one_recording_at_a_time_and_none_where_it_cannot_start(engine: Engine) -> None:
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a"))
+    with pytest.raises(grpc.RpcError):
+        start(engine, on_miss=control_pb2.ON_MISS_RECORD, address="203.0.113.1")
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
+    with pytest.raises(grpc.RpcError, match="is being recorded already"):
+        start(engine, on_miss=control_pb2.ON_MISS_RECORD)
+    stop(engine, responder)
+    assert sorted(each.name for each in engine.folder.glob("a.*")) == ["a.snapshot"]
+
+
+def test_a_snapshot_that_cannot_be_written_is_told_of(engine: Engine, backend: int) -> None:
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
+    [recording] = engine.recordings.all()
+    recording.writer.close()
+    assert ask_by_name(responder, backend, "/b") == (200, b"real /b")
+    run = engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id=responder.id)).run
+    assert ["cannot be written" in reason for reason in run.troubles] == [True]
+
+
+CALLS = ((1, "192.0.2.1", 443, "api.example"), (2, "127.0.0.1", 0, "stood.in"), (3, "192.0.2.9", 443, "left.out"))
+"""Stream, address, port (0: the responder's) and host of what a capture saw beside a responder."""
+
+
+def test_what_a_capture_saw_beside_the_responder_is_added(engine: Engine) -> None:
+    """Not what went to the responder itself, nor to who was left out on purpose, nor what others asked of the service."""
+    path = write_snapshot(engine.folder / "a.snapshot", Exchange("GET /x"), Exchange("GET /x", host="left.out"))
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD, capture_id="c1", excluded=["left.out"])
+    events = []
+    for stream, address, port, host in CALLS:
+        opened, *rest = conversation(stream)[1:]
+        rest[0].bound.remote.CopyFrom(pb.Endpoint(address=address, port=port or responder.port))
+        rest[1].chunk.data = ASKED.replace(b"api.example", host.encode())
+        events += [opened, *rest]
+    opened, bound, *chunks = conversation(4)[1:]
+    bound.bound.role = pb.ROLE_SERVER
+    chunks[0].chunk.direction, chunks[1].chunk.direction = pb.DIRECTION_READ, pb.DIRECTION_WRITE
+    engine.upload([*events, opened, bound, *chunks])
+    assert stop(engine, responder).added_pairs == 1
+    with Snapshot(path) as snapshot:
+        assert sorted((pair.host, pair.path) for pair in snapshot.pairs()) == [
+            ("api.example", "/a"),
+            ("api.example.com", "/x"),
+            ("left.out", "/x"),
+        ]
 
 
 def test_unknown_snapshots_and_responders(engine: Engine) -> None:

@@ -164,6 +164,66 @@ def test_a_file_that_is_there_becomes_old(tmp_path: Path) -> None:
             assert [p.path for p in s.pairs()] == [f"/{n}"]
 
 
+def test_what_was_left_unfinished_keeps_what_was_committed(tmp_path: Path) -> None:
+    """Its writer was killed: the last pairs are in the log only."""
+    path = tmp_path / "a.snapshot"
+    subprocess.run([sys.executable, "-c", KILLED, path], env={"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+    assert (tmp_path / "a.snapshot.partial-wal").stat().st_size
+    writer(path, "d").close()
+    with Snapshot(tmp_path / "a.snapshot.partial.old") as s:
+        assert {p.path for p in s.pairs()} == {"/1", "/2"}
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.engine.test_snapshot import pair, writer
+w = writer(Path(sys.argv[1]))
+w.add([pair(1)])
+w.add([pair(2)])
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    first = writer(path)
+    first.add([pair(1)])
+    with pytest.raises(SnapshotError, match="is being written by another run"):
+        writer(path, "d")
+    first.finish()
+    with Snapshot(path) as s:
+        assert [p.path for p in s.pairs()] == ["/1"]
+
+
+def test_garbage_in_the_way_is_kept_aside(tmp_path: Path) -> None:
+    (tmp_path / "a.snapshot.partial").write_bytes(b"garbage" * 100)
+    writer(tmp_path / "a.snapshot").finish()
+    assert (tmp_path / "a.snapshot.partial.old").read_bytes() == b"garbage" * 100
+
+
+def test_a_snapshot_is_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    w.add([pair(1)])
+    w.set_ledger({"seen": 3})
+    w.finish()
+    path.chmod(0o640)
+    for n in (2, 3):
+        more = SnapshotWriter.extend(path)
+        more.add([pair(n)])
+        more.note_added(1)
+        assert (more.pairs, more.complete_pairs) == (n, n)
+        more.finish()
+    with Snapshot(path) as s:
+        assert sorted(p.path for p in s.pairs()) == ["/1", "/2", "/3"]
+        assert (s.info.ledger, s.info.added_pairs, s.info.capture_id) == ({"seen": 3}, 2, "c")
+        assert s.pair("3") is not None
+    assert path.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(SnapshotError, match="does not exist"):
+        SnapshotWriter.extend(tmp_path / "none.snapshot")
+
+
 def test_abandon_leaves_nothing(tmp_path: Path) -> None:
     w = writer(tmp_path / "a.snapshot")
     w.add([pair(1)])

@@ -1,0 +1,76 @@
+"""A capture, as this command line asks the agent for it: see AgentService.Capture."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+from understudy.v1 import agent_pb2
+
+from engine.cli import Failure
+from engine.cli.parts import Parts
+
+SETTLE_SECONDS = 60.0
+"""How long the agent may take to hand over what is left."""
+
+
+class Capturing:
+    """What the agent captures, for as long as this lives."""
+
+    def __init__(self, parts: Parts, capture_id: str, target: agent_pb2.Target, say: Callable[[str], None]) -> None:
+        """Start, and wait until a launched process may go on; Failure where nothing can be captured. `say` tells of what cannot."""
+        self._parts, self._capture_id, self._say = parts, capture_id, say
+        news = parts.agent_service.Capture(agent_pb2.CaptureRequest(capture_id=capture_id, targets=[target]))
+        try:
+            ready = next(news).ready
+        except grpc.RpcError as error:
+            raise Failure(f"nothing can be captured: {error.details()}") from error
+        self._cgroup = Path(ready.cgroup) if ready.cgroup else None
+        parts.agent.when_it_ends(self._let_go_on)
+        threading.Thread(target=self._hear, args=(news,), name="captured", daemon=True).start()
+
+    def _hear(self, news: Iterator[agent_pb2.CaptureResponse]) -> None:
+        """Tell what cannot be captured, as it shows."""
+        with contextlib.suppress(grpc.RpcError):
+            for each in news:
+                if each.WhichOneof("news") == "not_capturable":
+                    process, library = each.not_capturable.workload, each.not_capturable.library
+                    self._say(
+                        f"{process.command} (process {process.pid}): its TLS is not captured: {library.kind}: {library.reason}"
+                    )
+
+    def _let_go_on(self) -> None:
+        """The agent is gone, and with it the probes; whatever it held goes on."""
+        for _ in range(3):
+            if self._cgroup:
+                for procs in self._cgroup.rglob("cgroup.procs"):
+                    with contextlib.suppress(OSError):
+                        for pid in procs.read_text().split():
+                            os.kill(int(pid), signal.SIGCONT)
+            time.sleep(0.05)
+
+    def settle(self) -> str:
+        """Have everything handed over that was seen; says what went wrong, if something did."""
+        if not self._parts.agent.alive:
+            return ""
+        request = agent_pb2.StopCaptureRequest(capture_id=self._capture_id)
+        try:
+            stopped = self._parts.agent_service.StopCapture(request, timeout=SETTLE_SECONDS)
+        except grpc.RpcError as error:
+            return f"the agent could not settle its account: {error.details()}"
+        return "" if stopped.delivered else "the engine did not take everything in time"
+
+    def remove_cgroup(self) -> None:
+        """The agent does so; where it was killed, it falls to us."""
+        if self._cgroup is None:
+            return
+        with contextlib.suppress(OSError):
+            for inner in sorted((each for each in self._cgroup.rglob("*") if each.is_dir()), reverse=True):
+                inner.rmdir()
+            self._cgroup.rmdir()

@@ -1,0 +1,366 @@
+"""What was not recorded is asked of a real server: what it hears and says, to the byte, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+
+from engine.responder.server import Responder
+from engine.rrpair import Flow, RRPair
+from tests.engine.making import Exchange
+from tests.engine.responder.conftest import Serve
+
+TIMEOUT = 10.0
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nreal"
+
+
+class Real:
+    """A server that gives each connection the next of its answers, and keeps what it heard until it answered."""
+
+    def __init__(self, *answers: bytes, context: ssl.SSLContext | None = None, hold: threading.Event | None = None) -> None:
+        self.heard: list[bytes] = []
+        self._answers, self._context, self._hold = answers, context, hold
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.place: tuple[str, int] = self._listening.getsockname()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for answer in self._answers:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            with client:
+                try:
+                    with self._context.wrap_socket(client, server_side=True) if self._context else client as talking:
+                        self._talk(talking, answer)
+                except OSError:
+                    self.heard.append(b"")
+
+    def _talk(self, client: socket.socket, answer: bytes) -> None:
+        client.settimeout(TIMEOUT)
+        heard = b""
+        while not _whole(heard):
+            piece = client.recv(65536)
+            if not piece:
+                break
+            heard += piece
+        self.heard.append(heard)
+        if self._hold:
+            self._hold.wait(TIMEOUT)
+        client.sendall(answer)
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join(TIMEOUT)
+
+
+def _whole(request: bytes) -> bool:
+    head, end, body = request.partition(b"\r\n\r\n")
+    if b"chunked" in head:
+        return body.endswith(b"\r\n\r\n") or body == b"0\r\n\r\n"
+    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    return bool(end) and len(body) >= int(length or 0)
+
+
+@contextmanager
+def real(*answers: bytes, **options: object) -> Iterator[Real]:
+    server = Real(*answers, **options)  # type: ignore[arg-type]
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def passing(serve: Serve, place: tuple[str, int], **options: object) -> Responder:
+    recorded = Exchange("GET /recorded", b"from the recording", tls=False, port=place[1])
+    return serve(recorded, pass_on=True, original_destination=lambda _: place, **options)
+
+
+def say(responder: Responder, *requests: bytes) -> bytes:
+    """All that comes back until the end."""
+    with socket.create_connection(("127.0.0.1", responder.port), timeout=TIMEOUT) as client:
+        for request in requests:
+            client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        return client.makefile("rb").read()
+
+
+def get(path: str, *fields: str) -> bytes:
+    return "\r\n".join((f"GET {path} HTTP/1.1", "Host: api.example.com", *fields, "", "")).encode()
+
+
+# -- what the real server hears ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard"),
+    [
+        (get("/x?b=2&a", "X-One: 1", "x-one: 2", "Connection: keep-alive"), None),
+        (b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n\x00\xffz", None),
+        (
+            b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\nT: 1\r\n\r\n",
+            b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: 1\r\n\r\n",
+        ),
+        (
+            b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            b"GET http://other.example/x?y HTTP/1.1\r\nHost: h\r\nProxy-Authorization: Basic x\r\n"
+            b"Proxy-Connection: close\r\nA: b\r\n\r\n",
+            b"GET /x?y HTTP/1.1\r\nHost: other.example\r\nA: b\r\n\r\n",
+        ),
+        (get("/x", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AA"), get("/x")),
+        (
+            b"POST /x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nz",
+            b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nz",
+        ),
+        (b"GET /x HTTP/1.0\r\n\r\n", None),
+    ],
+)
+def test_requests_arrive_as_they_were(serve: Serve, asked: bytes, heard: bytes | None) -> None:
+    with real(OK) as server:
+        answer = say(passing(serve, server.place), asked)
+        assert answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n") == OK
+        assert server.heard == [heard or asked]
+
+
+# -- what the client hears ---------------------------------------------------------------------------------------------
+
+ANSWERS = {
+    "length": OK,
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n4\r\nreal\r\n0\r\nX: 1\r\n\r\n",
+    "nothing": b"HTTP/1.1 204 No Content\r\nSet-Cookie: a\r\nset-cookie: b\r\n\r\n",
+    "early": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK,
+    "error": b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: 9\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_answers_come_as_they_are_and_the_connection_goes_on(serve: Serve, answer: bytes) -> None:
+    with real(answer) as server:
+        responder = passing(serve, server.place)
+        heard = say(responder, get("/recorded"), get("/real"), get("/recorded"))
+    first, middle, last = heard.partition(answer)
+    assert middle == answer
+    assert first.endswith(b"from the recording")
+    assert last.endswith(b"from the recording")
+    [count] = responder.stop().backends
+    assert (count.requests, count.matches, count.passed, count.misses) == (3, 2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+        b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nreal",
+    ],
+)
+def test_an_answer_that_ends_the_connection_ends_it(serve: Serve, answer: bytes) -> None:
+    with real(answer) as server:
+        assert say(passing(serve, server.place), get("/real"), get("/recorded")) == answer
+
+
+def test_head_has_no_body(serve: Serve) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+    with real(head) as server:
+        heard = say(passing(serve, server.place), get("/real").replace(b"GET", b"HEAD"), get("/recorded"))
+    assert heard.startswith(head + b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_large_answer_reaches_a_slow_reader_whole(serve: Serve) -> None:
+    body = random.Random(1).randbytes(16 * 1024 * 1024)
+    with real(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body) as server:
+        responder = passing(serve, server.place)
+        with socket.create_connection(("127.0.0.1", responder.port), timeout=TIMEOUT) as client:
+            client.sendall(get("/real"))
+            head = client.recv(1)
+            assert server.heard  # it has begun to answer, and we have not read on
+            client.shutdown(socket.SHUT_WR)
+            assert (head + client.makefile("rb").read()).partition(b"\r\n\r\n")[2] == body
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def issuer() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(issuer: trustme.CA, name: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issuer.issue_cert(name).configure_cert(context)
+    return context
+
+
+def say_by_tls(responder: Responder, name: str, request: bytes) -> bytes:
+    context = ssl.create_default_context(cafile=str(responder.authority.certificate_file))
+    with (
+        socket.create_connection(("127.0.0.1", responder.port), timeout=TIMEOUT) as client,
+        context.wrap_socket(client, server_hostname=name) as secured,
+    ):
+        secured.sendall(request)
+        return secured.recv(65536)
+
+
+def test_tls_is_spoken_with_who_is_trusted(serve: Serve, issuer: trustme.CA) -> None:
+    authorities = "# Größe\n".encode() + issuer.cert_pem.bytes() + b"\ntext between\n"
+    with real(OK, context=server_context(issuer, "real.example")) as server:
+        responder = passing(serve, server.place, real_authorities=authorities)
+        assert say_by_tls(responder, "real.example", get("/real")) == OK
+        assert server.heard == [get("/real")]
+
+
+@pytest.mark.parametrize("name", ["real.example", "other.example"])
+def test_who_is_not_trusted_hears_nothing(serve: Serve, issuer: trustme.CA, name: str) -> None:
+    """Its authority is unknown, or it has another name."""
+    authorities = b"" if name == "real.example" else issuer.cert_pem.bytes()
+    with real(OK, context=server_context(issuer, "real.example")) as server:
+        responder = passing(serve, server.place, real_authorities=authorities)
+        answer = say_by_tls(responder, name, get("/secret"))
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b"is not trusted" in answer
+    assert server.heard == [b""]
+    assert [(miss.path, miss.passed) for miss in responder.stop().misses] == [("/secret", 0)]
+
+
+def test_authorities_that_are_none_are_refused(serve: Serve) -> None:
+    garbage = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    with pytest.raises(ValueError, match="no certificate"):
+        serve(Exchange("GET /"), pass_on=True, real_authorities=garbage)
+
+
+def test_tls_is_told_by_the_recording_where_the_client_names_the_responder(serve: Serve, issuer: trustme.CA) -> None:
+    """Its base URL is http://127.0.0.1:PORT/, and the only backend speaks TLS."""
+    with real(OK, context=server_context(issuer, "localhost")) as server:
+        port = server.place[1]
+        responder = serve(Exchange("GET /", host="localhost", port=port), pass_on=True, real_authorities=issuer.cert_pem.bytes())
+        request = f"GET /real HTTP/1.1\r\nHost: 127.0.0.1:{responder.port}\r\n\r\n".encode()
+        assert say(responder, request) == OK
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_nobody_there_is_an_explained_miss(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        place = unused.getsockname()
+    responder = passing(serve, place)
+    head, _, rest = say(responder, get("/real"), get("/recorded")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404")
+    body = json.JSONDecoder().raw_decode(rest.decode())[0]["understudy"]
+    assert "it could not be passed on" in body["reason"]
+    assert str(place[1]) in body["reason"]
+    assert rest.endswith(b"from the recording")
+    [count] = responder.stop().backends
+    assert (count.requests, count.matches, count.passed, count.misses) == (2, 1, 0, 1)
+
+
+def test_an_aws_client_is_told_in_its_own_form(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        place = unused.getsockname()
+    answer = say(passing(serve, place), get("/", "X-Amz-Target: DynamoDB_20120810.Scan"))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"could not be passed on" in answer
+
+
+@pytest.mark.parametrize("answer", [OK[:-1], OK[:20], ANSWERS["chunks"][:-5]])
+def test_an_answer_that_breaks_off_is_not_taken_for_whole(serve: Serve, answer: bytes) -> None:
+    with real(answer) as server:
+        responder = passing(serve, server.place)
+        with pytest.raises(ConnectionResetError):
+            say(responder, get("/real"))
+    [(reason, _)] = responder.stop().troubles
+    assert "before the answer was whole" in reason
+
+
+def test_an_empty_answer_is_an_explained_miss(serve: Serve) -> None:
+    with real(b"") as server:
+        assert b"closed before the answer was whole" in say(passing(serve, server.place), get("/real"))
+
+
+def test_it_does_not_ask_itself(serve: Serve) -> None:
+    responder = serve(Exchange("GET /"), Exchange("GET /", host="other.example"), pass_on=True)
+    answer = say(responder, f"GET /real HTTP/1.1\r\nHost: 127.0.0.1:{responder.port}\r\n\r\n".encode())
+    assert b"is this responder itself" in answer
+    assert responder.stop().requests == 1
+
+
+def test_a_client_that_leaves_ends_the_call(serve: Serve) -> None:
+    hold = threading.Event()
+    with real(OK, hold=hold) as server:
+        responder = passing(serve, server.place)
+        with socket.create_connection(("127.0.0.1", responder.port), timeout=TIMEOUT) as client:
+            client.sendall(get("/real"))
+            _until(lambda: bool(server.heard))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        _until(lambda: responder.run.report().requests == 1)
+        hold.set()
+    [count] = responder.stop().backends
+    assert (count.requests, count.passed, count.misses) == (1, 0, 1)
+
+
+def test_stop_ends_the_calls(serve: Serve) -> None:
+    hold = threading.Event()
+    with real(OK, hold=hold) as server:
+        responder = passing(serve, server.place)
+        with socket.create_connection(("127.0.0.1", responder.port), timeout=TIMEOUT) as client:
+            client.sendall(get("/real"))
+            _until(lambda: bool(server.heard))
+            assert responder.stop().requests == 1
+            hold.set()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    """Wait for what comes by itself."""
+    waiting = threading.Event()
+    for _ in range(int(TIMEOUT * 100)):
+        if true():
+            return
+        waiting.wait(0.01)
+    raise AssertionError("it never came")
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+def kept_of(serve: Serve, answers: Sequence[bytes], *requests: bytes) -> list[RRPair | Flow]:
+    kept: list[RRPair | Flow] = []
+    with real(*answers) as server:
+        responder = passing(serve, server.place, keep=kept.extend)
+        with suppress(ConnectionResetError):
+            say(responder, *requests)
+        responder.stop()
+    return kept
+
+
+def test_what_was_passed_on_is_kept_as_pairs(serve: Serve, tmp_path: Path) -> None:
+    answers = [OK, ANSWERS["chunks"], ANSWERS["early"], b"HTTP/1.1 200 OK\r\n\r\nuntil the end"]
+    kept = kept_of(serve, answers, *[get(f"/real/{n}") for n in range(4)])
+    pairs = [pair for pair in kept if isinstance(pair, RRPair)]
+    assert [(p.path, p.host, p.direction, p.service, p.complete) for p in pairs] == [
+        (f"/real/{n}", "api.example.com", "OUT", "test", True) for n in range(4)
+    ]
+    assert [p.response.body for p in pairs if p.response] == [b"real", b"real", b"real", b"until the end"]
+    assert len({p.id for p in pairs}) == len(kept) == 4
+    assert all(p.port == p.connection.remote_port for p in pairs)
+
+
+def test_what_broke_off_is_kept_as_incomplete(serve: Serve) -> None:
+    [pair] = kept_of(serve, [OK[:-1]], get("/real"))
+    assert isinstance(pair, RRPair)
+    assert not pair.complete
