@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from engine.responder.backends import Scope
+from engine.responder.passing import _target
 from engine.responder.server import Responder
 from engine.rrpair import Flow, RRPair
 from tests.engine.making import Exchange
@@ -333,6 +335,24 @@ def _until(true: Callable[[], bool]) -> None:
             return
         waiting.wait(0.01)
     raise AssertionError("it never came")
+
+
+# -- where it goes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("destination", "target"),
+    [
+        (None, ("api.example.com", 443)),
+        (("198.18.0.1", 443), ("api.example.com", 443)),  # the agent's, for a recorded name
+        (("2001:2::1", 443), ("api.example.com", 443)),
+        (("192.0.2.7", 8443), ("192.0.2.7", 8443)),  # the client's own choice
+        (("2001:db8::7", 443), ("2001:db8::7", 443)),
+        (("tunnel.example", 443), ("tunnel.example", 443)),
+    ],
+)
+def test_whom_it_asks(destination: tuple[str, int] | None, target: tuple[str, int]) -> None:
+    assert _target(("api.example.com", 443), Scope(True, "api.example.com", destination, 1)) == target
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
