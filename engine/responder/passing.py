@@ -67,10 +67,14 @@ class Passing:
         """Send a request to whom it is for. Raises PassError."""
         server_name = (scope.server_name or missed.place[0]) if missed.tls else ""
         reader, writer = await self._connect(_target(missed.place, scope), server_name)
+        passage = Passage(reader, writer, asked, self._conversation(server_name, writer), self._keep)
         try:
-            yield Passage(reader, writer, asked, self._conversation(server_name, writer), self._keep)
+            yield passage
         finally:
-            writer.transport.abort()
+            if passage.keep_alive:
+                writer.close()
+            else:
+                writer.transport.abort()
 
     async def _connect(self, target: Destination, server_name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """By TLS where there is a server name."""

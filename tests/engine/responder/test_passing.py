@@ -95,7 +95,8 @@ def say(responder: Responder, *requests: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", responder.port), timeout=TIMEOUT) as client:
         for request in requests:
             client.sendall(request)
-        client.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # it may have been reset by now: reading says so
+            client.shutdown(socket.SHUT_WR)
         return client.makefile("rb").read()
 
 
