@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.e2e.conftest import Authority
-from tests.e2e.programs import client
-from tests.e2e.recording import Done, as_exchanges, differences, pairs, record, understudy
+from tests.e2e.programs import ROOT, client, environment
+from tests.e2e.recording import UNDERSTUDY, Done, as_exchanges, differences, pairs, part, record, understudy
 from tests.e2e.truth.log import read_told
 from tests.e2e.truth.server import TruthServer
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 
 COUNT = 60
+TIMEOUT = 60.0
 SIZE = ("--exchanges", str(COUNT), "--connections", "6")
 
 
@@ -99,3 +103,47 @@ def test_calls_to_who_was_never_recorded_are_added(
     plain_server.__exit__(None, None, None)
     again, report = mock(tmp_path, "fail", *asking)
     assert (again.status, again.stdout, report["responder_rate"]) == (0, b"20000\n5\n", 1), again.stderr
+
+
+LOOP = """
+import sys, urllib.request
+for line in sys.stdin:
+    try:
+        with urllib.request.urlopen(line.strip(), timeout=20) as answer:
+            print(answer.status, flush=True)
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("victim", ["engine", "agent", "mock"])
+def test_nothing_is_left_where_a_part_is_killed(
+    victim: str, tls_server: TruthServer, plain_server: TruthServer, authority: Authority, tmp_path: Path
+) -> None:
+    """Capture and takeover share the command's cgroup. The snapshot stays what it was; the command goes on to its end."""
+    assert (
+        record(tmp_path / "snapshot", *client("with_requests", tls_server.url, tmp_path / "log", *SIZE, ca=authority.ca)).status
+        == 0
+    )
+    command = [UNDERSTUDY, "mock", str(tmp_path / "snapshot"), "--on-miss", "record", "--", sys.executable, "-c", LOOP]
+    environ = environment(SSL_CERT_FILE=str(authority.ca))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environ, cwd=ROOT, text=True, **pipes) as process:  # type: ignore[call-overload]
+
+        def ask(url: str) -> str:
+            process.stdin.write(f"{url}\n")
+            process.stdin.flush()
+            return str(process.stdout.readline())
+
+        assert ask(f"{tls_server.url}/length/5/new") == "200\n"
+        assert ask(f"{plain_server.url}/length/5/new") == "200\n"
+        children = psutil.Process(process.pid).children(recursive=True)
+        killed = psutil.Process(process.pid) if victim == "mock" else part(process.pid, victim)
+        killed.kill()
+        if victim != "mock":
+            psutil.wait_procs([killed], TIMEOUT)
+            assert ask(f"{tls_server.url}/length/5/newer") in ("200\n", "ConnectionRefusedError\n", "URLError\n")
+        process.stdin.close()
+        assert process.wait(TIMEOUT) == (-signal.SIGKILL if victim == "mock" else 125)
+        psutil.wait_procs(children, TIMEOUT)
+    assert len(pairs(tmp_path / "snapshot")) == COUNT + (2 if victim == "agent" else 0)
