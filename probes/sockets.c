@@ -314,6 +314,25 @@ static __always_inline u64 first_segment(const struct call *call, u64 length, u6
 	return vector.base;
 }
 
+/* Apart from emit_call, whose other callees need the room: before private stacks (Linux 6.13), 512 bytes have to do for a chain of calls. */
+static __noinline int emit_bytes(struct stream *stream, const struct call *call, u64 length)
+{
+	struct emission e = {
+		.remaining = length,
+		.direction = call_direction(call->number),
+		.source = stream->encrypted ? SOURCE_OPAQUE : SOURCE_SOCKET,
+	};
+	e.time = e.direction == DIRECTION_WRITE ? call->time : bpf_ktime_get_ns();
+	if (call->vectored) {
+		e.vector = call->buffer;
+		e.segments = call->count;
+	} else {
+		e.address = call->buffer;
+		e.left = length;
+	}
+	return emit(stream, &e);
+}
+
 static __noinline int emit_call(struct stream *stream, struct call *call, u64 length, u32 capture)
 {
 	u8 direction = call_direction(call->number);
@@ -331,20 +350,7 @@ static __noinline int emit_call(struct stream *stream, struct call *call, u64 le
 		if (direction == DIRECTION_WRITE)
 			bind_by_tag(call, first, first_length, capture);
 	}
-	struct emission e = {
-		.time = direction == DIRECTION_WRITE ? call->time : bpf_ktime_get_ns(),
-		.remaining = length,
-		.direction = direction,
-		.source = stream->encrypted ? SOURCE_OPAQUE : SOURCE_SOCKET,
-	};
-	if (call->vectored) {
-		e.vector = call->buffer;
-		e.segments = call->count;
-	} else {
-		e.address = call->buffer;
-		e.left = length;
-	}
-	return emit(stream, &e);
+	return emit_bytes(stream, call, length);
 }
 
 static __noinline int leave_call(struct call *call, s64 result)
@@ -381,11 +387,11 @@ int syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
 	s64 result = ctx->args[1];
 	u64 thread = bpf_get_current_pid_tgid();
-	struct call *noted = bpf_map_lookup_elem(&calls, &thread);
-	if (noted) {
-		struct call call = *noted;
+	struct call *call = bpf_map_lookup_elem(&calls, &thread);
+	if (call) {
+		leave_call(call, result); /* nobody but this thread touches its entry */
 		bpf_map_delete_elem(&calls, &thread);
-		return leave_call(&call, result);
+		return 0;
 	}
 	u32 number = SYSCALL_NUMBER(regs);
 	if (number != SYS_connect && number != SYS_accept && number != SYS_accept4 && number != SYS_mmap)
