@@ -1,5 +1,5 @@
 # One line for each thing a contributor does. The environment lives in .venv; nothing else is touched but Debian packages.
-.PHONY: setup check fix test bench demo probes proto
+.PHONY: setup check fix test bench kernels demo probes proto
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 PY := .venv/bin/python
@@ -35,6 +35,10 @@ test: .venv/.ready build/.e2e probes
 bench: .venv/.ready build/.bench build/mitmproxy/.ready probes
 	set -e; for file in tests/bench/[a-z]*.py; do $(PY) -m tests.bench.$$(basename $$file .py); done
 
+# The kernel tests on the kernels of Debian 12 and its backports, in an emulated machine: an hour each.
+kernels: build/.emulator
+	python3 -m tests.vm $(KERNELS)
+
 demo: .venv/.ready build/.stage .demo/localstripe/.ready probes
 	$(PY) -m deploy.demo.run
 
@@ -69,6 +73,10 @@ build/.stage: .ci/need
 
 build/.bench: .ci/need
 	.ci/need wrk nginx=nginx-light
+	mkdir -p build && touch $@
+
+build/.emulator: .ci/need
+	.ci/need debootstrap mke2fs=e2fsprogs qemu-system-x86_64=qemu-system-x86
 	mkdir -p build && touch $@
 
 # In an environment of its own: it pins much of what we use, too.

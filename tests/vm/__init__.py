@@ -1,0 +1,1 @@
+"""This machine's tests on other kernels, in a virtual machine."""
