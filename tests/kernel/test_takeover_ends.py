@@ -84,8 +84,9 @@ def test_a_lease_that_ends_before_the_command(joined: Joined) -> None:
     waiting.running.call.cancel()
     waiting.running.end()
     world.packets()
-    said = errors(waiting.go_on())
-    assert said == ["gaierror", "ConnectionRefusedError", "ConnectionRefusedError"]
+    by_name, *others = errors(waiting.go_on())
+    assert by_name in ("gaierror", "ConnectionRefusedError")  # the agent may not have closed its resolver yet
+    assert others == ["ConnectionRefusedError"] * 2
     assert world.packets() == []
 
 
