@@ -109,7 +109,7 @@ class SnapshotWriter:
         self._store.set_meta(_ADDED, str(pairs + int(self._store.get_meta(_ADDED) or 0)))
 
     def finish(self) -> None:
-        """Make FILE of it. A FILE that is there is kept as FILE.old."""
+        """Make FILE of it. A FILE that is there is kept as FILE.old. Raises SnapshotError and OSError; FILE.partial stays then."""
         self._store.finish()
         if self.path.exists():
             self.path.replace(self.path.with_name(self.path.name + ".old"))

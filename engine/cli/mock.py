@@ -90,8 +90,11 @@ class Mocking:
         return report_of(self._control.GetResponder(control_pb2.GetResponderRequest(responder_id=self.responder.id)).run)
 
     def stop(self) -> MockReport:
-        """End it. Raises grpc.RpcError where the engine is gone."""
-        return report_of(self._control.StopResponder(control_pb2.StopResponderRequest(responder_id=self.responder.id)).run)
+        """End it. Raises Failure."""
+        try:
+            return report_of(self._control.StopResponder(control_pb2.StopResponderRequest(responder_id=self.responder.id)).run)
+        except grpc.RpcError as error:
+            raise Failure(f"what was recorded is not in the snapshot: {error.details()}") from error
 
 
 class MissWatch:

@@ -48,9 +48,12 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         recording = self._recorded.pop(request.name, None)
         if recording is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} is not being recorded")
-        with self._recordings.lock:
-            self._recordings.remove(recording)
-            recording.finish(time.time_ns())
+        try:
+            with self._recordings.lock:
+                self._recordings.remove(recording)
+                recording.finish(time.time_ns())
+        except (SnapshotError, OSError) as error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.FinishSnapshotResponse(snapshot=_snapshot_message(recording.writer.path))
 
     def GetSnapshot(self, request: pb.GetSnapshotRequest, context: grpc.ServicerContext) -> pb.GetSnapshotResponse:  # noqa: D102
@@ -106,7 +109,10 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         return found
 
     def StopResponder(self, request: pb.StopResponderRequest, context: grpc.ServicerContext) -> pb.StopResponderResponse:  # noqa: D102
-        run = self._responders.stop(request.responder_id)
+        try:
+            run = self._responders.stop(request.responder_id)
+        except (SnapshotError, OSError) as error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         if run is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no responder {request.responder_id!r}")
         return pb.StopResponderResponse(run=run)

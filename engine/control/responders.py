@@ -109,7 +109,10 @@ class Responders:
         return pb.GetResponderResponse(responder=_message(identity, found.responder), run=run_message(found.report))
 
     def stop(self, identity: str) -> pb.ResponderRun | None:
-        """End one; what it was asked. None where there is none."""
+        """End one; what it was asked. None where there is none.
+
+        Raises SnapshotError and OSError where what was recorded cannot be made a snapshot.
+        """
         found = self._on.pop(identity, None)
         if found is None:
             return None

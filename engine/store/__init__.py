@@ -112,10 +112,10 @@ class Store(Protocol):
         """A fact about the snapshot."""
 
     def set_meta(self, name: str, value: str) -> None:
-        """Keep a fact about the snapshot."""
+        """Keep a fact about the snapshot. Raises SnapshotError."""
 
     def finish(self) -> None:
-        """Make it a single file that only needs to be read."""
+        """Make it a single file that only needs to be read. Raises SnapshotError."""
 
     def close(self) -> None:
         """Let go of it; nothing committed is lost."""

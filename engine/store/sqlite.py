@@ -168,15 +168,17 @@ class SqliteStore:
 
     def set_meta(self, name: str, value: str) -> None:
         """Keep a fact about the snapshot."""
-        self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+        with _writable(self._path):
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
     def finish(self) -> None:
-        """Make it a single file that only needs to be read."""
-        self._database.execute("DROP TABLE progress")
-        self._database.executescript(_INDEXES)
-        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._database.execute("PRAGMA journal_mode = DELETE")
-        self._database.execute("PRAGMA optimize")
+        """Make it a single file that only needs to be read. Raises SnapshotError."""
+        with _writable(self._path):
+            self._database.execute("DROP TABLE progress")
+            self._database.executescript(_INDEXES)
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._database.execute("PRAGMA journal_mode = DELETE")
+            self._database.execute("PRAGMA optimize")
         self.close()
 
     def close(self) -> None:

@@ -317,14 +317,31 @@ def test_one_recording_at_a_time_and_none_where_it_cannot_start(engine: Engine) 
     assert sorted(each.name for each in engine.folder.glob("a.*")) == ["a.snapshot"]
 
 
+def break_disk(engine: Engine) -> None:
+    """From now on, what is recorded cannot be written."""
+    [recording] = engine.recordings.all()
+    recording.writer._store._database.execute("PRAGMA query_only = 1")  # type: ignore[attr-defined]
+
+
 def test_a_snapshot_that_cannot_be_written_is_told_of(engine: Engine, backend: int) -> None:
     write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
     responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
-    [recording] = engine.recordings.all()
-    recording.writer.close()
+    break_disk(engine)
     assert ask_by_name(responder, backend, "/b") == (200, b"real /b")
     run = engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id=responder.id)).run
     assert ["cannot be written" in reason for reason in run.troubles] == [True]
+
+
+def test_a_snapshot_that_cannot_be_finished_is_told_of(engine: Engine, backend: int) -> None:
+    path = write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
+    ask_by_name(responder, backend, "/b")
+    break_disk(engine)
+    with pytest.raises(grpc.RpcError, match="cannot be written") as caught:
+        stop(engine, responder)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert paths(path) == ["/a"]
+    assert paths(engine.folder / "a.snapshot.partial") == ["/a", "/b"]
 
 
 CALLS = ((1, "192.0.2.1", 443, "api.example"), (2, "127.0.0.1", 0, "stood.in"), (3, "192.0.2.9", 443, "left.out"))
