@@ -24,6 +24,7 @@ from engine.cli.reports import report_of
 from engine.control.responders import run_message
 from engine.metrics import EngineCollector
 from engine.snapshot import Snapshot, uncheck
+from tests.e2e.machine import eventually
 from tests.engine.making import Exchange, write_snapshot
 
 ASKED = b"GET /a?b=c HTTP/1.1\r\nHost: api.example\r\n\r\n"
@@ -328,14 +329,16 @@ def test_a_snapshot_that_cannot_be_written_is_told_of(engine: Engine, backend: i
     responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
     break_disk(engine)
     assert ask_by_name(responder, backend, "/b") == (200, b"real /b")
-    run = engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id=responder.id)).run
-    assert ["cannot be written" in reason for reason in run.troubles] == [True]
+    got = control_pb2.GetResponderRequest(responder_id=responder.id)
+    assert eventually(lambda: "cannot be written" in str(engine.control.GetResponder(got).run.troubles), 10)
 
 
 def test_a_snapshot_that_cannot_be_finished_is_told_of(engine: Engine, backend: int) -> None:
     path = write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
     responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
     ask_by_name(responder, backend, "/b")
+    got = control_pb2.GetResponderRequest(responder_id=responder.id)
+    assert eventually(lambda: engine.control.GetResponder(got).run.added_pairs == 1, 10)  # the client has its answer sooner
     break_disk(engine)
     with pytest.raises(grpc.RpcError, match="cannot be written") as caught:
         stop(engine, responder)
