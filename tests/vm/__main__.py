@@ -30,7 +30,14 @@ PACKAGES = (
 )
 INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
-OWN_SETTINGS = ("/etc/resolv.conf", "/etc/pip.conf", "/etc/npmrc", "/root/.npmrc", "/root/.config/pip/pip.conf")
+OWN_SETTINGS = (
+    "/etc/resolv.conf",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pip.conf",
+    "/etc/npmrc",
+    "/root/.npmrc",
+    "/root/.config/pip/pip.conf",
+)
 """Of this machine, for the way to Debian and PyPI; where they are."""
 DISK = "6G"
 MEMORY_MIB = 6144
