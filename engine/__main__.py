@@ -47,7 +47,7 @@ _FOLDER = click.Path(file_okay=False, exists=True, path_type=Path)
 @click.option("--lease-stdin", is_flag=True, help="End when standard input ends: for a parent that may die.")
 def main(listen: str, store: Path, state: Path | None, metrics: str, lease_stdin: bool) -> None:
     """Turn captured bytes into snapshots, and stand in for backends."""
-    stop = threading.Event()
+    stop, left_alone = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server, recordings = build(listen, store, state)
@@ -58,12 +58,14 @@ def main(listen: str, store: Path, state: Path | None, metrics: str, lease_stdin
         start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
     server.start()
     if lease_stdin:
-        threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
+        threading.Thread(target=_wait_for_end_of_input, args=(left_alone, stop), daemon=True).start()
     stop.wait()
     server.stop(1).wait()
     with recordings.lock:
         for recording in recordings.all():
             recording.abandon()
+    if left_alone.is_set() and listen.startswith("unix:"):
+        _remove_empty_folders(Path(listen.removeprefix("unix:")))
 
 
 def build(listen: str, store: Path, state: Path | None = None) -> tuple[grpc.Server, Recordings]:
@@ -93,11 +95,19 @@ def build(listen: str, store: Path, state: Path | None = None) -> tuple[grpc.Ser
     return server, recordings
 
 
-def _wait_for_end_of_input(stop: threading.Event) -> None:
+def _remove_empty_folders(socket: Path) -> None:
+    """A parent that was killed cannot remove the private folders that it made for the socket."""
+    with contextlib.suppress(OSError):
+        for folder in (socket.parent, socket.parent.parent):
+            folder.rmdir()
+
+
+def _wait_for_end_of_input(*ended: threading.Event) -> None:
     with contextlib.suppress(OSError):
         while os.read(sys.stdin.fileno(), 4096):
             pass
-    stop.set()
+    for event in ended:
+        event.set()
 
 
 if __name__ == "__main__":

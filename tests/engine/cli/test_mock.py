@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from click.testing import CliRunner
@@ -87,6 +88,16 @@ def test_without_misses_it_ends_well(tmp_path: Path) -> None:
         assert running.stop() == 0
     assert "Responder rate 100 %: 1 of 1 requests" in running.told
     assert (tmp_path / "data" / "understudy" / "ca-key.pem").stat().st_mode & 0o077 == 0
+
+
+def test_nothing_is_left_where_it_is_killed(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path / "a.snapshot", *EXCHANGES)
+    with mock(tmp_path, path) as running:
+        [engine] = psutil.Process(running.process.pid).children()
+        [listen] = [word for word in engine.cmdline() if word.startswith("unix:")]
+        running.process.kill()
+        psutil.wait_procs([engine], 20)
+    assert not Path(listen.removeprefix("unix:")).parent.parent.exists()
 
 
 @pytest.mark.parametrize(
