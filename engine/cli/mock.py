@@ -94,7 +94,7 @@ class Mocking:
         try:
             return report_of(self._control.StopResponder(control_pb2.StopResponderRequest(responder_id=self.responder.id)).run)
         except grpc.RpcError as error:
-            raise Failure(f"what was recorded is not in the snapshot: {error.details()}") from error
+            raise Failure(error.details() or str(error)) from error
 
 
 class MissWatch:
@@ -154,7 +154,8 @@ def command(
     address, port = _listening(listen)
     _check(path)
     person = caller()
-    settings = Settings(path, address, port, only, excluded, _speed(timing), ON_MISS[on_miss], _authorities(person))
+    authorities = _authorities(person) if on_miss != "fail" else b""
+    settings = Settings(path, address, port, only, excluded, _speed(timing), ON_MISS[on_miss], authorities)
     if cmd and os.geteuid() != 0:
         raise Failure(f"taking over a command's calls needs root: run `sudo {as_typed()}`")
     program = find_program(person, cmd) if cmd else ""
@@ -266,11 +267,11 @@ def _listening(text: str) -> tuple[str, int]:
 
 def _authorities(person: Caller) -> bytes:
     """The authorities that a person's programs are told to trust."""
-    found = b""
-    for name in CA_VARIABLES:
-        with contextlib.suppress(OSError):
-            found += Path(person.variable(name)).read_bytes() + b"\n"
-    return found
+    found = []
+    for path in {person.variable(name) for name in CA_VARIABLES}:
+        with contextlib.suppress(OSError):  # not set, a folder, or not there: their programs do without it, too
+            found.append(Path(path).read_bytes())
+    return b"\n".join(found)
 
 
 def _speed(timing: str) -> float:

@@ -43,9 +43,9 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def offline(snapshot: Path, *command: str, report: Path) -> dict[str, Any]:
+def offline(snapshot: Path, *command: str, report: Path, options: tuple[str, ...] = ()) -> dict[str, Any]:
     """Runs a command under mock in a network that leads nowhere."""
-    arguments = [str(snapshot), "--report", str(report), "--", *command]
+    arguments = [str(snapshot), "--report", str(report), *options, "--", *command]
     whole = ["unshare", "--net", sys.executable, "-m", "tests.e2e.offline", *arguments]
     done = subprocess.run(whole, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -104,3 +104,14 @@ def test_a_miss_says_what_differs(snapshot: Path, tmp_path: Path) -> None:
     assert json.loads(found["said"])["understudy"]["nearest"]["operation"] == "GET /a"
     (miss,) = json.loads((tmp_path / "report").read_text())["misses"]
     assert [(each["recorded"], each["live"]) for each in miss["differences"]] == [("a", "b")]
+
+
+def test_what_is_let_through_unrecorded_is_told_and_counts(snapshot: Path, tmp_path: Path) -> None:
+    """By address, to this machine itself, where nobody listens: the call is real, and not an answer of the recording."""
+    ask = ("curl", "-sS", "--noproxy", "*", "http://10.66.0.2:9/")
+    found = offline(snapshot, *ask, report=tmp_path / "report", options=("--on-miss", "passthrough", "--fail-on-miss"))
+    assert found["status"] == 3, found
+    assert "not recorded, real connection: TCP 10.66.0.2:9, called by curl" in found["told"]
+    kept = json.loads((tmp_path / "report").read_text())
+    assert [(call["address"], call["port"]) for call in kept["unrecorded"]] == [("10.66.0.2", 9)]
+    assert (kept["refused"], kept["passed_through"]) == ([], [])
