@@ -98,6 +98,8 @@ def test_calls_to_who_was_never_recorded_are_added(
     assert done.stdout.split() == [b"20000", b"5", b"7"], done.stderr
     assert (report["requests"], report["added_pairs"]) == (0, 2)
     assert "added 2 pairs to" in done.stderr
+    shown = understudy("inspect", tmp_path / "snapshot").stdout
+    assert b"2 pairs were added later, by a mock" in shown
     added = [pair for pair in pairs(tmp_path / "snapshot") if pair["port"] == plain_server.port]
     assert differences(as_exchanges(added), plain_server.exchanges) == []
     plain_server.__exit__(None, None, None)
