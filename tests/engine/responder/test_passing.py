@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -226,6 +227,26 @@ def test_tls_is_spoken_with_who_is_trusted(serve: Serve, issuer: trustme.CA) -> 
         responder = passing(serve, server.place, real_authorities=authorities)
         assert say_by_tls(responder, "real.example", get("/real")) == OK
         assert server.heard == [get("/real")]
+
+
+def test_leave_is_taken_in_good_order(serve: Serve, issuer: trustme.CA) -> None:
+    """By close_notify (RFC 8446 section 6.1), where the answer left the connection open."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+
+        def talk() -> bytes:
+            client, _ = listening.accept()
+            client.settimeout(TIMEOUT)
+            with server_context(issuer, "real.example").wrap_socket(
+                client, server_side=True, suppress_ragged_eofs=False
+            ) as secured:
+                secured.recv(65536)
+                secured.sendall(OK)
+                return secured.recv(1)
+
+        said = pool.submit(talk)
+        responder = passing(serve, listening.getsockname(), real_authorities=issuer.cert_pem.bytes())
+        assert say_by_tls(responder, "real.example", get("/real")) == OK
+        assert said.result(TIMEOUT) == b""
 
 
 @pytest.mark.parametrize("name", ["real.example", "other.example"])
