@@ -24,9 +24,10 @@ class Authority:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _hang_up_is_heard() -> None:
-    """Under nohup it is ignored, and so it is by everything that the tests start."""
+def _signals_as_by_default() -> None:
+    """Under nohup SIGHUP is ignored, in a background job SIGINT, and everything that the tests start inherits that."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

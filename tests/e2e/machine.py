@@ -1,19 +1,31 @@
-"""What a program could leave behind on this machine, and how to see that it did not."""
+"""What a program could leave behind on this machine, and how to see that it did not.
+
+Another clone may run its tests on the same machine at the same time. What one of its processes holds is not ours: our own run with
+the interpreter of this environment, so their command lines begin with it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-OURS = re.compile(r"-m (agent|engine)\b|\bunderstudy\b")
-"""Command lines of our own processes."""
+PRODUCT = re.compile(r"-m (agent|engine)\b|\bunderstudy\b|\bagent\.\w+")
+"""Command lines of the product's processes, whichever clone they belong to."""
+
+FOLDER = re.compile(r"/.*?/understudy-[^/ ]+")
+"""The private folder of one command: the command lines of its agent and engine name it."""
+
+CGROUP_OF = re.compile(r"understudy-(\d+)-")
+"""A cgroup of the product is named after the agent that made it."""
 
 SETTLE_WITHIN = 15.0
 """Seconds after which what is still there counts as left behind. Kernels free links and programs a little later."""
@@ -25,14 +37,15 @@ class Machine(frozenset[tuple[str, str]]):
     @classmethod
     def now(cls) -> Self:
         """Looks."""
+        others = _Others()
         looks: dict[str, Callable[[], set[str]]] = {
-            "bpf program": lambda: _bpf("prog"),
-            "bpf link": lambda: _bpf("link"),
-            "cgroup": _cgroups,
+            "bpf program": lambda: _bpf("prog", others),
+            "bpf link": lambda: _bpf("link", others),
+            "cgroup": lambda: {path for path in _cgroups() if not others.made(path)},
             "mount": lambda: set(Path("/proc/self/mountinfo").read_text().splitlines()),
-            "unix socket": _unix_sockets,
-            "temporary folder": _temporary_folders,
-            "process": lambda: {f"{pid}: {line}" for pid, line in command_lines().items() if OURS.search(line)},
+            "unix socket": lambda: {path for path in _unix_sockets() if not others.name(path)},
+            "temporary folder": lambda: {path for path in _temporary_folders() if not others.name(path)},
+            "process": lambda: {f"{pid}: {line}" for pid, line in command_lines().items() if ours(line)},
         }
         return cls((kind, name) for kind, look in looks.items() for name in look())
 
@@ -46,9 +59,49 @@ class Machine(frozenset[tuple[str, str]]):
         return left
 
 
-def _bpf(kind: str) -> set[str]:
+def ours(line: str) -> bool:
+    """Whether a command line is that of a process of the product, started from this clone."""
+    return sys.prefix in line and PRODUCT.search(line) is not None
+
+
+class _Others:
+    """Processes of other clones, and what they hold."""
+
+    def __init__(self) -> None:
+        self._lines = {pid: line for pid, line in command_lines().items() if PRODUCT.search(line) and sys.prefix not in line}
+        self._held = {held for pid in self._lines for held in _descriptors(pid)}
+
+    def holds(self, kind: str, number: int) -> bool:
+        """Whether one of them has a BPF object open."""
+        return (kind, number) in self._held
+
+    def made(self, cgroup: str) -> bool:
+        """Whether one of them made a cgroup."""
+        return any(int(pid) in self._lines for pid in CGROUP_OF.findall(cgroup))
+
+    def name(self, path: str) -> bool:
+        """Whether one of them names a path in its command line."""
+        folder = FOLDER.match(path)
+        return folder is not None and any(folder.group() in line for line in self._lines.values())
+
+
+def _descriptors(pid: int) -> set[tuple[str, int]]:
+    """The BPF programs and links that a process has open, by their numbers."""
+    found: set[tuple[str, int]] = set()
+    for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
+        with contextlib.suppress(OSError):
+            found |= {(kind, int(number)) for kind, number in _BPF_NUMBER.findall(path.read_text())}
+    return found
+
+
+_BPF_NUMBER = re.compile(r"^(prog|link)_id:\s*(\d+)$", re.MULTILINE)
+
+
+def _bpf(kind: str, others: _Others) -> set[str]:
     entries: list[dict[str, Any]] = json.loads(subprocess.check_output(["bpftool", "-j", kind]) or b"[]")
-    return {f"{entry['id']} {entry.get('type')} {entry.get('name', '')}" for entry in entries}
+    return {
+        f"{entry['id']} {entry.get('type')} {entry.get('name', '')}" for entry in entries if not others.holds(kind, entry["id"])
+    }
 
 
 def _cgroups() -> set[str]:
@@ -59,7 +112,7 @@ def _cgroups() -> set[str]:
 
 def _unix_sockets() -> set[str]:
     lines = Path("/proc/net/unix").read_text().splitlines()[1:]
-    return {fields[7] for fields in map(str.split, lines) if len(fields) > 7}
+    return {fields[7] for fields in map(str.split, lines) if len(fields) > 7 and FOLDER.match(fields[7])}
 
 
 def _temporary_folders() -> set[str]:
