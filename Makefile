@@ -1,5 +1,5 @@
 # One line for each thing a contributor does. The environment lives in .venv; nothing else is touched but Debian packages.
-.PHONY: setup check fix test bench kernels demo probes proto
+.PHONY: setup check fix test fuzz bench kernels demo probes proto
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 PY := .venv/bin/python
@@ -31,6 +31,11 @@ fix: setup
 
 test: .venv/.ready build/.e2e probes
 	$(PY) -m pytest
+
+# Guided by coverage, SECONDS each; `make fuzz TARGETS="http1 elf" SECONDS=600`. What it learns is kept in build/fuzz.
+SECONDS := 60
+fuzz: .venv/.ready probes
+	$(PY) -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
 
 bench: .venv/.ready build/.bench build/mitmproxy/.ready probes
 	set -e; for file in tests/bench/[a-z]*.py; do $(PY) -m tests.bench.$$(basename $$file .py); done

@@ -13,16 +13,24 @@ BODY_SHOWN = 64 * 1024
 HEX_SHOWN = 512
 """Bytes of a binary body that are shown."""
 
-# C0 and C1 controls, and the marks that turn the direction of writing.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
-_CONTROLS_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+# C0 and C1 controls, the marks that turn the direction of writing, and surrogates, which no output can encode.
+_UNFIT = "\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_CONTROLS = re.compile(f"[\x00-\x1f{_UNFIT}]")
+_CONTROLS_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_UNFIT}]")
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
 
 
 def clean(text: str, *, lines: bool = False) -> str:
     r"""Make captured text harmless: controls become \x1b and the like; `lines` keeps line feeds and tabs."""
-    return (_CONTROLS_IN_LINES if lines else _CONTROLS).sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return (_CONTROLS_IN_LINES if lines else _CONTROLS).sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, as os.fsdecode leaves it
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def header_text(value: bytes) -> str:
