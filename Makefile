@@ -4,8 +4,8 @@
 .NOTPARALLEL:
 PY := .venv/bin/python
 # protoc looks for its plugins there, npm and buf for their node.
-VENV_PATH = PATH=$(CURDIR)/.venv/bin:$$PATH
-BUF = $(VENV_PATH) $(CURDIR)/.venv/buf/node_modules/.bin/buf
+VENV_PATH = PATH="$(CURDIR)/.venv/bin:$$PATH"
+BUF = $(VENV_PATH) "$(CURDIR)/.venv/buf/node_modules/.bin/buf"
 # Every protobuf stub goes below here: `make check` generates a second set to compare.
 OUT := proto
 BUF_VERSION := 1.75.0

@@ -99,8 +99,9 @@ def backends(folder: Path) -> Iterator[Path]:
     Everything is written below `folder`.
     """
     front = Path("nginx")
-    # localstripe keeps its state in /tmp: here it gets one that goes with it.
-    stripe = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /tmp && exec "$@"', "sh"]
+    # localstripe keeps its state in /tmp: it gets one of its own, in which this clone is where it was, if that was there.
+    own_tmp = 'mount -t tmpfs tmpfs /tmp && mkdir -p "$0" && mount --no-canonicalize --bind . "$0" && exec "$@"'
+    stripe = ["unshare", "--mount", "env", "-C", str(ROOT), "sh", "-c", own_tmp, str(ROOT)]
     stripe += [str(ROOT / ".demo/localstripe/bin/localstripe"), "--from-scratch", "--port", str(PORTS[STRIPE])]
     moto = [BIN / "moto_server", "-H", "127.0.0.1", "-p", str(PORTS[DYNAMODB])]
     with contextlib.ExitStack() as stack:
