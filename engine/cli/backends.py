@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from engine.cli import Failure
-from engine.cli.text import clean
+from engine.cli.text import clean, counted
 from engine.rrpair import Direction
 from engine.servicemap import Edge, FlowEdge
 from engine.snapshot import Snapshot, SnapshotError, uncheck
@@ -34,11 +34,15 @@ def command(snapshot: Path, off: tuple[str, ...], on: tuple[str, ...]) -> None:
         _render(console, edge, checked=_name(edge) not in unchecked)
     for flow in found.flows:
         if flow.direction is Direction.OUT:
-            console.print(Text(clean(f" -  {_name(flow)}  {flow.protocol}: cannot be mocked: {flow.reason}")), soft_wrap=True)
+            console.print(Text(clean(f" -  {_shown(flow)}  {flow.protocol}: cannot be mocked: {flow.reason}")), soft_wrap=True)
 
 
 def _name(edge: Edge | FlowEdge) -> str:
     return f"{edge.host}:{edge.port}"
+
+
+def _shown(edge: Edge | FlowEdge) -> str:
+    return f"{edge.host or '(unknown host)'}:{edge.port or '?'}"
 
 
 def _named(edges: tuple[Edge, ...], names: tuple[str, ...]) -> frozenset[str]:
@@ -55,5 +59,5 @@ def _named(edges: tuple[Edge, ...], names: tuple[str, ...]) -> frozenset[str]:
 
 def _render(console: Console, edge: Edge, *, checked: bool) -> None:
     technology = ", ".join(edge.technology)
-    line = f"[{'x' if checked else ' '}] {_name(edge)}  {edge.requests:,} requests  {technology}"
+    line = f"[{'x' if checked else ' '}] {_shown(edge)}  {counted(edge.requests, 'request')}  {technology}"
     console.print(Text(clean(line), "" if checked else "dim"), soft_wrap=True)

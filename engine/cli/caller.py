@@ -26,6 +26,14 @@ class Caller:
         return os.fsdecode(self.environment.get(os.fsencode(name), b""))
 
     @property
+    def name(self) -> str:
+        """Their login name; their number where they have none."""
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            return f"user {self.uid}"
+
+    @property
     def search_path(self) -> str:
         """Their PATH."""
         return os.fsdecode(self.environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin"))
@@ -33,6 +41,10 @@ class Caller:
     def find(self, command: str) -> str | None:
         """The program that they would start by this name; None where there is none."""
         return shutil.which(command, path=self.search_path)
+
+    def find_file(self, command: str) -> str | None:
+        """The file of this name where a program is looked for, though it cannot be executed; None where there is none."""
+        return shutil.which(command, os.F_OK, self.search_path)
 
 
 def caller() -> Caller:

@@ -66,6 +66,15 @@ class Capturing:
             return f"the agent could not settle its account: {error.details()}"
         return "" if stopped.delivered else "the engine did not take everything in time"
 
+    def remaining(self) -> list[tuple[int, str]]:
+        """The launched processes that still run, by number and name."""
+        found: list[tuple[int, str]] = []
+        for procs in self._cgroup.rglob("cgroup.procs") if self._cgroup else ():
+            with contextlib.suppress(OSError):
+                pids = map(int, procs.read_text().split())
+                found += ((pid, Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")) for pid in pids)
+        return found
+
     def remove_cgroup(self) -> None:
         """The agent does so; where it was killed, it falls to us."""
         if self._cgroup is None:

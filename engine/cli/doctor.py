@@ -21,6 +21,8 @@ from engine.cli.parts import Parts
 from engine.cli.text import clean
 
 DESCRIBE_SECONDS = 60.0
+JSON_FORMAT = 1
+"""Raised when a program that reads --json would have to change."""
 
 
 @click.command(name="doctor")
@@ -37,7 +39,7 @@ def command(as_json: bool) -> None:
     ready = all(check.ok or not check.required for check in found.checks)
     if as_json:
         described = MessageToDict(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        print(json.dumps({"ready": ready, **described}, indent=2))
+        print(json.dumps({"format": JSON_FORMAT, "ready": ready, **described}, indent=2))
     else:
         _show(found, ready)
     sys.exit(0 if ready else 1)

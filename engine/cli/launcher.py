@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -75,6 +76,13 @@ def on_signals(act: Callable[[int], None]) -> None:
 def find_program(who: Caller, command: Sequence[str]) -> str:
     """The path of the program that a command starts; Failure where there is none."""
     program = who.find(command[0])
-    if program is None:
-        raise Failure(f"{command[0]}: command not found")
-    return program
+    if program is not None:
+        return program
+    path = who.find_file(command[0])
+    if path is not None:
+        raise Failure(
+            f"{path} is not executable: make it so with `chmod +x {shlex.quote(path)}`, or name its interpreter before it"
+        )
+    if os.path.isdir(command[0]):
+        raise Failure(f"{command[0]} is a folder, not a program")
+    raise Failure(f"{command[0]}: command not found in {who.search_path}")

@@ -35,17 +35,25 @@ class Part:
         self.name = name
         self.address = f"unix:{folder / name}.sock"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 closed by stop()
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-m", module, "--listen", self.address, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for the command
-            env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE", "MALLOC_ARENA_MAX": "2"},  # few arenas: less memory
-            user=caller.uid if caller else None,
-            group=caller.gid if caller else None,
-            extra_groups=caller.groups if caller else None,
-        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-m", module, "--listen", self.address, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,  # Ctrl-C is for the command
+                env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE", "MALLOC_ARENA_MAX": "2"},  # few arenas: less memory
+                user=caller.uid if caller else None,
+                group=caller.gid if caller else None,
+                extra_groups=caller.groups if caller else None,
+            )
+        except PermissionError as error:
+            self._log.close()
+            who = caller.name if caller else "root"
+            raise Failure(
+                f"{who} cannot run {sys.executable}, and only the agent runs as root: install understudy where every user may "
+                "go, such as /opt"
+            ) from error
         self.channel = grpc.insecure_channel(self.address, _SOON)
 
     def wait_until_ready(self) -> None:

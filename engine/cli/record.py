@@ -23,11 +23,14 @@ from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.render import render_snapshot
+from engine.cli.text import clean
 from engine.snapshot import Snapshot, SnapshotError
 
 PROGRESS_SECONDS = 0.5
 ENGINE_RESTARTS = 3
 """An engine that dies oftener will not live."""
+REMAINING_NAMED = 5
+"""Processes named that a command left behind: a line's worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class Aim:
         return self.container[:12] or Path(self.cgroup).name
 
 
-@click.command(name="record")
+# What follows the first word of CMD is CMD's own, also without `--`.
+@click.command(name="record", context_settings={"allow_interspersed_args": False})
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The snapshot.  [default: ./NAME.snapshot]")
 @click.option("--name", help="Name of the service.  [default: that of CMD]")
 @click.option("--pid", type=int, default=0, help="Record a running process, and what it starts, until Ctrl-C.")
@@ -216,6 +220,7 @@ class Recorder:
         """Settle the ledger, finish the snapshot, print the summary."""
         if self._capturing and (trouble := self._capturing.settle()):
             self._trouble(trouble)
+        self._tell_of_remaining()
         if not parts.engine.alive:
             self._restart_engine(parts)
         try:
@@ -226,6 +231,17 @@ class Recorder:
             ) from error
         self._summary()
         return OWN_FAILURE if self._troubles else status
+
+    def _tell_of_remaining(self) -> None:
+        """A recording ends with its command, also where that leaves processes behind: they go on, unrecorded."""
+        remaining = self._capturing.remaining() if self._capturing else []
+        if remaining:
+            named = ", ".join(f"{clean(name)} ({pid})" for pid, name in remaining[:REMAINING_NAMED])
+            more = f" and {len(remaining) - REMAINING_NAMED} more" if len(remaining) > REMAINING_NAMED else ""
+            self._say(
+                f"{self._aim.command[0]} has ended and left processes behind: {named}{more}; what they say from now on is not "
+                f"recorded: keep {self._aim.command[0]} running until they end, or record one with --pid"
+            )
 
     def _finish(self, parts: Parts) -> None:
         parts.control_service.FinishSnapshot(control_pb2.FinishSnapshotRequest(name=self._path.name))

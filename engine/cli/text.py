@@ -33,6 +33,11 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+def counted(number: int, word: str) -> str:
+    """A number of things: `1 request`, `1,200 requests`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def header_text(value: bytes) -> str:
     """Show a header value: UTF-8 where it is that, else latin-1."""
     try:

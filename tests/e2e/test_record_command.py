@@ -72,3 +72,8 @@ def start_trap(folder: Path, expected: signal.Signals) -> subprocess.Popen[bytes
 def test_the_snapshot_bears_the_name_of_the_service(options: tuple[str, ...], name: str, tmp_path: Path) -> None:
     assert understudy("record", *options, "--", "true", cwd=tmp_path).status == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_options_after_the_command_are_its_own(tmp_path: Path) -> None:
+    done = understudy("record", "printf", "%s ", "-o", "--pid", "1", cwd=tmp_path)
+    assert (done.status, done.stdout) == (0, b"-o --pid 1 ")

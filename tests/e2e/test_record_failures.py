@@ -30,8 +30,13 @@ def test_a_command_that_may_not_be_executed(tmp_path: Path) -> None:
     command = tmp_path / "command"
     command.write_text("#!/bin/sh\n")
     command.chmod(0o644)
-    assert_refused(record(tmp_path / "snapshot", str(command)), str(command))
+    assert_refused(record(tmp_path / "snapshot", str(command)), f"{command} is not executable", f"chmod +x {command}")
     assert list(tmp_path.iterdir()) == [command]
+
+
+def test_a_command_that_is_a_folder(tmp_path: Path) -> None:
+    assert_refused(record(tmp_path / "snapshot", str(tmp_path)), f"{tmp_path} is a folder")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_that_is_no_program(tmp_path: Path) -> None:

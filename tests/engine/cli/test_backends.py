@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import OWN_FAILURE, main
-from engine.snapshot import Snapshot, SnapshotError, uncheck
+from engine.rrpair import Connection, Flow, Role
+from engine.snapshot import Snapshot, SnapshotError, SnapshotWriter, uncheck
 from tests.engine.making import Exchange, write_snapshot
 
 
@@ -27,6 +28,19 @@ def checked(path: Path) -> set[str]:
 
 def test_all_are_checked_at_first(path: Path) -> None:
     assert checked(path) == {"a.example:443", "b.example:443", "b.example:8443"}
+
+
+def test_requests_are_counted_in_plain_english(path: Path) -> None:
+    done = CliRunner().invoke(main, ["backends", str(path)])
+    assert "[x] a.example:443  1 request  " in done.output
+
+
+def test_a_stream_without_an_address_is_shown_as_such(tmp_path: Path) -> None:
+    writer = SnapshotWriter.create(tmp_path / "a.snapshot", service="s", capture_id="c", created=0, tool_version="0")
+    writer.add([Flow(Connection("d", role=Role.CLIENT), 1, "tls", "its plaintext cannot be captured", 5, 6)])
+    writer.finish()
+    done = CliRunner().invoke(main, ["backends", str(tmp_path / "a.snapshot")])
+    assert " -  (unknown host):?  tls: cannot be mocked" in done.output
 
 
 def test_what_is_unchecked_stays_so(path: Path) -> None:
