@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from engine.cli import Failure
+from engine.cli.terminal import console
 from engine.cli.text import clean, counted
 from engine.rrpair import Direction
 from engine.servicemap import Edge, FlowEdge
@@ -29,12 +30,12 @@ def command(snapshot: Path, off: tuple[str, ...], on: tuple[str, ...]) -> None:
             uncheck(snapshot, unchecked)
     except SnapshotError as error:
         raise Failure(str(error)) from error
-    console = Console(highlight=False)
+    target = console()
     for edge in found.backends:
-        _render(console, edge, checked=_name(edge) not in unchecked)
+        _render(target, edge, checked=_name(edge) not in unchecked)
     for flow in found.flows:
         if flow.direction is Direction.OUT:
-            console.print(Text(clean(f" -  {_shown(flow)}  {flow.protocol}: cannot be mocked: {flow.reason}")), soft_wrap=True)
+            target.print(Text(clean(f" -  {_shown(flow)}  {flow.protocol}: cannot be mocked: {flow.reason}")), soft_wrap=True)
 
 
 def _name(edge: Edge | FlowEdge) -> str:
@@ -57,7 +58,7 @@ def _named(edges: tuple[Edge, ...], names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _render(console: Console, edge: Edge, *, checked: bool) -> None:
+def _render(target: Console, edge: Edge, *, checked: bool) -> None:
     technology = ", ".join(edge.technology)
     line = f"[{'x' if checked else ' '}] {_shown(edge)}  {counted(edge.requests, 'request')}  {technology}"
-    console.print(Text(clean(line), "" if checked else "dim"), soft_wrap=True)
+    target.print(Text(clean(line), "" if checked else "dim"), soft_wrap=True)

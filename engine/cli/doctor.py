@@ -11,18 +11,26 @@ import click
 import grpc
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from understudy.v1 import agent_pb2
 
 from engine.cli import Failure
 from engine.cli.caller import caller
 from engine.cli.parts import Parts
+from engine.cli.terminal import Column, console, print_table
 from engine.cli.text import clean
 
 DESCRIBE_SECONDS = 60.0
 JSON_FORMAT = 1
 """Raised when a program that reads --json would have to change."""
+
+PROCESS_COLUMNS = (
+    Column("Process", key=True),
+    Column("Command", key=True),
+    Column("TLS"),
+    Column("Captured"),
+    Column("Library"),
+)
 
 
 @click.command(name="doctor")
@@ -46,28 +54,30 @@ def command(as_json: bool) -> None:
 
 
 def _show(found: agent_pb2.DescribeResponse, ready: bool) -> None:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    target = console()
     for check in found.checks:
         mark, style = ("ok", "green") if check.ok else ("missing", "red") if check.required else ("no", "yellow")
-        console.print(Text.assemble((f"{mark:8}", style), f"{check.name:14}", clean(check.detail)))
+        target.print(Text.assemble((f"{mark:8}", style), f"{check.name:14}", clean(check.detail)))
         if check.remedy:
-            console.print(Text(f"{'':22}{clean(check.remedy)}"))
-    console.print()
-    console.print(Text("Recording works here." if ready else "Recording does not work here yet.", "bold"))
+            target.print(Text(f"{'':22}{clean(check.remedy)}"))
+    target.print()
+    target.print(Text("Recording works here." if ready else "Recording does not work here yet.", "bold"))
     if os.geteuid() != 0:
-        console.print("Without root, only your own processes can be looked into.")
-    _show_processes(console, found)
+        target.print("Without root, only your own processes can be looked into.")
+    _show_processes(target, found)
 
 
-def _show_processes(console: Console, found: agent_pb2.DescribeResponse) -> None:
+def _show_processes(target: Console, found: agent_pb2.DescribeResponse) -> None:
     if not found.processes:
-        console.print("No process that is running speaks a TLS known here.")
+        target.print("No process that is running speaks a TLS known here.")
         return
-    table = Table("Process", "Command", "TLS", "Captured", "Library", box=None, pad_edge=False, header_style="bold")
+    rows = []
     for process in found.processes:
         for library in process.libraries:
             captured = Text("yes", "green") if library.capturable else Text(f"no: {clean(library.reason)}", "yellow")
             workload = process.workload
-            table.add_row(str(workload.pid), Text(clean(workload.command)), Text(library.kind), captured, Text(clean(library.path)))
-    console.print()
-    console.print(table)
+            rows.append(
+                [Text(str(workload.pid)), Text(clean(workload.command)), Text(library.kind), captured, Text(clean(library.path))]
+            )
+    target.print()
+    print_table(target, PROCESS_COLUMNS, rows)

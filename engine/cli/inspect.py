@@ -11,6 +11,7 @@ from rich.console import Console
 
 from engine.cli import Failure
 from engine.cli.render import render_pair, render_pairs, render_snapshot
+from engine.cli.terminal import console
 from engine.formats.rrpair import to_json
 from engine.rrpair import RRPair
 from engine.snapshot import Snapshot, SnapshotError
@@ -31,18 +32,13 @@ def command(snapshot: Path, pair: str | None, as_json: bool, every: bool) -> Non
             if as_json:
                 _print_json(opened, pair)
             elif pair is not None:
-                render_pair(_console(), _find(opened, pair))
+                render_pair(console(), _find(opened, pair))
             else:
-                _overview(_console(), opened, every)
+                _overview(console(), opened, every)
     except SnapshotError as error:
         raise Failure(str(error)) from error
     except BrokenPipeError:
         sys.stderr.close()  # the reader has seen enough, as in `inspect … | head`
-
-
-def _console() -> Console:
-    """Colours and the terminal's width on a terminal only; a pipe gets plain lines that are cut nowhere."""
-    return Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _find(snapshot: Snapshot, reference: str) -> RRPair:
@@ -59,9 +55,9 @@ def _print_json(snapshot: Snapshot, reference: str | None) -> None:
     sys.stdout.flush()
 
 
-def _overview(console: Console, snapshot: Snapshot, every: bool) -> None:
-    render_snapshot(console, snapshot)
+def _overview(target: Console, snapshot: Snapshot, every: bool) -> None:
+    render_snapshot(target, snapshot)
     total = snapshot.counts()[0]
-    render_pairs(console, snapshot.rows(-1 if every else ROWS))
+    render_pairs(target, snapshot.rows(-1 if every else ROWS), total if every else min(total, ROWS))
     if not every and total > ROWS:
-        console.print(f"{total - ROWS} more: --all lists them", style="dim")
+        target.print(f"{total - ROWS} more: --all lists them", style="dim")

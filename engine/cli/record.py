@@ -14,7 +14,6 @@ from pathlib import Path
 
 import click
 import grpc
-from rich.console import Console
 from understudy.v1 import agent_pb2, control_pb2
 
 from engine.cli import OWN_FAILURE, Failure, as_typed
@@ -23,6 +22,7 @@ from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.render import render_snapshot
+from engine.cli.terminal import console
 from engine.cli.text import clean
 from engine.snapshot import Snapshot, SnapshotError
 
@@ -99,7 +99,7 @@ class Recorder:
 
     def __init__(self, aim: Aim, service: str, path: Path, who: Caller) -> None:
         self._aim, self._service, self._path, self._who = aim, service, path, who
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console(stderr=True)
         self._capture_id = uuid.uuid4().hex
         self._capturing: Capturing | None = None
         self._stop = threading.Event()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from engine.cli.terminal import Column, print_table
 from engine.cli.text import body_text, clean, header_text
 from engine.rrpair import Direction, Message, RRPair
 from engine.servicemap import Edge, FlowEdge, ServiceMap
@@ -19,10 +20,6 @@ from engine.store import Row
 LOCK = "🔒"
 PLAIN_LOCK = "tls"
 """For terminals and pipes that cannot show the other."""
-HOST_AT_LEAST = 8
-"""Cells of a host's name that the map shows however narrow it is."""
-OTHER_COLUMNS = 68
-"""Cells that the list of pairs needs besides operation and host."""
 IN_JOINTS = ("──▶", "─┬▶", "─┤ ", "─╯ ")
 OUT_JOINTS = ("──▶", "─┬▶", " ├▶", " ╰▶")
 
@@ -36,42 +33,43 @@ def render_map(console: Console, found: ServiceMap, notes: Iterable[str] = ()) -
     """Print the map, the table of backends, the streams that were not parsed, and what is complete."""
     unicode = console.encoding.lower().startswith("utf")
     for line in _map_lines(found, console.width, unicode):
-        console.print(Text(line), no_wrap=True, crop=False, overflow="ignore")
+        console.print(Text(line), soft_wrap=True)
     console.print()
     if found.inbound or found.backends:
-        console.print(_edge_table((*found.inbound, *found.backends)))
+        print_table(console, EDGE_COLUMNS, [_edge_cells(edge) for edge in (*found.inbound, *found.backends)])
         console.print()
     if found.flows:
-        console.print(_flow_table(found.flows))
+        print_table(console, FLOW_COLUMNS, [_flow_cells(flow) for flow in found.flows])
         console.print()
     console.print(_completeness(found))
     for note in notes:
-        console.print(Text(clean(note)), style="dim")
+        console.print(Text(clean(note), "dim"), soft_wrap=True)
 
 
-def render_pairs(console: Console, rows: Iterable[Row]) -> None:
-    """Print a list of pairs."""
-    table = _table("#", ">", "Time (UTC)", "", "Operation", "Host", "Status", ">", "ms", ">", "Bytes", ">", "Complete")
-    room = max(console.width - OTHER_COLUMNS, 2 * HOST_AT_LEAST)
-    for column, width in ((table.columns[3], room * 3 // 5), (table.columns[4], room * 2 // 5)):
-        # A line a pair: what does not fit is in the pair itself.
-        column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
-    count = 0
-    for count, row in enumerate(rows, 1):  # noqa: B007
-        table.add_row(
-            str(row.ordinal), _clock(row.time), row.direction.value, _shown(row.operation), _shown(row.host),
-            str(row.status or "-"), f"{row.duration / 1e6:.1f}" if row.status else "-",
-            f"{row.request_size + row.response_size:,}", _missing(row.missing),
-        )  # fmt: skip
-    if count:
-        console.print()
-        console.print(table)
+def render_pairs(console: Console, rows: Iterable[Row], total: int) -> None:
+    """Print a list of pairs, a line each, as they come. What may be long is last: nothing is cut, and nothing is waited for."""
+    number = max(len(str(total)), 1)
+    heading = f"{'#':>{number}}  Time (UTC)    Dir  Status        ms       Bytes  Request"
+    for ordinal, row in enumerate(rows):
+        if ordinal == 0:
+            console.print()
+            console.print(Text(heading, "bold"), soft_wrap=True)
+        milliseconds = f"{row.duration / 1e6:.1f}" if row.status else "-"
+        line = (
+            f"{row.ordinal:>{number}}  {_clock(row.time)}  {row.direction.value:3}  {row.status or '-':>6}  {milliseconds:>8}"
+            f"  {row.request_size + row.response_size:>10,}  {clean(row.operation) or '(request not seen)'}"
+            f"  {clean(row.host)}"
+        )
+        missing = clean(f"  incomplete: {', '.join(row.missing)}") if row.missing else ""
+        if missing and console.color_system:
+            missing = click.style(missing, fg="yellow")
+        console.file.write(f"{line}{missing}\n")
 
 
 def render_pair(console: Console, pair: RRPair) -> None:
     """Print one pair whole."""
-    console.print(Text(clean(f"{pair.operation or '(request not seen)'}  {pair.host}:{pair.port}"), "bold"))
-    console.print(Text(clean("\n".join(_facts(pair)), lines=True)))
+    console.print(Text(clean(f"{pair.operation or '(request not seen)'}  {pair.host}:{pair.port}"), "bold"), soft_wrap=True)
+    console.print(Text(clean("\n".join(_facts(pair)), lines=True)), soft_wrap=True)
     _render_message(console, "Request", pair.request)
     for message in pair.interim:
         _render_message(console, "Interim response", message)
@@ -85,12 +83,12 @@ def render_pair(console: Console, pair: RRPair) -> None:
 
 
 def _map_lines(found: ServiceMap, width: int, unicode: bool) -> list[str]:
-    """Three columns: who calls, the service, whom it calls; both sides as trees that grow from its line."""
+    """Three columns: who calls, the service, whom it calls; both sides as trees that grow from its line. A list where that is too
+    wide."""
     left = [f"* :{edge.port} requests: {edge.requests:,}{_lock(edge.tls, unicode)}" for edge in found.inbound]
+    right = [_backend(edge, unicode) for edge in found.backends]
     left_width = max((cell_len(cell) for cell in left), default=0)
     service = f"[ {clean(found.service) or 'service'} ]"
-    room = width - left_width - cell_len(service) - 10
-    right = [_backend(edge, room, unicode) for edge in found.backends]
     lines = []
     for row in range(max(len(left), len(right), 1)):
         before = set_cell_size(left[row] if row < len(left) else "", left_width)
@@ -98,17 +96,18 @@ def _map_lines(found: ServiceMap, width: int, unicode: bool) -> list[str]:
         after = right[row] if row < len(right) else ""
         into, out = _joint(row, len(left), IN_JOINTS, unicode), _joint(row, len(right), OUT_JOINTS, unicode)
         lines.append(f"{before} {into} {middle} {out} {after}".rstrip())
-    return lines
+    if max(map(cell_len, lines)) <= width:
+        return lines
+    arrow = IN_JOINTS[0] if unicode else "-->"
+    return [
+        *(f"{caller} {arrow} {service}" for caller in left),
+        *([service] if not left else ()),
+        *(f"  {arrow} {each}" for each in right),
+    ]
 
 
-def _backend(edge: Edge, room: int, unicode: bool) -> str:
-    """A backend in so much room: the name gives way, the numbers do not."""
-    numbers = f" :{edge.port} requests: {edge.requests:,} ({edge.share}%){_lock(edge.tls, unicode)}"
-    host = clean(edge.host) or "(unknown)"
-    most = max(room - cell_len(numbers), HOST_AT_LEAST)
-    if cell_len(host) > most:
-        host = host[: most - 1] + ("…" if unicode else "~")
-    return host + numbers
+def _backend(edge: Edge, unicode: bool) -> str:
+    return f"{clean(edge.host) or '(unknown)'} :{edge.port} requests: {edge.requests:,} ({edge.share}%){_lock(edge.tls, unicode)}"
 
 
 def _joint(row: int, count: int, joints: tuple[str, str, str, str], unicode: bool) -> str:
@@ -130,37 +129,40 @@ def _lock(tls: bool, unicode: bool) -> str:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def _table(*columns: str) -> Table:
-    """Make a table; ">" after a heading puts its column to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    headings = iter(enumerate(columns))
-    for place, heading in headings:
-        right = columns[place + 1 : place + 2] == (">",)
-        table.add_column(Text(heading), justify="right" if right else "left", overflow="fold")
-        if right:
-            next(headings)
-    return table
+EDGE_COLUMNS = (
+    Column("Direction", key=True),
+    Column("Protocol", key=True),
+    Column("Host", key=True),
+    Column("Port", right=True, key=True),
+    Column("Technology"),
+    Column("Requests", right=True),
+    Column("Complete", right=True),
+)
+FLOW_COLUMNS = (
+    Column("Not parsed", key=True),
+    Column("Protocol", key=True),
+    Column("Host", key=True),
+    Column("Port", right=True, key=True),
+    Column("Streams", right=True),
+    Column("Read", right=True),
+    Column("Written", right=True),
+    Column("Reason"),
+)
 
 
-def _edge_table(edges: Iterable[Edge]) -> Table:
-    table = _table("Direction", "Protocol", "Host", "Port", ">", "Technology", "Requests", ">", "Complete", ">")
-    for edge in edges:
-        table.add_row(
-            edge.direction.value, _protocol(edge.protocol, edge.tls), _shown(edge.host), str(edge.port),
-            _shown(", ".join(edge.technology)), f"{edge.requests:,}", _part(edge.complete, edge.requests),
-        )  # fmt: skip
-    return table
+def _edge_cells(edge: Edge) -> list[Text]:
+    return [
+        Text(edge.direction.value), Text(_protocol(edge.protocol, edge.tls)), _shown(edge.host), Text(str(edge.port)),
+        _shown(", ".join(edge.technology)), Text(f"{edge.requests:,}"), _part(edge.complete, edge.requests),
+    ]  # fmt: skip
 
 
-def _flow_table(flows: Iterable[FlowEdge]) -> Table:
-    table = _table("Not parsed", "Protocol", "Host", "Port", ">", "Streams", ">", "Read", ">", "Written", ">", "Reason")
-    for flow in flows:
-        table.add_row(
-            flow.direction.value if flow.direction else "?", _shown(_protocol(flow.protocol, flow.tls)),
-            _shown(flow.host or "(unknown)"), str(flow.port or "?"), f"{flow.streams:,}", f"{flow.read:,}",
-            f"{flow.written:,}", _shown(flow.reason),
-        )  # fmt: skip
-    return table
+def _flow_cells(flow: FlowEdge) -> list[Text]:
+    return [
+        Text(flow.direction.value if flow.direction else "?"), _shown(_protocol(flow.protocol, flow.tls)),
+        _shown(flow.host or "(unknown)"), Text(str(flow.port or "?")), Text(f"{flow.streams:,}"), Text(f"{flow.read:,}"),
+        Text(f"{flow.written:,}"), _shown(flow.reason),
+    ]  # fmt: skip
 
 
 def _protocol(protocol: str, tls: bool) -> str:
@@ -169,10 +171,6 @@ def _protocol(protocol: str, tls: bool) -> str:
 
 def _part(part: int, whole: int) -> Text:
     return Text("all", "green") if part == whole else Text(f"{part:,} of {whole:,}", "yellow")
-
-
-def _missing(missing: tuple[str, ...]) -> Text:
-    return Text("yes", "green") if not missing else Text(clean("no: " + ", ".join(missing)), "yellow")
 
 
 def _completeness(found: ServiceMap) -> Text:
@@ -211,13 +209,13 @@ def _facts(pair: RRPair) -> list[str]:
 
 def _render_message(console: Console, title: str, message: Message) -> None:
     console.print(Text(f"\n{title}", "bold"))
-    console.print(Text(clean(message.start_line.decode("latin-1"))))
+    console.print(Text(clean(message.start_line.decode("latin-1"))), soft_wrap=True)
     for name, value in (*message.headers, *message.trailers):
         line = Text(clean(name.decode("latin-1")), "cyan").append(": ", "default")
-        console.print(line.append(clean(header_text(value)), "default"))
+        console.print(line.append(clean(header_text(value)), "default"), soft_wrap=True)
     if message.body:
         console.print()
-        console.print(Text(clean(body_text(message), lines=True)))
+        console.print(Text(clean(body_text(message), lines=True)), soft_wrap=True)
 
 
 def _notes(info: Info) -> list[str]:

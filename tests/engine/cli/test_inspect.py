@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +12,17 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from engine.cli import main
-from engine.cli.render import render_map, render_pair
+from engine.cli.render import render_map, render_pair, render_pairs
 from engine.cli.text import body_text, clean, indent_json
 from engine.formats.rrpair import from_json
 from engine.rrpair import Connection, Direction, Flow, Message, Role, RRPair
 from engine.servicemap import service_map
 from engine.snapshot import Snapshot, SnapshotWriter
-from engine.store import Group
+from engine.store import Group, Row
 
 CONNECTION = Connection("c", True, Role.CLIENT, "10.0.0.1", 40000, "192.0.2.1", 443, tls_version="TLS 1.3")
 
@@ -92,7 +94,7 @@ def test_the_overview(snapshot: Path) -> None:
         assert text in result.output, result.output
     assert "POST /50" not in result.output
     assert "\x1b" not in result.output
-    assert "no: response body" in run(snapshot, "--all").output
+    assert "POST /99  api.example  incomplete: response body" in run(snapshot, "--all").output
 
 
 def test_one_pair(snapshot: Path) -> None:
@@ -145,22 +147,66 @@ def shown(width: int, encoding: str = "utf-8", terminal: bool = False) -> tuple[
     return Console(file=file, width=width, force_terminal=terminal, highlight=False), file
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_the_map_fits_80_columns(encoding: str) -> None:
-    groups = [
-        Group(Direction.IN, "http/1.1", False, "*", 8080, (), 192, 192),
-        Group(Direction.OUT, "http/1.1", True, "dynamodb.us-east-1.amazonaws.com", 443, ("DynamoDB",), 147, 147),
-        Group(Direction.OUT, "http/1.1", True, "a.example", 443, (), 73, 73),
-    ]
-    console, file = shown(80, encoding)
-    render_map(console, service_map("payment", groups))
+GROUPS = [
+    Group(Direction.IN, "http/1.1", False, "*", 8080, (), 192, 192),
+    Group(Direction.OUT, "http/1.1", True, "dynamodb.us-east-1.amazonaws.com", 443, ("DynamoDB",), 147, 147),
+    Group(Direction.OUT, "http/1.1", True, "a.example", 443, ("HTTP", "JSON", "TLS 1.3"), 73, 72),
+]
+
+
+def map_lines(width: int, encoding: str) -> list[str]:
+    console, file = shown(width, encoding)
+    render_map(console, service_map("payment", GROUPS))
     file.seek(0)
-    first, second = file.read().splitlines()[:2]
+    return file.read().splitlines()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_map_is_drawn_where_there_is_room(encoding: str) -> None:
+    first, second = map_lines(120, encoding)[:2]
     assert first.startswith("* :8080 requests: 192 ")
     assert "[ payment ]" in first
-    assert ":443 requests: 147 (66%)" in first
-    assert len(first) <= 80
-    assert "a.example :443 requests: 73 (33%)" in second
+    assert "dynamodb.us-east-1.amazonaws.com :443 requests: 147 (66%)" in first
+    assert first.index("dynamodb") == second.index("a.example :443 requests: 73 (33%)")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_map_fits_80_columns_and_cuts_nothing(encoding: str) -> None:
+    lines = map_lines(80, encoding)
+    assert max(map(cell_len, lines)) <= 80
+    for text in (
+        "* :8080 requests: 192 ",
+        "dynamodb.us-east-1.amazonaws.com :443 requests: 147 (66%)",
+        "OUT https dynamodb.us-east-1.amazonaws.com 443",
+        "    technology HTTP, JSON, TLS 1.3, requests 73, complete 72 of 73",
+    ):
+        assert any(text in line for line in lines), lines
+
+
+def test_a_pipe_gets_lines_that_are_not_wrapped(tmp_path: Path) -> None:
+    host, path = "h" * 200 + ".example", "/" + "p" * 500
+    long = replace(pair(1), host=host, path=path, operation=f"POST {path}", request=Message(b"POST / HTTP/1.1", (), b"x" * 5000))
+    writer = SnapshotWriter.create(tmp_path / "a.snapshot", service="s", capture_id="c", created=0, tool_version="0")
+    writer.add([long])
+    writer.finish()
+    for arguments in ((), ("1",)):
+        lines = run(tmp_path / "a.snapshot", *arguments).output.splitlines()
+        assert any(host in line and path in line for line in lines)
+    assert "x" * 5000 in lines
+
+
+def test_pairs_are_listed_as_they_come() -> None:
+    console, file = shown(80)
+    row = Row(1, "a", 0, 1_000_000, Direction.OUT, "http/1.1", "a.example", 443, "GET /", 200, 5, 6, (), True)
+    printed = []
+
+    def rows() -> Iterator[Row]:
+        for ordinal in range(1, 4):
+            yield replace(row, ordinal=ordinal)
+            printed.append(file.buffer.getvalue().count(b"GET /"))  # type: ignore[attr-defined]
+
+    render_pairs(console, rows(), 3)
+    assert printed == [1, 2, 3]
 
 
 @given(st.text(max_size=60))
