@@ -50,5 +50,5 @@ def print_table(target: Console, columns: Sequence[Column], rows: Sequence[Seque
     for row in rows:
         cells = list(zip(columns, row, strict=True))
         target.print(Text(" ").join(cell for column, cell in cells if column.key and cell), soft_wrap=True)
-        rest = [Text(f"{column.heading.lower()} ", "dim") + cell for column, cell in cells if not column.key and cell]
+        rest = [Text.assemble((f"{column.heading.lower()} ", "dim"), cell) for column, cell in cells if not column.key and cell]
         target.print(Text("    ") + Text(", ").join(rest), soft_wrap=True)
