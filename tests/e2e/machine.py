@@ -1,7 +1,7 @@
 """What a program could leave behind on this machine, and how to see that it did not.
 
-Another clone may run its tests on the same machine at the same time. What one of its processes holds is not ours: our own run with
-the interpreter of this environment, so their command lines begin with it.
+Another clone may run its tests on the same machine at the same time. What a process holds that is neither below this test run nor
+runs with the interpreter of this environment is not ours.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+
+import psutil
 
 PRODUCT = re.compile(r"-m (agent|engine)\b|\bunderstudy\b|\bagent\.\w+")
 """Command lines of the product's processes, whichever clone they belong to."""
@@ -65,11 +67,13 @@ def ours(line: str) -> bool:
 
 
 class _Others:
-    """Processes of other clones, and what they hold."""
+    """Processes that are none of this test run, and what they hold."""
 
     def __init__(self) -> None:
-        self._lines = {pid: line for pid, line in command_lines().items() if PRODUCT.search(line) and sys.prefix not in line}
-        self._held = {held for pid in self._lines for held in _descriptors(pid)}
+        run = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+        others = {pid: line for pid, line in command_lines().items() if pid not in run and sys.prefix not in line}
+        self._lines = {pid: line for pid, line in others.items() if PRODUCT.search(line)}
+        self._held = {held for pid in others for held in _descriptors(pid)}
 
     def holds(self, kind: str, number: int) -> bool:
         """Whether one of them has a BPF object open."""
@@ -88,9 +92,11 @@ class _Others:
 def _descriptors(pid: int) -> set[tuple[str, int]]:
     """The BPF programs and links that a process has open, by their numbers."""
     found: set[tuple[str, int]] = set()
-    for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
         with contextlib.suppress(OSError):
-            found |= {(kind, int(number)) for kind, number in _BPF_NUMBER.findall(path.read_text())}
+            if os.readlink(path).startswith("anon_inode:bpf"):
+                text = Path(f"/proc/{pid}/fdinfo/{path.name}").read_text()
+                found |= {(kind, int(number)) for kind, number in _BPF_NUMBER.findall(text)}
     return found
 
 
