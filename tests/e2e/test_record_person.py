@@ -18,8 +18,9 @@ from tests.e2e.truth.server import TruthServer
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 
-NAME = "understudy-test"
-GROUP = "understudy-test-more"
+NAME = f"us-person-{os.getpid()}"
+"""Another clone may run the same tests at the same time."""
+GROUP = f"{NAME}-more"
 
 
 @dataclass(frozen=True, slots=True)
