@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,21 +16,27 @@ from engine.matching.signature import SIGNATURE_VERSION, signature
 from engine.redaction import Redactor
 from engine.rrpair import Connection, Direction, Flow, RRPair
 from engine.servicemap import ServiceMap, service_map
-from engine.store import Answer, Entry, Progress, Row, SnapshotError, Store
-from engine.store.sqlite import SqliteStore, amend, check_file, settle
+from engine.store import Answer, Entry, NotASnapshotError, Progress, Row, SnapshotError, Store
+from engine.store.files import check_file, readable, settle
+from engine.store.rows import INTEGER_LIMIT, unstorable_flow
+from engine.store.sqlite import REPEATED, SqliteStore, amend
 
-__all__ = ["Info", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
+__all__ = ["Info", "NotASnapshotError", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
 
 KEY_BYTES = 32
 _UNCHECKED = "unchecked_backends"
 _ADDED = "added_pairs"
+_LOST = "lost_pairs"
+_EDITED = "edited"
+"""Version of the signatures of a snapshot that was changed by hand before pairs were added: they are made again at each start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Info:
     """Facts about a snapshot. `created`: nanoseconds since the Unix epoch. `ledger`: empty until the capture ended.
 
-    `added_pairs`: those that came later, and are not in the ledger.
+    `added_pairs`: those that came later, and are not in the ledger. `lost_pairs`: those that could not be written.
+    `repeated_pairs`: those that were left out because they had been taken in before.
     """
 
     service: str
@@ -39,6 +46,16 @@ class Info:
     ledger: Mapping[str, int]
     finished: bool
     added_pairs: int
+    lost_pairs: int
+    repeated_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Where a snapshot is once it is finished, and where the one is that was there before, if it was kept."""
+
+    path: Path
+    kept: Path | None
 
 
 class SnapshotWriter:
@@ -53,7 +70,11 @@ class SnapshotWriter:
         self.partial = _partial(path)
         self._store = store
         self._redactor = Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
+        self._is_file = False
+        self._before = {name: int(self._store.get_meta(name) or 0) for name in (_ADDED, _LOST)}
         self.pairs, self.complete_pairs = self._store.counts()
+        self.lost_pairs = 0
+        """Pairs that could not be written: each is a flow with the reason, unless the disk took nothing at all."""
 
     @classmethod
     def create(
@@ -63,6 +84,7 @@ class SnapshotWriter:
 
         Raises SnapshotError, and OSError.
         """
+        check_replaceable(path)
         store = _resumed(_partial(path), capture_id) if resume else None
         if store is None:
             store = SqliteStore.create(_out_of_the_way(_partial(path)))
@@ -80,7 +102,12 @@ class SnapshotWriter:
         partial.touch(0o600, exist_ok=False)
         shutil.copyfile(path, partial)
         shutil.copymode(path, partial)
-        return cls(path, SqliteStore.resume(partial))
+        with closing(SqliteStore.open(partial)) as copy:
+            sealed = copy.sealed
+        store = SqliteStore.resume(partial)
+        if not sealed:
+            store.set_meta("signature_version", _EDITED)
+        return cls(path, store)
 
     def add(
         self,
@@ -89,12 +116,23 @@ class SnapshotWriter:
         connections: Iterable[Connection] = (),
     ) -> None:
         """Redact these and keep them in one transaction, with how far their streams are; see `Store.add`."""
-        redact = self._redactor.pair
-        pairs = [_signed(redact(item)) for item in finished if isinstance(item, RRPair)]
-        flows = [item for item in finished if isinstance(item, Flow)]
-        self._store.add(pairs, flows, progress, connections)
+        items = [self._prepared(item) if isinstance(item, RRPair) else item for item in finished]
+        pairs = [item for item in items if isinstance(item, RRPair)]
+        flows = [item for item in items if isinstance(item, Flow)]
+        refused = self._store.add(pairs, flows, progress, connections)
         self.pairs += len(pairs)
         self.complete_pairs += sum(pair.complete for pair in pairs)
+        if refused:
+            self.pairs, self.complete_pairs = self._store.counts()
+            self.lost_pairs += refused
+
+    def _prepared(self, pair: RRPair) -> RRPair | Flow:
+        """Redact and sign a pair. A fault of ours costs that pair, and nothing of it is kept: it was not redacted."""
+        try:
+            return _signed(self._redactor.pair(pair))
+        except Exception as error:
+            self.lost_pairs += 1
+            return unstorable_flow(pair, f"{type(error).__name__} while it was redacted")
 
     def progress(self, agent: str) -> dict[int, Progress]:
         """Up to where the streams of an agent are in, by stream."""
@@ -106,14 +144,29 @@ class SnapshotWriter:
 
     def note_added(self, pairs: int) -> None:
         """Keep that so many pairs are not of the capture that the ledger is of."""
-        self._store.set_meta(_ADDED, str(pairs + int(self._store.get_meta(_ADDED) or 0)))
+        self._store.set_meta(_ADDED, str(self._before[_ADDED] + pairs))
 
-    def finish(self) -> None:
-        """Make FILE of it. A FILE that is there is kept as FILE.old. Raises SnapshotError and OSError; FILE.partial stays then."""
-        self._store.finish()
-        if self.path.exists():
-            self.path.replace(self.path.with_name(self.path.name + ".old"))
+    def finish(self) -> Finished:
+        """Make FILE of it. May be tried again. Raises SnapshotError and OSError; FILE.partial stays then.
+
+        A FILE that is there is kept as FILE.old. A snapshot without pairs replaces none that has pairs: it becomes FILE.empty.
+        """
+        if not self._is_file:
+            check_replaceable(self.path)
+            self._store.set_meta(_LOST, str(self._before[_LOST] + self.lost_pairs))
+            self._store.finish()
+            self._is_file = True
+        if not self.pairs and _has_pairs(self.path):
+            empty = self.path.with_name(self.path.name + ".empty")
+            self.partial.replace(empty)
+            return Finished(empty, None)
+        old = self.path.with_name(self.path.name + ".old")
+        kept = None
+        if self.path.exists() and (_has_pairs(self.path) or not _has_pairs(old)):
+            kept = old
+            self.path.replace(old)
         self.partial.replace(self.path)
+        return Finished(self.path, kept)
 
     def close(self) -> None:
         """Leave FILE.partial as it is: it can be gone on with, and read."""
@@ -143,19 +196,23 @@ class Snapshot:
     def info(self) -> Info:
         """Facts about it."""
         meta = self._store.get_meta
-        return Info(
-            meta("service") or "",
-            meta("capture_id") or "",
-            int(meta("created") or 0),
-            meta("tool_version") or "",
-            json.loads(meta("ledger") or "{}"),
-            not self.path.name.endswith(".partial"),
-            int(meta(_ADDED) or 0),
-        )
+        with readable(self.path):
+            return Info(
+                meta("service") or "",
+                meta("capture_id") or "",
+                _number(meta("created") or 0),
+                meta("tool_version") or "",
+                {str(name): _number(value) for name, value in json.loads(meta("ledger") or "{}").items()},
+                not self.path.name.endswith(".partial"),
+                _number(meta(_ADDED) or 0),
+                _number(meta(_LOST) or 0),
+                _number(meta(REPEATED) or 0),
+            )
 
     def redactor(self) -> Redactor:
         """Give the redactor that it was written with: what a live request holds becomes the tokens of the recording."""
-        return Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
+        with readable(self.path):
+            return Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
 
     def counts(self) -> tuple[int, int]:
         """How many pairs there are, and how many of them are complete."""
@@ -174,10 +231,13 @@ class Snapshot:
         return self._store.find(reference)
 
     def entries(self) -> Iterator[Entry]:
-        """The pairs that can be served, in the order of requests, each signed as this version does."""
-        current = self._store.get_meta("signature_version") == SIGNATURE_VERSION
+        """The pairs that can be served, in the order of requests, each signed as this version does.
+
+        Where the file was changed by another program, each is signed anew: what was edited by hand counts.
+        """
+        current = self._store.get_meta("signature_version") == SIGNATURE_VERSION and self._store.sealed
         for entry in self._store.entries():
-            yield entry if current else replace(entry, signature=signature(self._store.at(entry.row)))
+            yield entry if current and entry.signature else replace(entry, signature=signature(self._store.at(entry.row)))
 
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""
@@ -190,7 +250,8 @@ class Snapshot:
     @property
     def unchecked(self) -> frozenset[str]:
         """Backends that are not mocked, as HOST:PORT."""
-        return frozenset(json.loads(self._store.get_meta(_UNCHECKED) or "[]"))
+        with readable(self.path):
+            return frozenset(str(name) for name in json.loads(self._store.get_meta(_UNCHECKED) or "[]"))
 
     def flows(self) -> Iterator[Flow]:
         """Every flow in the order of time."""
@@ -208,6 +269,38 @@ class Snapshot:
 def uncheck(path: Path, backends: Iterable[str]) -> None:
     """Keep in a snapshot which backends are not mocked, as HOST:PORT. Raises SnapshotError."""
     amend(path, _UNCHECKED, json.dumps(sorted(backends)))
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise SnapshotError where a FILE is there that is none of ours: nothing but a snapshot is ever replaced by one."""
+    if path.exists() and not path.is_file():
+        raise SnapshotError(f"{path} is no file: choose another name")
+    try:
+        if path.exists() and path.stat().st_size:
+            check_file(path)
+    except NotASnapshotError:
+        raise SnapshotError(f"{path} is not a snapshot, and is not replaced: choose another file") from None
+    except SnapshotError:
+        pass  # a damaged one, or one of another version: it is kept as FILE.old
+
+
+def _has_pairs(path: Path) -> bool:
+    """Whether a snapshot is there that has pairs, or cannot be read: it may be all that somebody has."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    try:
+        with Snapshot(path) as snapshot:
+            return snapshot.counts()[0] > 0
+    except SnapshotError:
+        return True
+
+
+def _number(value: object) -> int:
+    """A count that was written. Raises ValueError."""
+    number = int(str(value))
+    if not 0 <= number <= INTEGER_LIMIT:
+        raise ValueError(f"{number} counts nothing")
+    return number
 
 
 def _signed(pair: RRPair) -> RRPair:

@@ -13,6 +13,10 @@ class SnapshotError(Exception):
     """A snapshot cannot be used. The message says what is wrong, with which file, and how to mend it."""
 
 
+class NotASnapshotError(SnapshotError):
+    """A file is something else: it was not damaged, and must not be replaced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Up to where a stream of an agent is committed: offsets of the first bytes that are still needed."""
@@ -99,10 +103,11 @@ class Store(Protocol):
         flows: Iterable[Flow] = (),
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
-    ) -> None:
+    ) -> int:
         """Keep these in one transaction. `connections` are those of which more became known since pairs of theirs were kept.
 
-        Raises SnapshotError.
+        A pair that no store can take costs only itself: it is kept as a flow that says why. Gives the number of these.
+        Raises SnapshotError where nothing can be written.
         """
 
     def progress(self, agent: str) -> dict[int, Progress]:
@@ -115,10 +120,14 @@ class Store(Protocol):
         """Keep a fact about the snapshot. Raises SnapshotError."""
 
     def finish(self) -> None:
-        """Make it a single file that only needs to be read. Raises SnapshotError."""
+        """Make it a single file that only needs to be read. May be tried again. Raises SnapshotError."""
 
     def close(self) -> None:
         """Let go of it; nothing committed is lost."""
+
+    @property
+    def sealed(self) -> bool:
+        """Whether nobody has changed it since it was finished: only then do signatures surely fit their pairs."""
 
     def counts(self) -> tuple[int, int]:
         """How many pairs there are, and how many of them are complete."""

@@ -5,6 +5,7 @@ A block is a count, the lengths, then the texts themselves; it takes any bytes, 
 
 from __future__ import annotations
 
+import re
 import struct
 from itertools import chain
 
@@ -16,11 +17,19 @@ COMPRESS_FROM = 1024
 """Shorter bodies are stored as they are: saving 300 bytes of one takes as long as storing all else of the pair."""
 ZSTD_LEVEL = 1
 """Ten times as fast as level 6 for nine tenths of its saving; a recording must keep up."""
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+STORED_BODY_LIMIT = 64 * 1024 * 1024
+"""Longest body that is read: no recorder keeps a longer one, and a few bytes of zstd may claim any size."""
+WINDOW_LIMIT = 128 * 1024 * 1024
+"""Longest window of a zstd frame, which is memory that it makes the reader take."""
 
-_compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
-_decompressor = zstandard.ZstdDecompressor()
-_UNITS: dict[int, struct.Struct] = {}
+_compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress
+_decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def well_formed(text: str) -> str:
+    """Text that can be written as UTF-8: a lone surrogate, which JSON may hold as an escape, becomes U+FFFD."""
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
 
 
 def pack(texts: list[bytes]) -> bytes:
@@ -87,6 +96,8 @@ def compress(body: bytes) -> tuple[bytes, bool]:
 
 def decompress(stored: bytes, size: int) -> bytes:
     """Undo `compress` for a body of this size. Raises zstandard.ZstdError or ValueError where it is damaged."""
+    if size > STORED_BODY_LIMIT:
+        raise ValueError(f"a body of {size:,} bytes, longer than any that is recorded")
     if zstandard.frame_content_size(stored) != size:
         raise ValueError("damaged body")
     return _decompressor.decompress(stored, max_output_size=size)

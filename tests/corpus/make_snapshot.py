@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.pairing import Conversation
 from engine.rrpair import Connection, Role, Way
 from engine.snapshot import SnapshotWriter
-from engine.store.sqlite import FORMAT_VERSION
+from engine.store.files import FORMAT_VERSION
 
 START = 1_767_225_600_000_000_000
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from engine.matching.signature import signature
 from engine.redaction import Redactor
 from engine.rrpair import Connection, Direction, Flow, Message, Role, RRPair
-from engine.snapshot import Snapshot, SnapshotError, SnapshotWriter
+from engine.snapshot import Finished, Snapshot, SnapshotError, SnapshotWriter
 from engine.store import Progress
 
 CONNECTION = Connection("a:1", tls=True, role=Role.CLIENT, remote_address="192.0.2.1", remote_port=443)
@@ -363,3 +365,147 @@ def test_the_sample_of_format_1_opens() -> None:
         assert [p.operation for p in s.pairs()] == ["DynamoDB.GetItem Orders", "POST /v1/charges"]
         assert all(p.complete for p in s.pairs())
         assert [f.protocol for f in s.flows()] == ["postgres"]
+
+
+# -- what cannot be stored ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"time": 2**63}, {"duration": 2**70}, {"status": 2**63}, {"request_ended": -(2**64)}],
+)
+def test_a_pair_that_cannot_be_stored_costs_itself_only(tmp_path: Path, change: dict[str, int]) -> None:
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    w.add([pair(1), replace(pair(2), **change), pair(3)], [Progress("a", 1, 10, 20)])  # type: ignore[arg-type]
+    assert (w.pairs, w.complete_pairs, w.lost_pairs) == (2, 2, 1)
+    assert w.progress("a")[1].read_offset == 10
+    w.finish()
+    with Snapshot(path) as s:
+        assert sorted(p.path for p in s.pairs()) == ["/1", "/3"]
+        [flow] = s.flows()
+        assert s.info.lost_pairs == 1
+    assert "could not be stored" in flow.reason
+    assert flow.connection == CONNECTION
+
+
+def test_text_that_is_no_utf_8_is_stored(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    named = replace(CONNECTION, command="\udcff", server_name="\ud83d")
+    w = writer(path)
+    w.add([replace(pair(1, connection=named), operation="Get \ud83d", host="h\udcff"), Flow(named, 1, "x", "\ud83d", 1, 2)])
+    w.finish()
+    with Snapshot(path) as s:
+        [found] = s.pairs()
+        [flow] = s.flows()
+    assert (found.operation, found.host, flow.reason) == ("Get \ufffd", "h\ufffd", "\ufffd")
+    assert (found.connection.command, found.connection.server_name) == ("\ufffd", "\ufffd")
+
+
+def test_a_pair_that_cannot_be_redacted_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    redact = w._redactor.pair
+
+    def failing(item: RRPair) -> RRPair:
+        if item.path == "/2":
+            raise RecursionError("too deep")
+        return redact(item)
+
+    monkeypatch.setattr(w._redactor, "pair", failing)
+    w.add([pair(1), pair(2, b"secret"), pair(3)])
+    w.finish()
+    assert b"secret" not in path.read_bytes()
+    with Snapshot(path) as s:
+        assert s.counts() == (2, 2)
+        assert [flow.reason for flow in s.flows()] == ["a pair that could not be stored: RecursionError while it was redacted"]
+
+
+def test_what_was_taken_in_twice_is_there_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    w.add([pair(1)])
+    w.add([pair(1), pair(2)])
+    w.finish()
+    with Snapshot(path) as s:
+        assert sorted(p.path for p in s.pairs()) == ["/1", "/2"]
+        assert s.info.repeated_pairs == 1
+
+
+# -- what is never replaced --------------------------------------------------------------------------------------------
+
+
+def record(path: Path, *numbers: int) -> Finished:
+    w = writer(path)
+    w.add([pair(n) for n in numbers])
+    return w.finish()
+
+
+def recorded(path: Path) -> list[str]:
+    with Snapshot(path) as s:
+        return [p.path for p in s.pairs()]
+
+
+def test_an_empty_recording_replaces_none_with_pairs(tmp_path: Path) -> None:
+    path, empty, old = (tmp_path / f"a.snapshot{suffix}" for suffix in ("", ".empty", ".old"))
+    record(path, 1)
+    assert [record(path) for _ in range(2)] == [Finished(empty, None)] * 2
+    assert (recorded(path), recorded(empty), old.exists()) == (["/1"], [], False)
+    assert record(path, 2) == Finished(path, old)
+    assert (recorded(path), recorded(old)) == (["/2"], ["/1"])
+
+
+def test_an_empty_one_does_not_take_the_place_of_an_old_one(tmp_path: Path) -> None:
+    path, old = tmp_path / "a.snapshot", tmp_path / "a.snapshot.old"
+    record(old, 1)
+    record(path)
+    assert record(path, 2) == Finished(path, None)
+    assert (recorded(path), recorded(old)) == (["/2"], ["/1"])
+
+
+def test_what_is_no_snapshot_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("precious")
+    with pytest.raises(SnapshotError, match=r"notes\.txt is not a snapshot, and is not replaced"):
+        writer(path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SnapshotError, match="folder is no file"):
+        writer(tmp_path / "folder")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "notes.txt"]
+
+
+def test_an_empty_file_has_nothing_to_lose(tmp_path: Path) -> None:
+    path = tmp_path / "made-by-mktemp"
+    path.touch()
+    record(path, 1)
+    assert recorded(path) == ["/1"]
+
+
+def test_finishing_can_be_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    w.add([pair(1)])
+    path.write_text("came in between")
+    with pytest.raises(SnapshotError, match="is not a snapshot"):
+        w.finish()
+    path.unlink()
+    w._store._database.execute("PRAGMA query_only = 1")  # type: ignore[attr-defined]
+    with pytest.raises(SnapshotError, match="cannot be written"):
+        w.finish()
+    w._store._database.execute("PRAGMA query_only = 0")  # type: ignore[attr-defined]
+    assert w.finish() == Finished(path, None)
+    assert recorded(path) == ["/1"]
+
+
+def test_pairs_added_to_one_that_was_edited_do_not_vouch_for_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    record(path, 1)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE pairs SET path = '/edited'")
+        database.commit()
+    more = SnapshotWriter.extend(path)
+    more.add([pair(2)])
+    more.finish()
+    with Snapshot(path) as s:
+        for entry in s.entries():
+            assert entry.signature == signature(s.at(entry.row))
