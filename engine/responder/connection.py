@@ -28,8 +28,14 @@ from engine.store import SnapshotError
 if TYPE_CHECKING:
     from engine.responder.server import Responder
 
+HELD_LIMIT = 256 * 1024 * 1024
+"""Bytes that a responder keeps of requests that are not whole or wait, and of answers that are not read, of all its connections
+together: four of the longest bodies, or thousands of ordinary ones."""
 PIPELINE_LIMIT = 64
 """Requests of a connection that wait for their answers before it is read no further."""
+WAITING_LIMIT = 1024
+"""Requests that may wait all the same, for one read brings many: beyond, the connection is closed."""
+TOO_MUCH = f"more than {HELD_LIMIT // 1024**2} MiB of requests and answers that clients did not end or read"
 DIGEST_BYTES = 16
 LINGER_NOT = struct.pack("ii", 1, 0)
 """struct linger of socket(7): closing resets the connection."""
@@ -46,6 +52,10 @@ class Connection(asyncio.Protocol):
         self._layer: Layer | None = None
         self._reader = RequestReader()
         self._waiting: deque[Asked] = deque()
+        self._waiting_size = self._in_hand = self._unsent = self._held = 0
+        """Bytes of what waits, of the request that is passed on, of answers that the client does not read; of all, as counted."""
+        self.heard = True
+        """Whether anything came since the responder looked last."""
         self._timer: asyncio.TimerHandle | None = None
         self._passing: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
@@ -72,14 +82,23 @@ class Connection(asyncio.Protocol):
             if data[0] == HANDSHAKE_BYTE and self._layer is None:
                 address = self._scope.destination[0] if self._scope.destination else self._transport.get_extra_info("sockname")[0]
                 self._layer = Layer(self._responder.context, address)
-        if self._layer:
-            data = self._decrypt(self._layer, data)
-            if not data:
-                return
-        try:
-            self._take(data)
-        except SnapshotError as error:
-            self._refuse(RequestError(500, str(error)))
+        self.heard = True
+        layer = self._layer
+        if layer:
+            data = self._decrypt(layer, data)
+        if data:
+            try:
+                self._take(data)
+            except SnapshotError as error:
+                self._refuse(RequestError(500, str(error)))
+        if layer and layer.ended:
+            self._end()
+
+    def _end(self) -> None:
+        """Take the client's close_notify: what it asked before is still answered, then it gets ours (RFC 8446 section 6.1)."""
+        self._ended = True
+        if not self._waiting and not self._busy:
+            self._close()
 
     def eof_received(self) -> bool:
         """Take the end of the client's way: what it asked before is still answered."""
@@ -90,9 +109,16 @@ class Connection(asyncio.Protocol):
         """The client reads too slowly."""
         self._writable.clear()
         self._transport.pause_reading()
+        self._unsent = self._transport.get_write_buffer_size()
+        if not self._account():
+            self._responder.run.trouble(TOO_MUCH)
+            self._transport.abort()
 
     def resume_writing(self) -> None:
         """It has caught up."""
+        self.heard = True
+        self._unsent = 0
+        self._account()
         self._writable.set()
         self._go_on()
 
@@ -104,7 +130,7 @@ class Connection(asyncio.Protocol):
             if under_way:
                 under_way.cancel()
         self._writable.set()
-        self._waiting.clear()
+        self._forget()
         self._responder.dismiss(self)
 
     # -- TLS -----------------------------------------------------------------------------------------------------------
@@ -134,6 +160,26 @@ class Connection(asyncio.Protocol):
         self._scope = scope
         self._known = self._responder.known(scope)
 
+    # -- what it costs -------------------------------------------------------------------------------------------------
+
+    def _account(self) -> bool:
+        """Have counted what is kept for the client; whether there is room for it."""
+        held = self._reader.size + self._waiting_size + self._in_hand + self._unsent
+        more, self._held = held - self._held, held
+        return self._responder.hold(more)
+
+    def _forget(self) -> None:
+        """Let go of what waits."""
+        self._waiting.clear()
+        self._reader = RequestReader()
+        self._waiting_size = self._in_hand = self._unsent = 0
+        self._account()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: neither an answer that takes its time, nor one of a real backend."""
+        return not (self._timer or self._passing)
+
     @property
     def _busy(self) -> bool:
         """Whether an answer is under way, or cannot be sent."""
@@ -162,21 +208,28 @@ class Connection(asyncio.Protocol):
         if self._reader.waits_for_continue:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._waiting += asked
+        self._waiting_size += sum([each.size for each in asked])
         if len(self._waiting) > PIPELINE_LIMIT:
             self._transport.pause_reading()
         whole = len(asked) == 1 == len(self._waiting) and self._reader.idle
         if asked:
             self._go_on(digest if whole else b"")
+        if not self._account():
+            self._refuse(RequestError(503, TOO_MUCH))
+        elif len(self._waiting) > WAITING_LIMIT:
+            self._refuse(RequestError(503, f"more than {WAITING_LIMIT:,} requests at a time on one connection"))
 
     def _go_on(self, digest: bytes = b"") -> None:
         """Answer what waits, until one has to wait longer."""
         while self._waiting and not self._busy:
             if self._transport.is_closing():
                 return
-            self._answer(self._waiting.popleft(), digest)
+            asked = self._waiting.popleft()
+            self._waiting_size -= asked.size
+            self._answer(asked, digest)
         if not self._waiting and not self._busy:
             if self._ended:
-                self._transport.close()
+                self._close()
             elif not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -194,6 +247,7 @@ class Connection(asyncio.Protocol):
 
     def _miss(self, asked: Asked, missed: Missed) -> None:
         if self._responder.passing:
+            self._in_hand = asked.size
             self._passing = asyncio.get_running_loop().create_task(self._pass_on(self._responder.passing, asked, missed))
         else:
             self._responder.run.missed(missed, passed=False)
@@ -219,7 +273,8 @@ class Connection(asyncio.Protocol):
             self._write(b"".join(miss_reply(missed, not asked.keep_alive, str(error)).parts(b"")))
             keep_alive = asked.keep_alive
         finally:
-            self._passing = None
+            self._passing, self._in_hand = None, 0
+            self._account()
             if not began:
                 self._responder.run.missed(missed, passed=False)
         if keep_alive:
@@ -266,9 +321,13 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: RequestError) -> None:
         self._responder.run.trouble(str(error))
-        self._send(error_reply(error.status, str(error)))
+        self._forget()
+        if not self._transport.is_closing():
+            self._send(error_reply(error.status, str(error)))
 
     def _close(self) -> None:
+        if self._transport.is_closing():
+            return
         if self._layer:
             self._layer.close()
             self._transport.write(self._layer.output)
@@ -278,6 +337,14 @@ class Connection(asyncio.Protocol):
         """Break off so that it shows: an ordinary end would end an answer of unknown length as it should."""
         self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
         self._transport.abort()
+
+    def close_idle(self) -> None:
+        """End a connection of which nothing was heard for long."""
+        if not self._reader.idle or not self._writable.is_set():
+            self._responder.run.trouble("a client that stopped in the middle")
+            self._transport.abort()
+        else:
+            self._close()
 
     def abort(self) -> None:
         """Break off."""

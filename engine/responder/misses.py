@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
+from xml.sax.saxutils import escape
 
 from engine.matching.explain import Explanation
 from engine.matching.index import Request
@@ -11,7 +13,11 @@ from engine.responder.backends import Place
 from engine.responder.replies import Reply
 from engine.rrpair import Message
 
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 OUTCOME = b"Understudy-Outcome: NO_MATCH\r\n"
+STATUS = b"418 No Recorded Answer"
+"""Reserved as unused (RFC 9110 section 15.5.19), so no API answers with it and no client acts upon it. A 404 would be the backend's
+own answer that a thing is not there; a 5xx, 409 or 429 is tried again by SDKs, a 421 by fetch, a 400 to HEAD by boto3's S3."""
 AWS_ERROR = "UnderstudyNoMatch"
 """Error code that AWS SDKs show; with status 400 none of them tries again."""
 
@@ -32,6 +38,8 @@ def miss_reply(missed: Missed, close: bool, trouble: str = "") -> Reply:
     reason = f"{why.reason}; and it could not be passed on: {trouble}" if trouble else why.reason
     if request.header(b"x-amz-target") is not None:
         return _aws(missed, reason, close)
+    if request.header(b"x-amz-date") is not None or request.header(b"x-amz-content-sha256") is not None:
+        return _aws_xml(missed, reason, close)
     explained = {
         "outcome": "NO_MATCH",
         "host": missed.place[0],
@@ -42,7 +50,7 @@ def miss_reply(missed: Missed, close: bool, trouble: str = "") -> Reply:
         "differs": [asdict(difference) for difference in why.differences],
     }
     body = json.dumps({"understudy": explained}, indent=1).encode()
-    return _reply(b"404 Not Found", b"Content-Type: application/json\r\n" + OUTCOME, body, request, close)
+    return _reply(STATUS, b"Content-Type: application/json\r\n" + OUTCOME, body, request, close)
 
 
 def _aws(missed: Missed, reason: str, close: bool) -> Reply:
@@ -52,6 +60,16 @@ def _aws(missed: Missed, reason: str, close: bool) -> Reply:
     body = json.dumps({"__type": AWS_ERROR, "message": _sentence(missed, reason)}).encode()
     headers = b"Content-Type: %b\r\nx-amzn-ErrorType: %b\r\n%b" % (media, AWS_ERROR.encode(), OUTCOME)
     return _reply(b"400 Bad Request", headers, body, request, close)
+
+
+def _aws_xml(missed: Missed, reason: str, close: bool) -> Reply:
+    """Any other protocol of AWS: S3 and REST-XML read the element, the query protocol reads it in another, REST-JSON the header."""
+    message = escape(_NOT_XML.sub("\ufffd", _sentence(missed, reason)))
+    body = f"<Error><Code>{AWS_ERROR}</Code><Message>{message}</Message></Error>"
+    if (missed.request.message.header(b"content-type") or b"").startswith(b"application/x-www-form-urlencoded"):
+        body = f"<ErrorResponse>{body}</ErrorResponse>"
+    headers = b"Content-Type: application/xml\r\nx-amzn-ErrorType: %b\r\n%b" % (AWS_ERROR.encode(), OUTCOME)
+    return _reply(STATUS, headers, body.encode(), missed.request.message, close)
 
 
 def _sentence(missed: Missed, reason: str) -> str:

@@ -13,6 +13,10 @@ HEAD_LIMIT = 256 * 1024
 """Longest request head: what was recorded must be heard again, and the recorder takes as much."""
 BODY_LIMIT = 64 * 1024 * 1024
 """Longest body, for the same reason."""
+FIELD_OVERHEAD = 32
+"""What a trailer field counts for besides its texts: thousands without any would be memory, too."""
+REQUEST_OVERHEAD = 1024
+"""Bytes that a request takes besides its texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,12 @@ class Asked:
     trailers: Fields
     keep_alive: bool
     continue_asked: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, about."""
+        fields = (*self.headers, *self.trailers)
+        return REQUEST_OVERHEAD + len(self.target) + len(self.body) + sum(len(name) + len(value) for name, value in fields)
 
 
 _NOT_PASSED_ON = frozenset({b"expect", b"proxy-connection", b"proxy-authorization", b"upgrade", b"http2-settings"})
@@ -75,6 +85,7 @@ class RequestReader:
         self._trailers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._body_size = 0
+        self._trailers_size = 0
         self._in_body = False
         self._expects = False
         self._version = ""
@@ -84,12 +95,14 @@ class RequestReader:
         """Give the requests that these bytes end. Raises RequestError."""
         while data:
             data = self._feed(data)
+        self._size = 0 if self.idle or self._in_body else self._size
         if not self._in_body:
-            self._size = 0 if self.idle else self._size
             if self._size > HEAD_LIMIT:
                 raise RequestError(431, f"a request head longer than {HEAD_LIMIT // 1024} KiB")
         elif self._body_size > BODY_LIMIT:
             raise RequestError(413, f"a request body longer than {BODY_LIMIT // 1024**2} MiB")
+        elif self._trailers_size > HEAD_LIMIT:
+            raise RequestError(431, f"request trailers longer than {HEAD_LIMIT // 1024} KiB")
         finished, self._finished = self._finished, []
         return finished
 
@@ -110,6 +123,11 @@ class RequestReader:
         return b""
 
     @property
+    def size(self) -> int:
+        """Bytes of the request that is not whole yet."""
+        return 0 if self.idle else self._size + min(self._body_size, BODY_LIMIT) + min(self._trailers_size, HEAD_LIMIT)
+
+    @property
     def waits_for_continue(self) -> bool:
         """Whether a request whose body is still to come asks whether to send it. True once."""
         waits, self._expects = self._in_body and self._expects, False
@@ -127,7 +145,13 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field, or a trailer field."""
-        (self._trailers if self._in_body else self._headers).append((name, value.strip(b" \t")))
+        field = (name, value.strip(b" \t"))
+        if not self._in_body:
+            self._headers.append(field)
+            return
+        self._trailers_size += len(name) + len(value) + FIELD_OVERHEAD
+        if self._trailers_size <= HEAD_LIMIT:
+            self._trailers.append(field)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""

@@ -5,17 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from engine.matching.explain import Explanation
+from engine.matching.explain import Difference, Explanation
 from engine.report import BackendCount, Miss, MockReport
 from engine.responder.backends import Place
 from engine.responder.misses import Missed
 
 MISSES_LIMIT = 1000
 """Misses that are kept with their explanations: more than anybody reads; the rest is counted."""
+MISSES_BYTES = 16 * 1024 * 1024
+"""Of their texts, which are what workloads send: a report is read whole, by people and programs."""
+TEXT_LIMIT = 2000
+"""Characters of a text that is kept: a path may have 256 KiB."""
+HOST_LIMIT = 255
+"""Characters of a host's name: DNS has no longer ones (RFC 1035 section 2.3.4), but a Host header may."""
 PLACES_LIMIT = 1000
 """Places never recorded that are counted by themselves."""
 TROUBLES_LIMIT = 100
+_Text = TypeVar("_Text", str, str | None)
 OTHERS: Place = ("(others)", 0)
 
 
@@ -42,6 +50,18 @@ class _Missed:
     times: int = 0
     passed: int = 0
 
+    @property
+    def size(self) -> int:
+        """Characters of its texts."""
+        why = self.explanation
+        texts = (self.place[0], self.operation, self.method, self.path, why.reason, why.operation)
+        differences = sum(len(d.field) + len(d.recorded or "") + len(d.live or "") for d in why.differences)
+        return sum(map(len, texts)) + differences
+
+
+def _cut(text: _Text, limit: int = TEXT_LIMIT) -> _Text:
+    return text if text is None or len(text) <= limit else text[:limit] + "…"
+
 
 class Run:
     """The record of a run."""
@@ -52,12 +72,16 @@ class Run:
         self._counts = {place: Count(True) for place in places}
         self._places = len(self._counts) + PLACES_LIMIT
         self._misses: dict[tuple[Place, bytes], _Missed] = {}
+        self._misses_size = 0
         self._more_misses = 0
         self._troubles: dict[str, int] = {}
 
     def count(self, place: Place) -> Count:
         """The count of a backend."""
         found = self._counts.get(place)
+        if found is None:
+            place = (_cut(place[0], HOST_LIMIT), place[1])
+            found = self._counts.get(place)
         if found is None:
             place = place if len(self._counts) < self._places else OTHERS
             found = self._counts.setdefault(place, Count(False))
@@ -75,16 +99,27 @@ class Run:
         count.requests += 1
         count.passed += passed
         known = self._misses.get(key)
-        if known is None and len(self._misses) >= MISSES_LIMIT:
-            self._more_misses += 1
-            return
         if known is None:
-            known = self._misses[key] = _Missed(time.time_ns(), place, request.operation, request.method, request.path, missed.why)
+            known = self._kept(missed)
+            if len(self._misses) >= MISSES_LIMIT or self._misses_size + known.size > MISSES_BYTES:
+                self._more_misses += 1
+                return
+            self._misses[key] = known
+            self._misses_size += known.size
         known.times += 1
         known.passed += passed
 
+    @staticmethod
+    def _kept(missed: Missed) -> _Missed:
+        request, why = missed.request, missed.why
+        place = (_cut(missed.place[0], HOST_LIMIT), missed.place[1])
+        differences = tuple([Difference(_cut(d.field), _cut(d.recorded), _cut(d.live)) for d in why.differences])
+        kept = Explanation(_cut(why.reason), why.nearest, _cut(why.operation), differences)
+        return _Missed(time.time_ns(), place, _cut(request.operation), _cut(request.method), _cut(request.path), kept)
+
     def trouble(self, reason: str) -> None:
         """Count a connection that brought no request, or an answer that broke off."""
+        reason = _cut(reason)
         if reason in self._troubles or len(self._troubles) < TROUBLES_LIMIT:
             self._troubles[reason] = self._troubles.get(reason, 0) + 1
 

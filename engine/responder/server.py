@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import errno
+import socket
 import threading
 import time
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -16,7 +19,7 @@ from engine.report import MockReport
 from engine.responder.answering import Answering, Plan
 from engine.responder.authority import Authority, Contexts
 from engine.responder.backends import Backends, Scope
-from engine.responder.connection import Connection, Known
+from engine.responder.connection import HELD_LIMIT, Connection, Known
 from engine.responder.destination import Destination, OriginalDestination, original_destination
 from engine.responder.passing import Keep, Passing
 from engine.responder.replies import Replies
@@ -24,14 +27,29 @@ from engine.responder.run import Run
 from engine.responder.tls import choosing_context
 from engine.snapshot import Snapshot
 
+LOOPBACK = "127.0.0.1"
+_LOCALHOST = (LOOPBACK, "::1")
+"""RFC 6761 section 6.3; a client of that name may try either."""
+LISTEN_TRIES = 10
+"""A port that is free on one address of the loopback need not be on the other."""
 CONNECTIONS_LIMIT = 4096
 """Clients at a time: some 200 MiB with TLS."""
+IDLE_SECONDS = 150.0
+"""A connection of which nothing is heard for so long, or at most twice as long, is closed: load balancers wait 60 s."""
 KNOWN_LIMIT = 200_000
 """Requests that are known by their bytes; some 30 MiB. Where more come, it begins anew."""
 SCOPES_LIMIT = 1000
 """Names and destinations whose requests are known by their bytes."""
 BACKLOG = 1024
 STOP_SECONDS = 5.0
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can connect to it."""
+    try:
+        return address == "localhost" or ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 class Clock:
@@ -65,6 +83,7 @@ class Responder:
         real_authorities: bytes = b"",
         keep: Keep | None = None,
         original_destination: OriginalDestination = original_destination,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """Read the snapshot.
 
@@ -86,18 +105,21 @@ class Responder:
         replies = Replies(self._snapshot.answer)
         self.answering = Answering(self.backends, self._snapshot.redactor(), replies, self.run)
         self.speed = speed
+        self._idle_seconds = idle_seconds
+        self._held = 0
         self.original_destination = original_destination
         self.clock = Clock()
         self.authority = authority
         self.context = choosing_context(Contexts(authority))
         self.address = ""
+        self.addresses: tuple[str, ...] = ()
         self.port = 0
         self._known: dict[Scope, Known] = {}
         self._known_count = 0
         self._connections: set[Connection] = set()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="responder", daemon=True)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     # -- its life ------------------------------------------------------------------------------------------------------
 
@@ -112,9 +134,52 @@ class Responder:
 
     async def _listen(self, address: str, port: int) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), address, port, backlog=BACKLOG, start_serving=False)
-        self.address, self.port = self._server.sockets[0].getsockname()[:2]
-        await self._server.start_serving()
+        loop.set_exception_handler(self._unexpected)
+        found = await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = _LOCALHOST if address == "localhost" else tuple(dict.fromkeys(str(each[4][0]) for each in found))
+        for tries_left in reversed(range(LISTEN_TRIES)):
+            try:
+                await self._bind(addresses, port)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or port or not tries_left:
+                    raise
+        self.addresses = tuple(server.sockets[0].getsockname()[0] for server in self._servers)
+        self.address, self.port = self._servers[0].sockets[0].getsockname()[:2]
+        for server in self._servers:
+            await server.start_serving()
+        loop.call_later(self._idle_seconds, self._sweep)
+
+    async def _bind(self, addresses: tuple[str, ...], port: int) -> None:
+        """Take one port on all of these that the machine has; one at least."""
+        loop = asyncio.get_running_loop()
+        self._close_servers()
+        for address in addresses:
+            try:
+                server = await loop.create_server(lambda: Connection(self), address, port, backlog=BACKLOG, start_serving=False)
+            except OSError as error:
+                if self._servers and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    continue
+                raise
+            self._servers.append(server)
+            port = server.sockets[0].getsockname()[1]
+
+    def _close_servers(self) -> None:
+        while self._servers:
+            self._servers.pop().close()
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A fault of ours costs the connection that met it, and is told of."""
+        self.run.trouble(f"understudy failed: {context.get('exception') or context.get('message')!r}")
+        loop.default_exception_handler(context)
+
+    def _sweep(self) -> None:
+        """Close the connections of which nothing was heard since the last time."""
+        for connection in list(self._connections):
+            if not connection.heard and connection.idle:
+                connection.close_idle()
+            connection.heard = False
+        self._loop.call_later(self._idle_seconds, self._sweep)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -130,8 +195,7 @@ class Responder:
         return self.run.report()
 
     async def _end(self) -> None:
-        if self._server:
-            self._server.close()
+        self._close_servers()
         for connection in list(self._connections):
             connection.abort()
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -146,7 +210,8 @@ class Responder:
 
     def _is_own(self, far: Destination, near: Destination) -> bool:
         """Whether a connection with these ends leads here; an unspecified address is every one of the machine's."""
-        return far[1] == self.port and (far[0] == self.address or (ip_address(self.address).is_unspecified and far[0] == near[0]))
+        everywhere = any(ip_address(address).is_unspecified for address in self.addresses)
+        return far[1] == self.port and (far[0] in self.addresses or (everywhere and far[0] == near[0]))
 
     # -- for its connections -------------------------------------------------------------------------------------------
 
@@ -157,6 +222,11 @@ class Responder:
             return False
         self._connections.add(connection)
         return True
+
+    def hold(self, more: int) -> bool:
+        """Count bytes that are kept for clients, or (negative) no longer are; whether there is room for more."""
+        self._held += more
+        return more <= 0 or self._held <= HELD_LIMIT
 
     def dismiss(self, connection: Connection) -> None:
         """Forget a connection."""

@@ -32,6 +32,8 @@ class Layer:
         self._tls = found
         self._tls.address = address
         self.established = False
+        self.ended = False
+        """Whether the client has said that nothing follows (close_notify)."""
 
     @property
     def server_name(self) -> str:
@@ -48,10 +50,14 @@ class Layer:
             return self._read()
         except ssl.SSLWantReadError:
             return b""
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+            return b""
 
     def _read(self) -> bytes:
         tls, incoming = self._tls, self._incoming
         plain = tls.read(READ_BYTES)
+        self.ended |= not plain
         if not incoming.pending and not tls.pending():  # one record, as most requests are: spare an exception
             return plain
         parts = [plain]
@@ -59,8 +65,11 @@ class Layer:
             while plain:
                 plain = tls.read(READ_BYTES)
                 parts.append(plain)
+            self.ended = True
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True
         return b"".join(parts)
 
     def send(self, data: bytes) -> None:

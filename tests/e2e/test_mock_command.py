@@ -81,7 +81,7 @@ def test_a_miss_is_explained_and_counts(recorded: Callable[[str], list[str]], tl
     ask = (sys.executable, "-c", ASK, f"{tls_server.url}/never/asked")
     done = mock(tmp_path / "snapshot", *ask, options=("--fail-on-miss", "--report", tmp_path / "report"))
     assert done.status == 3
-    assert done.stdout.startswith(b"404 ")
+    assert done.stdout.startswith(b"418 ")
     assert "NO_MATCH" in done.stderr
     (miss,) = report_of(tmp_path / "report")["misses"]
     assert (miss["path"], miss["host"]) == ("/never/asked", "localhost")
@@ -155,12 +155,12 @@ def test_calls_fail_at_once_when_a_part_is_gone(
     command += [str(tls_server.port), str(authority.ca)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment(), cwd=ROOT, text=True, **pipes) as process:  # type: ignore[call-overload]
-        assert process.stdout.readline() == "404\n"
+        assert process.stdout.readline() == "418\n"
         killed = part(process.pid, victim)
         killed.kill()
         psutil.wait_procs([killed], TIMEOUT)
         said, errors = process.communicate("\n", timeout=TIMEOUT)
-    assert said in (("ConnectionRefusedError\n",) if victim == "engine" else ("404\n", "ConnectionRefusedError\n"))
+    assert said in (("ConnectionRefusedError\n",) if victim == "engine" else ("418\n", "ConnectionRefusedError\n"))
     assert process.returncode == 125
     assert f"the {victim} ended" in errors
 

@@ -69,7 +69,7 @@ def test_a_backend_that_is_not_trusted_is_not_asked(tls_server: TruthServer, aut
         == 0
     )
     done, report = mock(tmp_path, "passthrough", *ask)
-    assert "404" in done.stderr
+    assert "418" in done.stderr
     assert [(miss["path"], miss["passed"]) for miss in report["misses"]] == [("/length/5/new", 0)]
     assert len(tls_server.exchanges) == COUNT
 

@@ -70,8 +70,8 @@ def test_answers_reports_and_ends(tmp_path: Path) -> None:
     with mock(tmp_path, path, "--except", "other.example", "--report", report, "--fail-on-miss") as running:
         assert running.get("https://api.example.com/a") == (200, "answer")
         status, text = running.get("https://api.example.com/b")
-        assert (status, json.loads(text)["understudy"]["differs"]) == (404, [{"field": "path.1", "recorded": "a", "live": "b"}])
-        assert running.get("https://other.example/a")[0] == 404
+        assert (status, json.loads(text)["understudy"]["differs"]) == (418, [{"field": "path.1", "recorded": "a", "live": "b"}])
+        assert running.get("https://other.example/a")[0] == 418
         assert running.stop() == MISSED
     assert "left out: other.example:443" in running.told
     assert "NO_MATCH GET /b (api.example.com:443)" in running.told

@@ -156,7 +156,7 @@ def test_a_client_gets_the_recorded_answers(serve: Serve, talk: Talk) -> None:
     assert talk(responder, "POST", f"https://{HOST}/v1/orders", b'{"items":[1,"1"],"amount":100}') == (201, b'{"id":"or_1"}')
     status, body = talk(responder, "POST", f"https://{HOST}/v1/orders", b'{"items":[1,1],"amount":100}')
     differs = json.loads(body)["understudy"]["differs"]
-    assert (status, differs) == (404, [{"field": "body/items/1", "recorded": '"1"', "live": "1"}])
+    assert (status, differs) == (418, [{"field": "body/items/1", "recorded": '"1"', "live": "1"}])
     report = responder.stop()
     assert (report.requests, report.matches) == (4, 3)
 
@@ -172,7 +172,7 @@ def test_plain_requests_of_a_proxy(serve: Serve) -> None:
     responder = serve(Exchange("GET /a?b", b"plain", host="plain.example", port=8080, tls=False))
     with session(responder) as client:
         assert client.get("http://plain.example:8080/a?b").content == b"plain"
-        assert client.get("http://plain.example:9/a?b").status_code == 404
+        assert client.get("http://plain.example:9/a?b").status_code == 418
 
 
 def test_the_original_destination_tells_where_nothing_else_does(serve: Serve) -> None:

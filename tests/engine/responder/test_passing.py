@@ -256,7 +256,7 @@ def test_who_is_not_trusted_hears_nothing(serve: Serve, issuer: trustme.CA, name
     with real(OK, context=server_context(issuer, "real.example")) as server:
         responder = passing(serve, server.place, real_authorities=authorities)
         answer = say_by_tls(responder, name, get("/secret"))
-    assert answer.startswith(b"HTTP/1.1 404")
+    assert answer.startswith(b"HTTP/1.1 418")
     assert b"is not trusted" in answer
     assert server.heard == [b""]
     assert [(miss.path, miss.passed) for miss in responder.stop().misses] == [("/secret", 0)]
@@ -285,7 +285,7 @@ def test_nobody_there_is_an_explained_miss(serve: Serve) -> None:
         place = unused.getsockname()
     responder = passing(serve, place)
     head, _, rest = say(responder, get("/real"), get("/recorded")).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 404")
+    assert head.startswith(b"HTTP/1.1 418")
     body = json.JSONDecoder().raw_decode(rest.decode())[0]["understudy"]
     assert "it could not be passed on" in body["reason"]
     assert str(place[1]) in body["reason"]

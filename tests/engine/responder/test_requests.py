@@ -102,3 +102,13 @@ def test_a_body_is_bounded() -> None:
 def test_any_bytes_are_requests_or_an_error(parts: list[bytes]) -> None:
     with contextlib.suppress(RequestError):
         read(RequestReader(), *parts)
+
+
+def test_trailers_are_bounded() -> None:
+    reader = RequestReader()
+    read(reader, b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    many = b"".join(b"a%d: %b\r\n" % (n, b"x" * 50) for n in range(10_000))
+    with pytest.raises(RequestError) as caught:
+        read(reader, many)
+    assert caught.value.status == 431
+    assert reader.size <= 2 * HEAD_LIMIT

@@ -1,0 +1,175 @@
+"""What clients may cost a responder, and how connections end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine.responder.server import Responder
+from tests.engine.making import Exchange
+from tests.engine.responder.conftest import Serve
+
+
+def open_tls(responder: Responder) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=str(responder.authority.certificate_file))
+    found = socket.create_connection((responder.address, responder.port), timeout=20)
+    return context.wrap_socket(found, server_hostname="api.example.com")
+
+
+ASKED = b"GET /a HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
+
+
+def test_close_notify_is_answered(serve: Serve) -> None:
+    """SSLSocket.unwrap waits for ours without an end of its own; the socket's timeout would end it here."""
+    with open_tls(serve(Exchange("GET /a", b"answer"))) as client:
+        client.sendall(ASKED)
+        assert client.recv(1000).endswith(b"answer")
+        under = client.unwrap()
+        assert under.recv(1) == b""
+        under.close()
+
+
+def test_close_notify_is_answered_before_the_first_request(serve: Serve) -> None:
+    with open_tls(serve(Exchange("GET /a"))) as client:
+        client.unwrap().close()
+
+
+def test_what_was_asked_before_close_notify_is_answered(serve: Serve) -> None:
+    responder = serve(Exchange("GET /a", b"answer"), speed=0.2)
+    context = ssl.create_default_context(cafile=str(responder.authority.certificate_file))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="api.example.com")
+    with socket.create_connection((responder.address, responder.port), timeout=20) as raw:
+
+        def exchange(step: Callable[[], Any]) -> Any:
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    raw.sendall(outgoing.read())
+                    incoming.write(raw.recv(65536))
+
+        exchange(tls.do_handshake)
+        tls.write(ASKED)
+        with contextlib.suppress(ssl.SSLError):
+            tls.unwrap()  # writes close_notify, then wants to read
+        raw.sendall(outgoing.read())
+        got = b""
+        while data := raw.recv(65536):
+            incoming.write(data)
+        with contextlib.suppress(ssl.SSLError):
+            while part := tls.read(1000):
+                got += part
+        assert got.endswith(b"answer")
+
+
+async def _close_with_asyncio(responder: Responder) -> None:
+    context = ssl.create_default_context(cafile=str(responder.authority.certificate_file))
+    reader, writer = await asyncio.open_connection(
+        responder.address, responder.port, ssl=context, server_hostname="api.example.com", ssl_shutdown_timeout=20.0
+    )
+    writer.write(ASKED)
+    await reader.read(1000)
+    writer.close()
+    await writer.wait_closed()  # TimeoutError where nobody answers
+
+
+def test_asyncio_closes_in_good_order(serve: Serve) -> None:
+    asyncio.run(_close_with_asyncio(serve(Exchange("GET /a", b"answer"))))
+
+
+def asked(responder: Responder, data: bytes) -> bytes:
+    """All that is answered to these bytes."""
+    with socket.create_connection((responder.address, responder.port), timeout=20) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return client.makefile("rb").read()
+
+
+def troubles(responder: Responder) -> str:
+    return str(responder.run.report().troubles)
+
+
+def test_a_client_that_says_nothing_is_let_go(serve: Serve) -> None:
+    responder = serve(Exchange("GET /a", b"answer"), idle_seconds=0.05)
+    with socket.create_connection((responder.address, responder.port), timeout=20) as client:
+        client.sendall(ASKED)
+        assert client.recv(1000).endswith(b"answer")
+        assert client.recv(1) == b""
+    assert troubles(responder) == "()"
+
+
+def test_a_client_that_stops_in_the_middle_is_let_go_and_counted(serve: Serve) -> None:
+    responder = serve(Exchange("GET /a"), idle_seconds=0.05)
+    with socket.create_connection((responder.address, responder.port), timeout=20) as client:
+        client.sendall(ASKED[:-2])
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+    assert "stopped in the middle" in troubles(responder)
+
+
+def test_an_answer_that_takes_its_time_is_waited_for(serve: Serve) -> None:
+    responder = serve(Exchange("GET /a", b"answer"), idle_seconds=0.02, speed=0.02)  # 4 ms become 200
+    with socket.create_connection((responder.address, responder.port), timeout=20) as client:
+        client.sendall(ASKED)
+        assert client.recv(1000).endswith(b"answer")
+
+
+def test_bodies_of_all_clients_have_one_limit(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is far below the limit of a body; the client that goes over the sum is refused, the others are not."""
+    monkeypatch.setattr("engine.responder.server.HELD_LIMIT", 1_000_000)
+    responder = serve(Exchange("POST /a", b"answer", body=b"x" * 400_000))
+    head = b"POST /a HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 400000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection((responder.address, responder.port), timeout=20)) for _ in range(3)]
+        for client in clients:
+            client.sendall(head + b"x" * 399_999)
+        [refused], *_ = select.select(clients, [], [], 20)
+        assert b" 503 " in refused.recv(1000).split(b"\r\n")[0]
+        assert "MiB of requests" in troubles(responder)
+        for client in clients:
+            if client is not refused:
+                client.sendall(b"x")
+                assert client.recv(1000).endswith(b"answer")
+    assert responder._held == 0
+
+
+def test_requests_that_wait_have_a_limit(serve: Serve) -> None:
+    responder = serve(Exchange("GET /a", b"answer"), speed=0.00001)  # the first is answered in minutes
+    with socket.create_connection((responder.address, responder.port), timeout=20) as client:
+        client.sendall(ASKED * 3000)
+        client.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert b" 503 " in client.recv(1000).split(b"\r\n")[0]
+    assert "requests at a time on one connection" in troubles(responder)
+
+
+def test_a_fault_of_ours_costs_one_connection_and_is_told_of(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    responder = serve(Exchange("GET /a", b"answer"))
+    answer = responder.answering.answer
+
+    def failing(scope: Any, asked: Any) -> Any:
+        if asked.target == "/fault":
+            raise RecursionError("too deep")
+        return answer(scope, asked)
+
+    monkeypatch.setattr(responder.answering, "answer", failing)
+    assert asked(responder, ASKED.replace(b"/a", b"/fault")) == b""
+    assert asked(responder, ASKED).endswith(b"answer")
+    assert "understudy failed: RecursionError" in troubles(responder)
+
+
+def test_localhost_is_both_addresses(serve: Serve) -> None:
+    responder = serve(Exchange("GET /a", b"answer"), listen="localhost")
+    assert responder.addresses == ("127.0.0.1", "::1")
+    for address in responder.addresses:
+        with socket.create_connection((address, responder.port), timeout=20) as client:
+            client.sendall(ASKED)
+            assert client.recv(1000).endswith(b"answer")
