@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
 
 import click
@@ -17,14 +18,22 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 from understudy.v1 import capture_pb2, capture_pb2_grpc, control_pb2, control_pb2_grpc
 
+from engine.calls import OpenCalls
 from engine.control import ControlService
 from engine.ingest.service import CaptureService, Recordings
 from engine.metrics import EngineCollector
 from engine.state import state_folder
 
-CALLS_AT_ONCE = 64
-"""Each connected agent keeps a thread; the others answer soon."""
-
+UPLOADS_LIMIT = 256
+"""Agents at a time: each keeps a thread for as long as it lives, some 100 KiB."""
+STREAMS_LIMIT = 32
+"""Other streaming calls of one method at a time, such as ListPairs: their clients may read as slowly as they like."""
+STREAMING_METHODS = 8
+"""Methods besides Upload that stream: ours, and those of health and reflection."""
+CALLS_AT_ONCE = UPLOADS_LIMIT + STREAMS_LIMIT * STREAMING_METHODS + 32
+"""Threads, made as they are needed. Whatever streams, some are left for calls that answer soon."""
+MESSAGE_LIMIT = 16 * 1024 * 1024
+"""Bytes of a message: an agent's batches have some 1 MiB."""
 
 _FOLDER = click.Path(file_okay=False, exists=True, path_type=Path)
 
@@ -50,6 +59,7 @@ def main(listen: str, store: Path, state: Path | None, metrics: str, lease_stdin
     stop, left_alone = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    check_listen(listen)
     server, recordings = build(listen, store, state)
     if metrics:
         host, _, port = metrics.rpartition(":")
@@ -61,19 +71,38 @@ def main(listen: str, store: Path, state: Path | None, metrics: str, lease_stdin
         threading.Thread(target=_wait_for_end_of_input, args=(left_alone, stop), daemon=True).start()
     stop.wait()
     server.stop(1).wait()
-    with recordings.lock:
-        for recording in recordings.all():
-            recording.abandon()
+    recordings.abandon()
     if left_alone.is_set() and listen.startswith("unix:"):
         _remove_empty_folders(Path(listen.removeprefix("unix:")))
+
+
+def check_listen(listen: str) -> None:
+    """Raise ClickException where others than people of this machine could connect: nothing asks yet who they are."""
+    host, _, port = listen.rpartition(":")
+    if listen.startswith("unix:") or (port.isdecimal() and _is_loopback(host)):
+        return
+    raise click.ClickException(
+        f"--listen {listen}: there is no TLS yet, so the engine serves this machine only: give unix:PATH, or 127.0.0.1:PORT"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def build(listen: str, store: Path, state: Path | None = None) -> tuple[grpc.Server, Recordings]:
     """Put the engine together."""
     recordings = Recordings()
     control = ControlService(store, recordings, state or state_folder(os.environ))
-    options = [("grpc.max_receive_message_length", -1)]
-    server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="rpc"), options=options)
+    options = [("grpc.max_receive_message_length", MESSAGE_LIMIT)]
+    open_calls = OpenCalls({"/understudy.v1.CaptureService/Upload": UPLOADS_LIMIT}, STREAMS_LIMIT)
+    threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="rpc")
+    server = grpc.server(threads, options=options, interceptors=[open_calls])
     capture_pb2_grpc.add_CaptureServiceServicer_to_server(CaptureService(recordings), server)
     control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
     healthy = health.HealthServicer()

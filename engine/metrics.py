@@ -21,13 +21,21 @@ class EngineCollector(Collector):
         recordings = self._recordings.all()
         yield CounterMetricFamily("understudy_engine_batches", "Batches received from agents.", value=self._recordings.batches)
         yield CounterMetricFamily("understudy_engine_events", "Events received from agents.", value=self._recordings.events)
+        yield CounterMetricFamily(
+            "understudy_engine_malformed_events",
+            "Events from agents that could not be taken; each ends its stream.",
+            value=self._recordings.malformed_events,
+        )
         yield GaugeMetricFamily("understudy_engine_recordings", "Snapshots that are being recorded.", value=len(recordings))
         pairs = GaugeMetricFamily("understudy_engine_recorded_pairs", "Pairs recorded so far.", labels=["snapshot", "complete"])
         received = GaugeMetricFamily("understudy_engine_recorded_bytes", "Bytes taken in so far.", labels=["snapshot"])
+        lost = GaugeMetricFamily("understudy_engine_lost_pairs", "Pairs that could not be written.", labels=["snapshot"])
         for recording in recordings:
             name = recording.writer.path.name
             pairs.add_metric([name, "true"], recording.writer.complete_pairs)
             pairs.add_metric([name, "false"], recording.writer.pairs - recording.writer.complete_pairs)
             received.add_metric([name], recording.received_bytes)
+            lost.add_metric([name], recording.writer.lost_pairs)
         yield pairs
         yield received
+        yield lost

@@ -23,7 +23,7 @@ from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.render_mock import CA_VARIABLES, render_left_out, render_miss, render_summary, usage
-from engine.cli.reports import report_of
+from engine.cli.reports import merged, report_of
 from engine.cli.takeover import Takeover
 from engine.cli.text import clean
 from engine.report import Miss, MockReport
@@ -87,12 +87,12 @@ class Mocking:
 
     def report(self) -> MockReport:
         """What happened so far. Raises grpc.RpcError where the engine is gone."""
-        return report_of(self._control.GetResponder(control_pb2.GetResponderRequest(responder_id=self.responder.id)).run)
+        return report_of(merged(self._control.GetResponder(control_pb2.GetResponderRequest(responder_id=self.responder.id))))
 
     def stop(self) -> MockReport:
         """End it. Raises Failure."""
         try:
-            return report_of(self._control.StopResponder(control_pb2.StopResponderRequest(responder_id=self.responder.id)).run)
+            return report_of(merged(self._control.StopResponder(control_pb2.StopResponderRequest(responder_id=self.responder.id))))
         except grpc.RpcError as error:
             raise Failure(error.details() or str(error)) from error
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from understudy.v1 import control_pb2 as pb
 
 from engine.matching.explain import Difference
 from engine.report import BackendCount, Miss, MockReport
+
+
+def merged(parts: Iterable[pb.GetResponderResponse] | Iterable[pb.StopResponderResponse]) -> pb.ResponderRun:
+    """A run, out of the parts in which it comes."""
+    run = pb.ResponderRun()
+    for part in parts:
+        run.MergeFrom(part.run)
+    return run
 
 
 def report_of(run: pb.ResponderRun) -> MockReport:

@@ -1,11 +1,11 @@
-"""The responders of an engine, and what came of them as messages."""
+"""The responders of an engine."""
 
 from __future__ import annotations
 
 import math
+import queue
 import secrets
 import threading
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -16,28 +16,70 @@ from understudy.v1 import control_pb2 as pb
 
 from engine.ingest.recording import Recording
 from engine.ingest.service import Recordings
-from engine.report import Miss, MockReport
+from engine.report import MockReport
 from engine.responder.authority import Authority
 from engine.responder.backends import Place
-from engine.responder.server import Responder
+from engine.responder.server import LOOPBACK, Responder, is_loopback
 from engine.rrpair import Direction, Flow, Role, RRPair
-from engine.snapshot import SnapshotError
+from engine.store.encoding import well_formed
 
 RESPONDERS_LIMIT = 64
 """Responders at a time: each has a thread and an index."""
 ID_BYTES = 8
+UNWRITTEN_LIMIT = 1000
+"""What was heard of real backends and waits to be written, a message of the responder each: a disk that is slower loses them."""
+_PASSING = (pb.ON_MISS_PASSTHROUGH, pb.ON_MISS_RECORD)
+
+
+class _Adder:
+    """Writes what a responder heard, on a thread of its own: the responder's loop waits for no disk and no lock."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self._lost = 0
+        self._queue: queue.Queue[list[RRPair | Flow] | None] = queue.Queue(UNWRITTEN_LIMIT)
+        self._thread = threading.Thread(target=self._run, name="adder", daemon=True)
+        self._thread.start()
+
+    def put(self, items: Iterable[RRPair | Flow]) -> None:
+        """Take these, or count them where too much waits already."""
+        try:
+            self._queue.put_nowait(list(items))
+        except queue.Full:
+            self._lost += 1
+
+    def _run(self) -> None:
+        while (items := self._queue.get()) is not None:
+            with self.recording.lock:
+                self.recording.heard(items)
+
+    def settle(self) -> None:
+        """Write what waits. Nothing may be put any more."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    @property
+    def troubles(self) -> tuple[tuple[str, int], ...]:
+        """What could not be kept, and how often."""
+        found = [(self.recording.error, 1), ("answers of real backends came sooner than they could be written", self._lost)]
+        return tuple((reason, times) for reason, times in found if reason and times)
 
 
 @dataclass(frozen=True, slots=True)
 class _On:
-    """A responder, and the recording that is added to the snapshot, if there is one."""
+    """A responder, and who adds to the snapshot what it heard, if that is wanted."""
 
     responder: Responder
-    recording: Recording | None
+    adder: _Adder | None
 
     @property
     def report(self) -> MockReport:
-        return replace(self.responder.run.report(), added_pairs=self.recording.added_pairs if self.recording else 0)
+        report = self.responder.run.report()
+        if self.adder is None:
+            return report
+        troubles = (*report.troubles, *self.adder.troubles)
+        return replace(report, added_pairs=self.adder.recording.added_pairs, troubles=troubles)
 
 
 class Responders:
@@ -55,71 +97,63 @@ class Responders:
             raise ValueError("a speed is 0 or more")
         if request.port > 65535:
             raise ValueError(f"{request.port} is no port")
+        if request.on_miss in _PASSING and not is_loopback(request.address or LOOPBACK):
+            raise ValueError(
+                f"on {request.address}, requests that were not recorded would be passed on for whoever connects: listen on"
+                " 127.0.0.1, or let misses fail"
+            )
         if len(self._on) >= RESPONDERS_LIMIT:
             raise ValueError(f"there are {RESPONDERS_LIMIT} responders: stop one first")
         identity = secrets.token_hex(ID_BYTES)
-        recording = None
+        adder = None
         if request.on_miss == pb.ON_MISS_RECORD:
-            recording = self._recordings.extend(path, request.capture_id or identity, lambda item: _is_new(item, responder))
+            capture = request.capture_id or identity
+            adder = _Adder(self._recordings.extend(path, capture, lambda item: _is_new(item, responder)))
         try:
-            responder = self._started(path, request, recording)
+            responder = self._started(path, request, adder)
         except BaseException:
-            if recording:
-                self._conclude(recording)
+            if adder:
+                adder.settle()
+                self._recordings.discard(adder.recording)
             raise
-        self._on[identity] = _On(responder, recording)
+        self._on[identity] = _On(responder, adder)
         return _message(identity, responder)
 
-    def _started(self, path: Path, request: pb.StartResponderRequest, recording: Recording | None) -> Responder:
+    def _started(self, path: Path, request: pb.StartResponderRequest, adder: _Adder | None) -> Responder:
         with self._lock:
             authority = Authority(self._state)
-
-        def keep(finished: Iterable[RRPair | Flow]) -> None:
-            assert recording
-            try:
-                with self._recordings.lock:
-                    recording.writer.add(finished)
-            except SnapshotError as error:
-                responder.run.trouble(str(error))
-
         responder = Responder(
             path,
             authority,
             only=request.only,
             excluded=request.excluded,
             speed=request.speed,
-            pass_on=request.on_miss in (pb.ON_MISS_PASSTHROUGH, pb.ON_MISS_RECORD),
+            pass_on=request.on_miss in _PASSING,
             real_authorities=request.real_authorities,
-            keep=keep if recording else None,
+            keep=adder.put if adder else None,
         )
-        responder.start(request.address or "127.0.0.1", request.port)
+        responder.start(request.address or LOOPBACK, request.port)
         return responder
 
-    def _conclude(self, recording: Recording) -> None:
-        """Make the snapshot of it, or leave the old one where there is nothing new."""
-        with self._recordings.lock:
-            self._recordings.remove(recording)
-            recording.finish(time.time_ns())
+    def get(self, identity: str) -> tuple[pb.Responder, MockReport] | None:
+        """One, and what it was asked so far; None where there is none."""
+        found = self._on.get(identity)
+        return (_message(identity, found.responder), found.report) if found else None
 
-    def get(self, identity: str) -> pb.GetResponderResponse | None:
-        """What one was asked so far; None where there is none."""
+    def stop(self, identity: str) -> MockReport | None:
+        """End one; what it was asked. None where there is none.
+
+        Raises SnapshotError and OSError where what was recorded cannot be made a snapshot: it can be stopped again.
+        """
         found = self._on.get(identity)
         if found is None:
             return None
-        return pb.GetResponderResponse(responder=_message(identity, found.responder), run=run_message(found.report))
-
-    def stop(self, identity: str) -> pb.ResponderRun | None:
-        """End one; what it was asked. None where there is none.
-
-        Raises SnapshotError and OSError where what was recorded cannot be made a snapshot.
-        """
-        found = self._on.pop(identity, None)
-        if found is None:
-            return None
         found.responder.stop()
-        if found.recording:
-            self._conclude(found.recording)
-        return run_message(found.report)
+        if found.adder:
+            found.adder.settle()
+            self._recordings.finish(found.adder.recording)
+        self._on.pop(identity, None)
+        return found.report
 
 
 def _is_new(item: RRPair | Flow, responder: Responder) -> bool:
@@ -149,38 +183,4 @@ def _message(identity: str, responder: Responder) -> pb.Responder:
 
 
 def _backend(place: Place, addresses: set[str]) -> backend_pb2.Backend:
-    return backend_pb2.Backend(host=place[0], port=place[1], addresses=sorted(addresses))
-
-
-def run_message(report: MockReport) -> pb.ResponderRun:
-    """A report as a message."""
-    return pb.ResponderRun(
-        service=report.service,
-        started_unix_nano=report.started,
-        ended_unix_nano=report.ended,
-        backends=[
-            pb.BackendCount(host=b.host, port=b.port, recorded=b.recorded, requests=b.requests, matches=b.matches, passed=b.passed)
-            for b in report.backends
-        ],
-        misses=[_miss_message(miss) for miss in report.misses],
-        more_misses=report.more_misses,
-        troubles=dict(report.troubles),
-        added_pairs=report.added_pairs,
-    )
-
-
-def _miss_message(miss: Miss) -> pb.Miss:
-    return pb.Miss(
-        time_unix_nano=miss.time,
-        times=miss.times,
-        passed=miss.passed,
-        host=miss.host,
-        port=miss.port,
-        operation=miss.operation,
-        method=miss.method,
-        path=miss.path,
-        reason=miss.reason,
-        nearest_id=miss.nearest,
-        nearest_operation=miss.nearest_operation,
-        differences=[pb.Difference(field=d.field, recorded=d.recorded, live=d.live) for d in miss.differences],
-    )
+    return backend_pb2.Backend(host=well_formed(place[0]), port=place[1], addresses=sorted(map(well_formed, addresses)))

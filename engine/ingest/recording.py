@@ -1,14 +1,26 @@
-"""A snapshot that is being recorded: the conversations of its capture, and how far each is committed. Not thread-safe."""
+"""A snapshot that is being recorded: the conversations of its capture, and how far each is committed.
+
+It is called by one thread at a time: whoever calls holds its `lock`. Recordings share nothing, so that none waits for another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from engine.pairing import Conversation
 from engine.rrpair import Connection, Flow, RRPair, Way
-from engine.snapshot import SnapshotWriter
+from engine.snapshot import Finished, SnapshotError, SnapshotWriter
 from engine.store import Progress
+
+STREAMS_LIMIT = 65_536
+"""Streams at a time: as many connections as a host has ports to one address. Each takes some 10 KiB and what is not whole yet."""
+HELD_PAIRS = 10_000
+"""Pairs and flows that wait for a disk that takes nothing, until they are dropped and counted."""
+HELD_BYTES = 64 * 1024 * 1024
+"""Of their bodies."""
 
 StreamKey = tuple[str, int]
 """An agent's instance, and the stream's number in it."""
@@ -31,12 +43,18 @@ class Recording:
         self._wanted = wanted
         self._present = writer.pairs
         self._progress: dict[str, dict[int, Progress]] = {}
+        self.lock = threading.RLock()
         self.received_bytes = 0
-        self.ledger: dict[str, int] | None = None
+        self.error = ""
+        """Why what was taken in last is not written; "" while all is well."""
         self.over = False
+        self._result: Finished | None = None
+        self._agents: set[str] = set()
+        self._ledgers: dict[str, Mapping[str, int]] = {}
         self._conversations: dict[StreamKey, Conversation] = {}
         self._opaque: dict[StreamKey, tuple[Connection, int]] = {}
         self._finished: list[RRPair | Flow] = []
+        self._heard: list[RRPair | Flow] = []
         self._moved: set[StreamKey] = set()
         self._relocated: dict[str, Connection] = {}
 
@@ -45,11 +63,35 @@ class Recording:
         """Pairs that came to those that were there at the beginning."""
         return self.writer.pairs - self._present
 
+    @property
+    def capture_ended(self) -> bool:
+        """Whether the capture has ended in good order at every agent that had begun it."""
+        return bool(self._ledgers) and self._agents <= self._ledgers.keys()
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """The account of the capture: the sum of its agents'. Empty until one of them has ended it."""
+        total: Counter[str] = Counter()
+        for ledger in self._ledgers.values():
+            total.update(ledger)
+        return dict(total)
+
+    def capture_started(self, agent: str) -> None:
+        """An agent takes part."""
+        self._agents.add(agent)
+
+    def capture_over(self, agent: str, ledger: Mapping[str, int]) -> None:
+        """An agent has ended the capture, and this is its account."""
+        self._ledgers[agent] = ledger
+
     def opened(self, key: StreamKey, connection: Connection, time: int, *, start_known: bool, opaque: bool) -> None:
         """A stream begins, or is told of again."""
         known = self._position(key)
         if key in self._conversations or key in self._opaque or known.finished:
             self._moved.add(key)
+            return
+        if len(self._conversations) + len(self._opaque) >= STREAMS_LIMIT:
+            self._give_up(key, Flow(connection, time, "", f"more than {STREAMS_LIMIT:,} streams at a time"))
             return
         if opaque:
             self._opaque[key] = (connection, time)
@@ -95,12 +137,37 @@ class Recording:
         if key in self._opaque:
             connection, began = self._opaque.pop(key)
             self._finished.append(Flow(connection, began, "tls", "its plaintext cannot be captured", *opaque))
+        conversation = self._conversations.get(key)
+        if conversation is None:
+            self._end(key)
+            return
+        try:
+            self._finished += conversation.close(time, ended)
+        except Exception as error:
+            self.fail(key, time, error)
+            return
+        del self._conversations[key]
+        self._note_position(key, conversation, finished=True)
+
+    def fail(self, key: StreamKey, time: int, error: Exception) -> None:
+        """A stream cannot be read on, by a fault of its agent or of ours: it costs that stream only, and is told of."""
         conversation = self._conversations.pop(key, None)
         if conversation:
-            self._finished += conversation.close(time, ended)
-            self._note_position(key, conversation, finished=True)
-        else:
-            self._progress[key[0]][key[1]] = replace(self._position(key), finished=True)
+            reason = f"understudy failed to read it ({type(error).__name__}: {error})"
+            self._give_up(key, Flow(conversation.connection, time, "", reason, *conversation.progress))
+
+    def _give_up(self, key: StreamKey, flow: Flow) -> None:
+        self._moved.add(key)
+        self._finished.append(flow)
+        self._end(key)
+
+    def _end(self, key: StreamKey) -> None:
+        self._progress[key[0]][key[1]] = replace(self._position(key), finished=True)
+
+    def heard(self, items: Iterable[RRPair | Flow]) -> None:
+        """Keep what was not captured but heard by ourselves."""
+        self._heard += items
+        self.commit()
 
     def _take(self, key: StreamKey, finished: Iterable[RRPair | Flow]) -> None:
         self._moved.add(key)
@@ -118,36 +185,70 @@ class Recording:
         self._progress[agent][stream] = Progress(agent, stream, *conversation.progress, finished)
 
     def commit(self) -> list[Progress]:
-        """Commit everything so far; returns how far the streams that moved have come."""
+        """Commit everything so far; returns how far the streams that moved have come: nowhere, where nothing can be written.
+
+        What cannot be written is tried again the next time, within bounds; `error` tells of it.
+        """
         for key in self._moved:
             if key in self._conversations:
                 self._note_position(key, self._conversations[key])
+        try:
+            return self._write()
+        except SnapshotError as error:
+            self.error = str(error)
+            self._drop_what_is_too_much()
+            return []
+
+    def _write(self) -> list[Progress]:
         moved = [self._position(key) for key in self._moved]
-        if moved or self._relocated:
-            finished = [item for item in self._finished if self._wanted(item)] if self._wanted else self._finished
-            self.writer.add(finished, moved, self._relocated.values())
-        self._finished, self._moved, self._relocated = [], set(), {}
+        finished = [item for item in self._finished if self._wanted(item)] if self._wanted else self._finished
+        if moved or self._relocated or finished or self._heard:
+            self.writer.add([*finished, *self._heard] if self._heard else finished, moved, self._relocated.values())
+        self._finished, self._heard, self._moved, self._relocated, self.error = [], [], set(), {}, ""
         return moved
 
-    def finish(self, now: int) -> None:
-        """End every open conversation, and make the snapshot readable. One to which nothing was to be added stays what it was."""
+    def _drop_what_is_too_much(self) -> None:
+        held = [*self._finished, *self._heard]
+        if len(held) > HELD_PAIRS or sum(map(_size, held)) > HELD_BYTES:
+            self.writer.lost_pairs += sum(isinstance(item, RRPair) for item in held)
+            self._finished, self._heard = [], []
+
+    def finish(self, now: int) -> Finished | None:
+        """End every open conversation, and make the snapshot readable. One to which nothing was to be added stays what it was.
+
+        May be tried again where it raises SnapshotError or OSError.
+        """
         self.over = True
         for key in [*self._conversations, *self._opaque]:
             self.closed(key, now, ended=False)
-        self.commit()
+        self._write()
+        if self._result:
+            return self._result
         if self._wanted:
             if not self.added_pairs:
                 self.writer.abandon()
-                return
+                return None
             self.writer.note_added(self.added_pairs)
-        elif self.ledger is not None:
+        elif self._ledgers and self.capture_ended:
             self.writer.set_ledger(self.ledger)
-        self.writer.finish()
+        self._result = self.writer.finish()
+        return self._result
+
+    def discard(self) -> None:
+        """Throw away what was taken in."""
+        self.over = True
+        self.writer.abandon()
 
     def abandon(self) -> None:
         """Close the file as it is: another engine may go on with it."""
         self.over = True
         self.writer.close()
+
+
+def _size(item: RRPair | Flow) -> int:
+    if isinstance(item, Flow):
+        return 0
+    return len(item.request.body) + (len(item.response.body) if item.response else 0)
 
 
 def _merged(connection: Connection, facts: Connection) -> Connection:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +17,11 @@ from understudy.v1 import capture_pb2_grpc
 from engine.ingest.recording import Recording, StreamKey, Wanted
 from engine.reassembly import LOST, UNKNOWN
 from engine.rrpair import Connection, Role, Way
-from engine.snapshot import Snapshot, SnapshotWriter
+from engine.snapshot import Finished, Snapshot, SnapshotWriter
+from engine.store.rows import INTEGER_LIMIT
+
+AGENT_ID_LIMIT = 128
+"""Characters of an agent's id: a name and a random number."""
 
 _WAYS = {pb.DIRECTION_READ: Way.READ, pb.DIRECTION_WRITE: Way.WRITE}
 _ROLES = {pb.ROLE_UNSPECIFIED: Role.UNKNOWN, pb.ROLE_CLIENT: Role.CLIENT, pb.ROLE_SERVER: Role.SERVER}
@@ -28,17 +34,17 @@ _METHODS = {
 
 
 class Recordings:
-    """The recordings that are on, by capture. Its lock is held over a batch, so that a finished snapshot is whole."""
+    """The recordings that are on, by capture. Its lock is held for a moment only; each recording has one of its own."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self._lock = threading.Lock()
         self._by_capture: dict[str, Recording] = {}
-        self.batches = self.events = 0
+        self._starting: dict[str, Path] = {}
+        self.batches = self.events = self.malformed_events = 0
 
     def start(self, path: Path, service: str, capture_id: str, *, resume: bool) -> Recording:
         """Begin. Raises SnapshotError, OSError, and ValueError where the capture is recorded already."""
-        with self.lock:
-            self._check(path, capture_id)
+        with self._reserved(path, capture_id):
             writer = SnapshotWriter.create(
                 path,
                 service=service,
@@ -51,34 +57,77 @@ class Recordings:
 
     def extend(self, path: Path, capture_id: str, wanted: Wanted) -> Recording:
         """Begin to add to a snapshot. Raises SnapshotError, OSError, and ValueError where the capture is recorded already."""
-        with self.lock:
-            self._check(path, capture_id)
+        with self._reserved(path, capture_id):
             with Snapshot(path) as snapshot:
                 service = snapshot.info.service
             return self._keep(Recording(SnapshotWriter.extend(path), service, capture_id, wanted))
 
-    def _check(self, path: Path, capture_id: str) -> None:
-        if capture_id in self._by_capture:
-            raise ValueError(f"capture {capture_id!r} is being recorded already")
-        if any(recording.writer.path == path for recording in self._by_capture.values()):
-            raise ValueError(f"{path.name} is being recorded already")
+    @contextmanager
+    def _reserved(self, path: Path, capture_id: str) -> Iterator[None]:
+        """Keep others from the capture and the file while they are begun: files are copied without the lock."""
+        with self._lock:
+            if capture_id in self._by_capture or capture_id in self._starting:
+                raise ValueError(f"capture {capture_id!r} is being recorded already")
+            if path in self._starting.values() or any(each.writer.path == path for each in self._by_capture.values()):
+                raise ValueError(f"{path.name} is being recorded already")
+            self._starting[capture_id] = path
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._starting[capture_id]
 
     def _keep(self, recording: Recording) -> Recording:
-        self._by_capture[recording.capture_id] = recording
+        with self._lock:
+            self._by_capture[recording.capture_id] = recording
         return recording
 
     def find(self, capture_id: str) -> Recording | None:
         """The recording of a capture."""
         return self._by_capture.get(capture_id)
 
-    def remove(self, recording: Recording) -> None:
-        """It takes in nothing more."""
-        with self.lock:
-            self._by_capture.pop(recording.capture_id, None)
+    def named(self, name: str) -> Recording | None:
+        """The recording of a file."""
+        return next((each for each in self.all() if each.writer.path.name == name), None)
+
+    def finish(self, recording: Recording) -> Finished | None:
+        """End one. Where that raises SnapshotError or OSError, it can be tried again."""
+        with recording.lock:
+            result = recording.finish(time.time_ns())
+        self._remove(recording)
+        return result
+
+    def discard(self, recording: Recording) -> None:
+        """End one and throw away what it took in."""
+        self._remove(recording)
+        with recording.lock:
+            recording.discard()
+
+    def abandon(self) -> None:
+        """Leave all as they are: another engine may go on with them."""
+        for recording in self.all():
+            with recording.lock:
+                recording.abandon()
+
+    def _remove(self, recording: Recording) -> None:
+        with self._lock:
+            if self._by_capture.get(recording.capture_id) is recording:
+                del self._by_capture[recording.capture_id]
 
     def all(self) -> list[Recording]:
         """All that are on."""
         return list(self._by_capture.values())
+
+    def count(self, events: int, malformed: int) -> None:
+        """Count a batch."""
+        with self._lock:
+            self.batches += 1
+            self.events += events
+            self.malformed_events += malformed
+
+
+_Event = tuple[StreamKey, str | None, pb.CaptureEvent]
+_Streams = dict[StreamKey, Recording]
 
 
 class CaptureService(capture_pb2_grpc.CaptureServiceServicer):
@@ -87,43 +136,55 @@ class CaptureService(capture_pb2_grpc.CaptureServiceServicer):
     def __init__(self, recordings: Recordings) -> None:
         self._recordings = recordings
 
-    def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext) -> Iterator[pb.UploadResponse]:  # noqa: ARG002, D102
-        streams: dict[StreamKey, Recording] = {}
+    def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext) -> Iterator[pb.UploadResponse]:  # noqa: D102
+        streams: _Streams = {}
         for request in request_iterator:
-            response = pb.UploadResponse(received_sequence=request.sequence)
-            with self._recordings.lock:
-                self._recordings.batches += 1
-                self._recordings.events += len(request.events)
-                unwanted = self._take(request, streams)
-                for recording in self._recordings.all():
-                    _commit(recording, request.agent_id, response)
-            for stream in unwanted:
-                response.committed.add(stream_id=stream, finished=True)
-            yield response
+            if not 0 < len(request.agent_id) <= AGENT_ID_LIMIT:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"an agent's id has 1 to {AGENT_ID_LIMIT} characters")
+            yield self.take(request, streams)
 
-    def _take(self, request: pb.UploadRequest, streams: dict[StreamKey, Recording]) -> set[int]:
-        """Feed the recordings; returns the streams that no recording wants."""
+    def take(self, request: pb.UploadRequest, streams: _Streams) -> pb.UploadResponse:
+        """Take in a batch. `streams`: those of the same connection that were opened before."""
+        response = pb.UploadResponse(received_sequence=request.sequence)
         unwanted: set[int] = set()
-        agent = request.agent_id
+        malformed = 0
+        for recording, events in self._by_recording(request, streams, unwanted).items():
+            with recording.lock:
+                if recording.over:
+                    unwanted.update(key[1] for key, _, _ in events if key[1])
+                    continue
+                malformed += sum([not _taken(recording, *event) for event in events])
+                _commit(recording, request.agent_id, response)
+        for stream in unwanted:
+            response.committed.add(stream_id=stream, finished=True)
+        self._recordings.count(len(request.events), malformed)
+        return response
+
+    def _by_recording(self, request: pb.UploadRequest, streams: _Streams, unwanted: set[int]) -> dict[Recording, list[_Event]]:
+        """The events of each recording, in order; `unwanted` gets the streams that none wants."""
+        found: dict[Recording, list[_Event]] = {}
         for event in request.events:
             kind = event.WhichOneof("event")
-            key = (agent, event.stream_id)
-            if kind == "opened":
-                wanted = self._recordings.find(event.opened.capture_id)
-                if wanted:
-                    streams[key] = wanted
-            elif kind == "capture_ended":
-                ended = self._recordings.find(event.capture_ended.capture_id)
-                if ended:
-                    ended.ledger = _ledger(event.capture_ended.ledger)
-            recording = streams.get(key)
-            if recording and not recording.over:
-                _feed(recording, key, kind, event)
-                if kind == "closed":
-                    del streams[key]
+            key = (request.agent_id, event.stream_id)
+            recording = self._recording_of(key, kind, event, streams)
+            if recording:
+                found.setdefault(recording, []).append((key, kind, event))
             elif event.stream_id:
                 unwanted.add(event.stream_id)
-        return unwanted
+            if kind == "closed":
+                streams.pop(key, None)
+        return found
+
+    def _recording_of(self, key: StreamKey, kind: str | None, event: pb.CaptureEvent, streams: _Streams) -> Recording | None:
+        if kind == "capture_started":
+            return self._recordings.find(event.capture_started.capture_id)
+        if kind == "capture_ended":
+            return self._recordings.find(event.capture_ended.capture_id)
+        if kind == "opened":
+            wanted = self._recordings.find(event.opened.capture_id)
+            if wanted:
+                streams[key] = wanted
+        return streams.get(key)
 
 
 def _commit(recording: Recording, agent: str, response: pb.UploadResponse) -> None:
@@ -135,6 +196,32 @@ def _commit(recording: Recording, agent: str, response: pb.UploadResponse) -> No
                 write_offset=progress.write_offset,
                 finished=progress.finished,
             )
+
+
+def _taken(recording: Recording, key: StreamKey, kind: str | None, event: pb.CaptureEvent) -> bool:
+    """Feed a recording; whether the event could be taken. What cannot costs its stream only."""
+    try:
+        _check(kind, event)
+        _feed(recording, key, kind, event)
+        return True
+    except Exception as error:
+        recording.fail(key, min(event.time_unix_nano, INTEGER_LIMIT), error)
+        return False
+
+
+def _check(kind: str | None, event: pb.CaptureEvent) -> None:
+    """Raise ValueError where an event cannot be: numbers that no store holds, or no direction."""
+    largest = max(event.time_unix_nano, event.stream_id)
+    if kind == "chunk":
+        largest = max(largest, event.chunk.offset + len(event.chunk.data))
+    elif kind == "gap":
+        largest = max(largest, event.gap.offset + event.gap.length)
+    elif kind == "closed":
+        largest = max(largest, event.closed.read.opaque, event.closed.write.opaque)
+    if largest > INTEGER_LIMIT:
+        raise ValueError("its agent sent a number that is none of a stream")
+    if kind in ("chunk", "gap", "half_closed") and getattr(event, kind).direction not in _WAYS:
+        raise ValueError("its agent sent no direction")
 
 
 def _feed(recording: Recording, key: StreamKey, kind: str | None, event: pb.CaptureEvent) -> None:
@@ -155,11 +242,15 @@ def _feed(recording: Recording, key: StreamKey, kind: str | None, event: pb.Capt
         recording.half_closed(key, _WAYS[event.half_closed.direction], now)
     elif kind == "closed":
         recording.closed(key, now, (event.closed.read.opaque, event.closed.write.opaque))
+    elif kind == "capture_started":
+        recording.capture_started(key[0])
+    elif kind == "capture_ended":
+        recording.capture_over(key[0], _ledger(event.capture_ended.ledger))
 
 
 def _connection(key: StreamKey, opened: pb.StreamOpened) -> Connection:
     return Connection(
-        id=f"{key[0][:8]}-{key[1]}",
+        id=f"{blake2b(key[0].encode(), digest_size=8).hexdigest()}-{key[1]}",
         tls=opened.source != pb.SOURCE_SOCKET,
         pid=opened.workload.pid,
         command=opened.workload.command,

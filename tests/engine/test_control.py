@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
-import tempfile
+import json
+import random
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +22,14 @@ from understudy.v1 import capture_pb2 as pb
 from understudy.v1 import capture_pb2_grpc, control_pb2, control_pb2_grpc
 
 from engine.__main__ import build
-from engine.cli.reports import report_of
-from engine.control.responders import run_message
+from engine.cli.reports import merged, report_of
+from engine.control.messages import run_parts
 from engine.metrics import EngineCollector
 from engine.snapshot import Snapshot, uncheck
 from tests.e2e.machine import eventually
-from tests.engine.making import Exchange, write_snapshot
+from tests.engine.making import Exchange, Headers, write_snapshot
 
+JSON: Headers = (("Content-Type", "application/json"),)
 ASKED = b"GET /a?b=c HTTP/1.1\r\nHost: api.example\r\n\r\n"
 ANSWERED = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -48,15 +51,6 @@ class Engine:
     def upload(self, *batches: list[pb.CaptureEvent]) -> list[pb.UploadResponse]:
         requests = (pb.UploadRequest(agent_id="agent", sequence=n, events=batch) for n, batch in enumerate(batches, 1))
         return list(capture_pb2_grpc.CaptureServiceStub(self.channel).Upload(requests))
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with tempfile.TemporaryDirectory(prefix="us-") as folder:
-        made = Engine(Path(folder))
-        yield made
-        made.channel.close()
-        made.server.stop(0).wait()
 
 
 def conversation(stream: int = 1, capture_id: str = "c1") -> list[pb.CaptureEvent]:
@@ -137,10 +131,24 @@ def test_deleting(engine: Engine) -> None:
     assert refusal(engine.control.DeleteSnapshot, request) is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("name", ["", "../a.snapshot", "/etc/passwd", ".hidden"])
+NOT_NAMES = ["", "..", "../a.snapshot", "a/../b.snapshot", "a/..", "a.snapshot/", "/../a", "/etc/passwd", ".hidden"]
+NOT_NAMES += ["a\0b", "a\nb", "\x1b[2J", "x" * 201]
+
+
+@pytest.mark.parametrize("name", NOT_NAMES)
 def test_names_stay_in_the_store(engine: Engine, name: str) -> None:
-    request = control_pb2.CreateSnapshotRequest(name=name, capture_id="c")
-    assert refusal(engine.control.CreateSnapshot, request) is grpc.StatusCode.INVALID_ARGUMENT
+    create = control_pb2.CreateSnapshotRequest(name=name, capture_id="c")
+    assert refusal(engine.control.CreateSnapshot, create) is grpc.StatusCode.INVALID_ARGUMENT
+    start = control_pb2.StartResponderRequest(snapshot=name)
+    assert refusal(engine.control.StartResponder, start) is grpc.StatusCode.INVALID_ARGUMENT
+    for call, request in (
+        (engine.control.FinishSnapshot, control_pb2.FinishSnapshotRequest(name=name)),
+        (engine.control.GetSnapshot, control_pb2.GetSnapshotRequest(name=name)),
+        (engine.control.DeleteSnapshot, control_pb2.DeleteSnapshotRequest(name=name)),
+        (lambda r: list(engine.control.ListPairs(r)), control_pb2.ListPairsRequest(name=name)),
+    ):
+        assert refusal(call, request) is grpc.StatusCode.INVALID_ARGUMENT
+    assert engine.recordings.all() == []
 
 
 def test_what_cannot_be_made_twice(engine: Engine) -> None:
@@ -151,6 +159,303 @@ def test_what_cannot_be_made_twice(engine: Engine) -> None:
     assert refusal(engine.control.CreateSnapshot, same_capture) is grpc.StatusCode.ALREADY_EXISTS
     nothing = control_pb2.FinishSnapshotRequest(name="z.snapshot")
     assert refusal(engine.control.FinishSnapshot, nothing) is grpc.StatusCode.NOT_FOUND
+
+
+# -- one recording does not know of another ----------------------------------------------------------------------------
+
+
+def asking(request: bytes, stream: int = 1, capture_id: str = "c1", **changes: Any) -> list[pb.CaptureEvent]:
+    events = conversation(stream, capture_id)
+    events[3].chunk.data = request
+    for name, value in changes.items():
+        setattr(events[3], name, value)
+    return events
+
+
+def snapshot_of(engine: Engine, name: str = "a.snapshot") -> control_pb2.Snapshot:
+    return engine.control.GetSnapshot(control_pb2.GetSnapshotRequest(name=name)).snapshot
+
+
+def finish(engine: Engine, name: str = "a.snapshot", **options: Any) -> control_pb2.FinishSnapshotResponse:
+    return engine.control.FinishSnapshot(control_pb2.FinishSnapshotRequest(name=name, **options))
+
+
+SURROGATE = b'{"TableName":"\\ud83d"}'
+DYNAMODB = (
+    b"POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: DynamoDB_20120810.GetItem\r\nContent-Length: %d\r\n\r\n" % len(SURROGATE)
+) + SURROGATE
+
+
+@pytest.mark.parametrize("events", [asking(DYNAMODB, 2), asking(ASKED, 2, time_unix_nano=2**63), asking(ASKED, 2, stream_id=2**63)])
+def test_one_request_does_not_stop_a_recording(engine: Engine, events: list[pb.CaptureEvent]) -> None:
+    engine.create()
+    engine.create("b.snapshot", "c2")
+    engine.upload(conversation(1), events, conversation(3, "c2"), conversation(4))
+    assert finish(engine).snapshot.pairs >= 2
+    assert finish(engine, "b.snapshot").snapshot.pairs == 1
+
+
+BROKEN = [
+    pb.CaptureEvent(stream_id=2, chunk=pb.Chunk(data=b"x")),
+    pb.CaptureEvent(stream_id=2, chunk=pb.Chunk(direction=77, data=b"x")),  # type: ignore[arg-type]
+    pb.CaptureEvent(stream_id=2, chunk=pb.Chunk(direction=pb.DIRECTION_READ, offset=2**64 - 1, data=b"x")),
+    pb.CaptureEvent(stream_id=2, gap=pb.Gap(direction=pb.DIRECTION_READ, offset=2**63, length=2**63)),
+    pb.CaptureEvent(stream_id=2, half_closed=pb.HalfClosed()),
+]
+
+
+@pytest.mark.parametrize("event", BROKEN)
+def test_an_event_that_cannot_be_costs_its_stream(engine: Engine, event: pb.CaptureEvent) -> None:
+    engine.create()
+    engine.upload([*conversation(2)[:4], event, *conversation(2)[4:]], conversation(3))
+    assert finish(engine).snapshot.pairs == 1
+    assert engine.recordings.malformed_events == 1
+    with Snapshot(engine.folder / "a.snapshot") as snapshot:
+        assert [flow.reason[:31] for flow in snapshot.flows()] == ["understudy failed to read it (V"]
+
+
+def test_an_agent_says_who_it_is(engine: Engine) -> None:
+    for name in ("", "x" * 1000):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(capture_pb2_grpc.CaptureServiceStub(engine.channel).Upload(iter([pb.UploadRequest(agent_id=name)])))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_disk_that_takes_nothing_stops_one_recording_only(engine: Engine) -> None:
+    engine.create()
+    full = engine.recordings.find("c1")
+    assert full
+    engine.create("b.snapshot", "c2")
+    full.writer._store._database.execute("PRAGMA query_only = 1")  # type: ignore[attr-defined]
+    first, second = engine.upload(conversation(1), conversation(2, "c2"))
+    assert (first.received_sequence, list(first.committed)) == (1, [])
+    assert [progress.stream_id for progress in second.committed] == [2]
+    assert "cannot be written" in snapshot_of(engine).error
+    assert snapshot_of(engine, "b.snapshot").error == ""
+    assert refusal(engine.control.FinishSnapshot, control_pb2.FinishSnapshotRequest(name="a.snapshot")) is (
+        grpc.StatusCode.FAILED_PRECONDITION
+    )
+    full.writer._store._database.execute("PRAGMA query_only = 0")  # type: ignore[attr-defined]
+    assert finish(engine).snapshot.pairs == 1, "nothing of it was lost"
+    assert finish(engine, "b.snapshot").snapshot.pairs == 1
+
+
+def test_what_waits_for_a_disk_has_a_limit_and_is_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.ingest.recording.HELD_PAIRS", 3)
+    engine.create()
+    break_disk(engine)
+    for stream in range(1, 7):
+        engine.upload(conversation(stream))
+    assert snapshot_of(engine).lost_pairs == 4
+    [recording] = engine.recordings.all()
+    assert len(recording._finished) == 2
+    recording.writer._store._database.execute("PRAGMA query_only = 0")  # type: ignore[attr-defined]
+    done = finish(engine).snapshot
+    assert (done.pairs, done.lost_pairs) == (2, 4)
+
+
+def test_streams_at_a_time_have_a_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.ingest.recording.STREAMS_LIMIT", 2)
+    engine.create()
+    engine.upload([event for stream in range(1, 5) for event in conversation(stream)])
+    assert finish(engine).snapshot.pairs == 2
+    with Snapshot(engine.folder / "a.snapshot") as snapshot:
+        assert [flow.reason for flow in snapshot.flows()] == ["more than 2 streams at a time"] * 2
+
+
+def of_agent(engine: Engine, agent: str, *events: pb.CaptureEvent) -> None:
+    list(
+        capture_pb2_grpc.CaptureServiceStub(engine.channel).Upload(
+            iter([pb.UploadRequest(agent_id=agent, sequence=1, events=events)])
+        )
+    )
+
+
+def test_two_agents_of_one_capture(engine: Engine) -> None:
+    """Their ids begin alike, and they number their streams alike."""
+    engine.create()
+    started = pb.CaptureEvent(capture_started=pb.CaptureStarted(capture_id="c1", node="n"))
+    for agent, path in (("understudy-agent-1", b"/1"), ("understudy-agent-2", b"/2")):
+        events = asking(ASKED.replace(b"/a", path))
+        of_agent(engine, agent, *events, pb.CaptureEvent(stream_id=1, closed=pb.StreamClosed()))
+    of_agent(engine, "understudy-agent-1", ended(100))
+    assert not snapshot_of(engine).capture_ended, "one is still at it"
+    of_agent(engine, "understudy-agent-2", ended(7), started)
+    assert (snapshot_of(engine).capture_ended, snapshot_of(engine).ledger.seen) == (True, 107)
+    done = finish(engine).snapshot
+    assert (done.pairs, done.ledger.seen, done.ledger.delivered) == (2, 107, 107)
+    with Snapshot(engine.folder / "a.snapshot") as snapshot:
+        assert len({pair.connection.id for pair in snapshot.pairs()}) == 2
+
+
+def ended(seen: int) -> pb.CaptureEvent:
+    return pb.CaptureEvent(capture_ended=pb.CaptureEnded(capture_id="c1", ledger=pb.Ledger(seen=seen, delivered=seen)))
+
+
+def test_a_file_that_is_being_copied_keeps_nobody_waiting(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_snapshot(engine.folder / "b.snapshot", Exchange("GET /a"))
+    engine.create()
+    copying, over = threading.Event(), threading.Event()
+
+    def slowly(source: Path, target: Path) -> None:
+        copying.set()
+        assert over.wait(60)
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr("engine.snapshot.shutil.copyfile", slowly)
+    request = control_pb2.StartResponderRequest(snapshot="b.snapshot", on_miss=control_pb2.ON_MISS_RECORD)
+    starting = engine.control.StartResponder.future(request)
+    assert copying.wait(60)
+    assert len(engine.upload(conversation())) == 1
+    assert finish(engine).snapshot.pairs == 1
+    with pytest.raises(grpc.RpcError, match="is being recorded already"):
+        engine.create("b.snapshot", "c9")
+    over.set()
+    stop(engine, starting.result(60).responder)
+
+
+def test_a_responder_waits_for_no_recording(engine: Engine, backend: int) -> None:
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
+    [recording] = engine.recordings.all()
+    with recording.lock:
+        assert ask_by_name(responder, backend, "/b") == (200, b"real /b")
+        assert ask_by_name(responder, backend, "/a") == (200, b"{}")
+    assert stop(engine, responder).added_pairs == 1
+
+
+# -- the end of a recording --------------------------------------------------------------------------------------------
+
+
+def test_finishing_twice_is_finishing_once(engine: Engine) -> None:
+    engine.create()
+    engine.upload(conversation())
+    assert finish(engine) == finish(engine)
+
+
+def test_a_recording_without_pairs_replaces_none(engine: Engine) -> None:
+    for pairs in (1, 0, 0):
+        engine.create()
+        if pairs:
+            engine.upload(conversation())
+        done = finish(engine)
+    assert (done.snapshot.name, done.previous_name) == ("a.snapshot.empty", "")
+    assert finish(engine) == done
+    assert (snapshot_of(engine).pairs, (engine.folder / "a.snapshot.old").exists()) == (1, False)
+
+
+def test_what_was_there_is_kept_and_named(engine: Engine) -> None:
+    for _ in range(2):
+        engine.create()
+        engine.upload(conversation())
+        done = finish(engine)
+    assert (done.snapshot.name, done.previous_name) == ("a.snapshot", "a.snapshot.old")
+
+
+def test_a_recording_is_thrown_away(engine: Engine) -> None:
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a"))
+    before = (engine.folder / "a.snapshot").read_bytes()
+    engine.create()
+    engine.upload(conversation())
+    assert finish(engine, discard=True) == control_pb2.FinishSnapshotResponse()
+    assert [each.name for each in engine.folder.glob("a.*")] == ["a.snapshot"]
+    assert (engine.folder / "a.snapshot").read_bytes() == before
+    discard = control_pb2.FinishSnapshotRequest(name="a.snapshot", discard=True)
+    assert refusal(engine.control.FinishSnapshot, discard) is grpc.StatusCode.NOT_FOUND
+
+
+def test_what_is_no_snapshot_is_not_recorded_to(engine: Engine) -> None:
+    (engine.folder / "notes.txt").write_text("precious")
+    request = control_pb2.CreateSnapshotRequest(name="notes.txt", capture_id="c1")
+    assert refusal(engine.control.CreateSnapshot, request) is grpc.StatusCode.FAILED_PRECONDITION
+    assert (engine.folder / "notes.txt").read_text() == "precious"
+
+
+# -- what clients can take ---------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_snapshot_is_listed_and_hides_no_other(engine: Engine) -> None:
+    for name in "abc":
+        write_snapshot(engine.folder / f"{name}.snapshot", Exchange("GET /a"))
+    with contextlib.closing(sqlite3.connect(engine.folder / "b.snapshot")) as database:
+        database.execute("UPDATE meta SET value = 'zz' WHERE name = 'created'")
+        database.commit()
+    found = engine.control.ListSnapshots(control_pb2.ListSnapshotsRequest()).snapshots
+    assert [(each.name, each.pairs, "is damaged" in each.error) for each in found] == [
+        ("a.snapshot", 1, False), ("b.snapshot", 0, True), ("c.snapshot", 1, False)
+    ]  # fmt: skip
+    with pytest.raises(grpc.RpcError, match="is damaged") as caught:
+        snapshot_of(engine, "b.snapshot")
+    assert caught.value.code() is grpc.StatusCode.DATA_LOSS
+
+
+def test_pairs_of_any_size_are_listed(engine: Engine) -> None:
+    """By a client with gRPC's own limit of 4 MiB a message."""
+    sent, got = random.Random(1).randbytes(5 << 20), random.Random(2).randbytes((9 << 20) + 1)
+    write_snapshot(engine.folder / "a.snapshot", Exchange("POST /a", got, body=sent), Exchange("GET /b", b"small"))
+    bodies: list[list[bytes]] = []
+    for each in engine.control.ListPairs(control_pb2.ListPairsRequest(name="a.snapshot")):
+        if each.WhichOneof("item") == "pair":
+            assert each.pair.response.body_size in (len(got), 5)
+            bodies.append([each.pair.request.body, each.pair.response.body])
+        else:
+            bodies[-1][each.body_part.of_response] += each.body_part.data
+    assert bodies == [[sent, got], [b"", b"small"]]
+
+
+def test_misses_of_any_number_and_size_are_told(engine: Engine) -> None:
+    fields = {f"name-{n}": "x" * 190 for n in range(20)}
+    write_snapshot(
+        engine.folder / "a.snapshot", Exchange("POST /a", headers=JSON, body=json.dumps(fields).encode(), tls=False, port=80)
+    )
+    responder = start(engine)
+    connection = http.client.HTTPConnection(responder.address, responder.port, timeout=60)
+    with contextlib.closing(connection):
+        for number in range(1100):
+            other = dict.fromkeys(fields, f"{number:06}" + "y" * 184)
+            connection.request("POST", "/a", json.dumps(other), {"Host": "api.example.com", **dict(JSON)})
+            assert connection.getresponse().read()
+    parts = list(engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id=responder.id)))
+    assert max(part.ByteSize() for part in parts) < 2 << 20
+    run = merged(parts)
+    assert run.ByteSize() > 4 << 20
+    assert (len(run.misses), run.more_misses) == (1000, 100)
+    assert all(len(miss.differences) == 20 for miss in run.misses)
+    assert report_of(run).requests == 1100
+
+
+def test_what_a_report_keeps_of_misses_has_a_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.responder.run.MISSES_BYTES", 20_000)
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a"))
+    responder = start(engine)
+    for number in range(10):
+        ask(responder, f"/{number}" + "z" * 200_000)
+    run = stop(engine, responder)
+    assert len(run.misses) + run.more_misses == 10
+    assert 0 < len(run.misses) < 10
+    assert run.ByteSize() < 60_000
+
+
+@pytest.mark.parametrize("body", [b'{"a":"\\ud83d"}', b'{"\\udfff":1}'])
+def test_a_miss_with_half_a_character_ends_nothing(engine: Engine, body: bytes) -> None:
+    write_snapshot(engine.folder / "a.snapshot", Exchange("POST /a", headers=JSON, body=b'{"a":"x"}', tls=False, port=80))
+    responder = start(engine)
+    with contextlib.closing(http.client.HTTPConnection(responder.address, responder.port, timeout=60)) as connection:
+        connection.request("POST", "/a", body, {"Host": "api.example.com", **dict(JSON)})
+        assert connection.getresponse().status == 418
+    [miss] = run_of(engine, responder).misses
+    assert "\ufffd" in str([(d.field, d.live) for d in miss.differences])
+    assert len(stop(engine, responder).misses) == 1
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "203.0.113.1", "mock.example"])
+@pytest.mark.parametrize("on_miss", [control_pb2.ON_MISS_PASSTHROUGH, control_pb2.ON_MISS_RECORD])
+def test_no_open_proxy(engine: Engine, address: str, on_miss: control_pb2.OnMiss.ValueType) -> None:
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a"))
+    with pytest.raises(grpc.RpcError, match="would be passed on for whoever connects") as caught:
+        start(engine, address=address, on_miss=on_miss)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [each.name for each in engine.folder.glob("a.*")] == ["a.snapshot"]
 
 
 def test_health_and_reflection(engine: Engine) -> None:
@@ -194,16 +499,16 @@ def test_a_responder_answers_and_tells_what_it_was_asked(engine: Engine) -> None
     assert [(b.host, b.port, list(b.addresses)) for b in responder.backends] == [("api.example.com", 443, ["192.0.2.1"])]
     assert [b.host for b in responder.left_out] == ["other.example"]
     assert Path(responder.ca_file).read_bytes() == responder.ca_certificate
-    assert [ask(responder, path) for path in ("/a", "/b", "/b")] == [200, 404, 404]
-    got = engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id=responder.id))
+    assert [ask(responder, path) for path in ("/a", "/b", "/b")] == [200, 418, 418]
+    [got] = engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id=responder.id))
     assert got.responder == responder
-    run = engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id=responder.id)).run
+    run = stop(engine, responder)
     assert [(b.host, b.recorded, b.requests, b.matches) for b in run.backends] == [("api.example.com", True, 3, 1)]
     [miss] = run.misses
     assert (miss.times, miss.operation, miss.nearest_operation) == (2, "GET /b", "GET /a")
     assert [(d.field, d.recorded, d.live) for d in miss.differences] == [("path.1", "a", "b")]
     again = report_of(run)
-    assert run_message(again) == run
+    assert list(run_parts(again)) == [run]
     assert again.responder_rate == pytest.approx(1 / 3)
     with pytest.raises(ConnectionRefusedError):
         ask(responder, "/a")
@@ -260,7 +565,11 @@ def ask_by_name(responder: control_pb2.Responder, port: int, path: str) -> tuple
 
 
 def stop(engine: Engine, responder: control_pb2.Responder) -> control_pb2.ResponderRun:
-    return engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id=responder.id)).run
+    return merged(engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id=responder.id)))
+
+
+def run_of(engine: Engine, responder: control_pb2.Responder) -> control_pb2.ResponderRun:
+    return merged(engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id=responder.id)))
 
 
 def paths(path: Path) -> list[str]:
@@ -276,7 +585,7 @@ def test_a_miss_may_be_passed_on(engine: Engine, backend: int) -> None:
     run = stop(engine, responder)
     assert [(b.requests, b.matches, b.passed) for b in run.backends] == [(2, 1, 1)]
     assert [(miss.path, miss.times, miss.passed) for miss in run.misses] == [("/b", 1, 1)]
-    assert run_message(report_of(run)) == run
+    assert list(run_parts(report_of(run))) == [run]
     assert paths(path) == ["/a"]
 
 
@@ -329,16 +638,14 @@ def test_a_snapshot_that_cannot_be_written_is_told_of(engine: Engine, backend: i
     responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
     break_disk(engine)
     assert ask_by_name(responder, backend, "/b") == (200, b"real /b")
-    got = control_pb2.GetResponderRequest(responder_id=responder.id)
-    assert eventually(lambda: "cannot be written" in str(engine.control.GetResponder(got).run.troubles), 10)
+    assert eventually(lambda: "cannot be written" in str(run_of(engine, responder).troubles), 10)
 
 
 def test_a_snapshot_that_cannot_be_finished_is_told_of(engine: Engine, backend: int) -> None:
     path = write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
     responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
     ask_by_name(responder, backend, "/b")
-    got = control_pb2.GetResponderRequest(responder_id=responder.id)
-    assert eventually(lambda: engine.control.GetResponder(got).run.added_pairs == 1, 10)  # the client has its answer sooner
+    assert eventually(lambda: run_of(engine, responder).added_pairs == 1, 10)  # the client has its answer sooner
     break_disk(engine)
     with pytest.raises(grpc.RpcError, match="cannot be written") as caught:
         stop(engine, responder)
@@ -379,8 +686,8 @@ def test_unknown_snapshots_and_responders(engine: Engine) -> None:
         start(engine)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     with pytest.raises(grpc.RpcError) as caught:
-        engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id="x"))
+        list(engine.control.GetResponder(control_pb2.GetResponderRequest(responder_id="x")))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     with pytest.raises(grpc.RpcError) as caught:
-        engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id="x"))
+        list(engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id="x")))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND

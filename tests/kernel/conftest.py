@@ -56,10 +56,8 @@ class Capturing:
 
     def snapshot(self) -> Snapshot:
         """What was captured; the agent's account must have arrived."""
-        with self._recordings.lock:
-            self._recordings.remove(self.recording)
-            assert self.recording.ledger is not None
-            self.recording.finish(0)
+        assert self.recording.capture_ended
+        self._recordings.finish(self.recording)
         return Snapshot(self.recording.writer.path)
 
     def close(self) -> None:

@@ -90,6 +90,8 @@ class Snapshot(_message.Message):
     RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
     CAPTURE_ENDED_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    LOST_PAIRS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its file's name in the engine's store."""
     state: Global___SnapshotState.ValueType
@@ -107,10 +109,14 @@ class Snapshot(_message.Message):
     received_bytes: _builtins.int
     """Bytes taken in for it."""
     capture_ended: _builtins.bool
-    """Whether its capture has ended in good order."""
+    """Whether its capture has ended in good order, at every agent that took part."""
+    error: _builtins.str
+    """What is wrong with it: that what arrives cannot be written at present, or that its file is damaged. Empty while all is well."""
+    lost_pairs: _builtins.int
+    """Pairs that could not be written."""
     @_builtins.property
     def ledger(self) -> _capture_pb2.Ledger:
-        """The account of its capture; unset until it ended."""
+        """The account of its capture, summed over its agents; unset until it ended."""
 
     def __init__(
         self,
@@ -125,10 +131,12 @@ class Snapshot(_message.Message):
         received_bytes: _builtins.int = ...,
         capture_ended: _builtins.bool = ...,
         ledger: _capture_pb2.Ledger | None = ...,
+        error: _builtins.str = ...,
+        lost_pairs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_ended", b"capture_ended", "capture_id", b"capture_id", "complete_pairs", b"complete_pairs", "created_unix_nano", b"created_unix_nano", "ledger", b"ledger", "name", b"name", "pairs", b"pairs", "received_bytes", b"received_bytes", "service", b"service", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_ended", b"capture_ended", "capture_id", b"capture_id", "complete_pairs", b"complete_pairs", "created_unix_nano", b"created_unix_nano", "error", b"error", "ledger", b"ledger", "lost_pairs", b"lost_pairs", "name", b"name", "pairs", b"pairs", "received_bytes", b"received_bytes", "service", b"service", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,16 +207,20 @@ class FinishSnapshotRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    DISCARD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
+    discard: _builtins.bool
+    """Throw away what was recorded; the snapshot of that name that was there before stays."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        discard: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discard", b"discard", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,18 +233,22 @@ class FinishSnapshotResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_NAME_FIELD_NUMBER: _builtins.int
+    previous_name: _builtins.str
+    """Under which name the snapshot is kept that was there before; empty if there was none."""
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
-        """The snapshot."""
+        """The snapshot. One without pairs replaces none that has pairs: its name then ends in ".empty". Unset where it was discarded."""
 
     def __init__(
         self,
         *,
         snapshot: Global___Snapshot | None = ...,
+        previous_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous_name", b"previous_name", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -401,27 +417,61 @@ Global___ListPairsRequest: _TypeAlias = ListPairsRequest  # noqa: Y015
 
 @_typing.final
 class ListPairsResponse(_message.Message):
-    """ListPairsResponse is one pair."""
+    """ListPairsResponse is a pair, or more of a body of the pair before."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAIR_FIELD_NUMBER: _builtins.int
+    BODY_PART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pair(self) -> _rrpair_pb2.RRPair:
-        """The pair."""
+        """A pair. A body of which it has less than its body_size comes in the messages that follow."""
+
+    @_builtins.property
+    def body_part(self) -> Global___BodyPart:
+        """The next part of a body."""
 
     def __init__(
         self,
         *,
         pair: _rrpair_pb2.RRPair | None = ...,
+        body_part: Global___BodyPart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pair", b"pair"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body_part", b"body_part", "item", b"item", "pair", b"pair"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pair", b"pair"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_part", b"body_part", "item", b"item", "pair", b"pair"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["pair", "body_part"]  # noqa: Y015
+    _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
+
+Global___ListPairsResponse: _TypeAlias = ListPairsResponse  # noqa: Y015
+
+@_typing.final
+class BodyPart(_message.Message):
+    """BodyPart is a part of a long body; the parts come in order, those of the request first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OF_RESPONSE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    of_response: _builtins.bool
+    """Whether it is of the response; else of the request."""
+    data: _builtins.bytes
+    """The bytes."""
+    def __init__(
+        self,
+        *,
+        of_response: _builtins.bool = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "of_response", b"of_response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListPairsResponse: _TypeAlias = ListPairsResponse  # noqa: Y015
+Global___BodyPart: _TypeAlias = BodyPart  # noqa: Y015
 
 @_typing.final
 class StartResponderRequest(_message.Message):
@@ -441,7 +491,9 @@ class StartResponderRequest(_message.Message):
     snapshot: _builtins.str
     """The snapshot's name."""
     address: _builtins.str
-    """IP address to listen on; empty for 127.0.0.1."""
+    """IP address to listen on, or "localhost" for both addresses of the loopback; empty for 127.0.0.1. One that others can reach is
+    refused where misses are passed on, for then it would be an open proxy.
+    """
     port: _builtins.int
     """Port to listen on; 0 for a free one."""
     speed: _builtins.float

@@ -70,12 +70,12 @@ class ControlServiceStub:
                 request_serializer=understudy_dot_v1_dot_control__pb2.StartResponderRequest.SerializeToString,
                 response_deserializer=understudy_dot_v1_dot_control__pb2.StartResponderResponse.FromString,
                 _registered_method=True)
-        self.GetResponder = channel.unary_unary(
+        self.GetResponder = channel.unary_stream(
                 '/understudy.v1.ControlService/GetResponder',
                 request_serializer=understudy_dot_v1_dot_control__pb2.GetResponderRequest.SerializeToString,
                 response_deserializer=understudy_dot_v1_dot_control__pb2.GetResponderResponse.FromString,
                 _registered_method=True)
-        self.StopResponder = channel.unary_unary(
+        self.StopResponder = channel.unary_stream(
                 '/understudy.v1.ControlService/StopResponder',
                 request_serializer=understudy_dot_v1_dot_control__pb2.StopResponderRequest.SerializeToString,
                 response_deserializer=understudy_dot_v1_dot_control__pb2.StopResponderResponse.FromString,
@@ -94,7 +94,8 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishSnapshot(self, request, context):
-        """FinishSnapshot ends the taking in and makes the snapshot readable.
+        """FinishSnapshot ends the taking in and makes the snapshot readable. Where it fails, it can be tried again; of a snapshot
+        that is finished it says what came of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +123,7 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPairs(self, request, context):
-        """ListPairs streams the pairs of a finished snapshot in the order of their requests.
+        """ListPairs streams the pairs of a finished snapshot in the order of their requests. No message is longer than 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,14 +137,15 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetResponder(self, request, context):
-        """GetResponder tells what a responder was asked so far.
+        """GetResponder tells what a responder was asked so far. The run comes in parts that are merged (repeated fields append), so
+        that no message is longer than 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopResponder(self, request, context):
-        """StopResponder ends one.
+        """StopResponder ends one. The run comes in parts, as with GetResponder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,12 +189,12 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=understudy_dot_v1_dot_control__pb2.StartResponderRequest.FromString,
                     response_serializer=understudy_dot_v1_dot_control__pb2.StartResponderResponse.SerializeToString,
             ),
-            'GetResponder': grpc.unary_unary_rpc_method_handler(
+            'GetResponder': grpc.unary_stream_rpc_method_handler(
                     servicer.GetResponder,
                     request_deserializer=understudy_dot_v1_dot_control__pb2.GetResponderRequest.FromString,
                     response_serializer=understudy_dot_v1_dot_control__pb2.GetResponderResponse.SerializeToString,
             ),
-            'StopResponder': grpc.unary_unary_rpc_method_handler(
+            'StopResponder': grpc.unary_stream_rpc_method_handler(
                     servicer.StopResponder,
                     request_deserializer=understudy_dot_v1_dot_control__pb2.StopResponderRequest.FromString,
                     response_serializer=understudy_dot_v1_dot_control__pb2.StopResponderResponse.SerializeToString,
@@ -409,7 +411,7 @@ class ControlService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/understudy.v1.ControlService/GetResponder',
@@ -436,7 +438,7 @@ class ControlService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/understudy.v1.ControlService/StopResponder',

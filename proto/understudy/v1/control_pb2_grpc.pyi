@@ -36,7 +36,9 @@ class ControlServiceStub:
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateSnapshotRequest, _control_pb2.CreateSnapshotResponse]
     """CreateSnapshot begins a snapshot that takes in the pairs of a capture."""
     FinishSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.FinishSnapshotRequest, _control_pb2.FinishSnapshotResponse]
-    """FinishSnapshot ends the taking in and makes the snapshot readable."""
+    """FinishSnapshot ends the taking in and makes the snapshot readable. Where it fails, it can be tried again; of a snapshot
+    that is finished it says what came of it.
+    """
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetSnapshotRequest, _control_pb2.GetSnapshotResponse]
     """GetSnapshot describes one."""
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSnapshotsRequest, _control_pb2.ListSnapshotsResponse]
@@ -44,13 +46,15 @@ class ControlServiceStub:
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteSnapshotRequest, _control_pb2.DeleteSnapshotResponse]
     """DeleteSnapshot removes one for good."""
     ListPairs: _grpc.UnaryStreamMultiCallable[_control_pb2.ListPairsRequest, _control_pb2.ListPairsResponse]
-    """ListPairs streams the pairs of a finished snapshot in the order of their requests."""
+    """ListPairs streams the pairs of a finished snapshot in the order of their requests. No message is longer than 3 MiB."""
     StartResponder: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartResponderRequest, _control_pb2.StartResponderResponse]
     """StartResponder stands in for the backends of a finished snapshot."""
-    GetResponder: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetResponderRequest, _control_pb2.GetResponderResponse]
-    """GetResponder tells what a responder was asked so far."""
-    StopResponder: _grpc.UnaryUnaryMultiCallable[_control_pb2.StopResponderRequest, _control_pb2.StopResponderResponse]
-    """StopResponder ends one."""
+    GetResponder: _grpc.UnaryStreamMultiCallable[_control_pb2.GetResponderRequest, _control_pb2.GetResponderResponse]
+    """GetResponder tells what a responder was asked so far. The run comes in parts that are merged (repeated fields append), so
+    that no message is longer than 3 MiB.
+    """
+    StopResponder: _grpc.UnaryStreamMultiCallable[_control_pb2.StopResponderRequest, _control_pb2.StopResponderResponse]
+    """StopResponder ends one. The run comes in parts, as with GetResponder."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -60,7 +64,9 @@ class ControlServiceAsyncStub(ControlServiceStub):
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateSnapshotRequest, _control_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
     """CreateSnapshot begins a snapshot that takes in the pairs of a capture."""
     FinishSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.FinishSnapshotRequest, _control_pb2.FinishSnapshotResponse]  # type: ignore[assignment]
-    """FinishSnapshot ends the taking in and makes the snapshot readable."""
+    """FinishSnapshot ends the taking in and makes the snapshot readable. Where it fails, it can be tried again; of a snapshot
+    that is finished it says what came of it.
+    """
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.GetSnapshotRequest, _control_pb2.GetSnapshotResponse]  # type: ignore[assignment]
     """GetSnapshot describes one."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSnapshotsRequest, _control_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
@@ -68,13 +74,15 @@ class ControlServiceAsyncStub(ControlServiceStub):
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteSnapshotRequest, _control_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
     """DeleteSnapshot removes one for good."""
     ListPairs: _aio.UnaryStreamMultiCallable[_control_pb2.ListPairsRequest, _control_pb2.ListPairsResponse]  # type: ignore[assignment]
-    """ListPairs streams the pairs of a finished snapshot in the order of their requests."""
+    """ListPairs streams the pairs of a finished snapshot in the order of their requests. No message is longer than 3 MiB."""
     StartResponder: _aio.UnaryUnaryMultiCallable[_control_pb2.StartResponderRequest, _control_pb2.StartResponderResponse]  # type: ignore[assignment]
     """StartResponder stands in for the backends of a finished snapshot."""
-    GetResponder: _aio.UnaryUnaryMultiCallable[_control_pb2.GetResponderRequest, _control_pb2.GetResponderResponse]  # type: ignore[assignment]
-    """GetResponder tells what a responder was asked so far."""
-    StopResponder: _aio.UnaryUnaryMultiCallable[_control_pb2.StopResponderRequest, _control_pb2.StopResponderResponse]  # type: ignore[assignment]
-    """StopResponder ends one."""
+    GetResponder: _aio.UnaryStreamMultiCallable[_control_pb2.GetResponderRequest, _control_pb2.GetResponderResponse]  # type: ignore[assignment]
+    """GetResponder tells what a responder was asked so far. The run comes in parts that are merged (repeated fields append), so
+    that no message is longer than 3 MiB.
+    """
+    StopResponder: _aio.UnaryStreamMultiCallable[_control_pb2.StopResponderRequest, _control_pb2.StopResponderResponse]  # type: ignore[assignment]
+    """StopResponder ends one. The run comes in parts, as with GetResponder."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """ControlService drives snapshots and responders."""
@@ -93,7 +101,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.FinishSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.FinishSnapshotResponse, _abc.Awaitable[_control_pb2.FinishSnapshotResponse]]:
-        """FinishSnapshot ends the taking in and makes the snapshot readable."""
+        """FinishSnapshot ends the taking in and makes the snapshot readable. Where it fails, it can be tried again; of a snapshot
+        that is finished it says what came of it.
+        """
 
     @_abc_1.abstractmethod
     def GetSnapshot(
@@ -125,7 +135,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ListPairsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.ListPairsResponse], _abc.AsyncIterator[_control_pb2.ListPairsResponse]]:
-        """ListPairs streams the pairs of a finished snapshot in the order of their requests."""
+        """ListPairs streams the pairs of a finished snapshot in the order of their requests. No message is longer than 3 MiB."""
 
     @_abc_1.abstractmethod
     def StartResponder(
@@ -140,15 +150,17 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.GetResponderRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.GetResponderResponse, _abc.Awaitable[_control_pb2.GetResponderResponse]]:
-        """GetResponder tells what a responder was asked so far."""
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.GetResponderResponse], _abc.AsyncIterator[_control_pb2.GetResponderResponse]]:
+        """GetResponder tells what a responder was asked so far. The run comes in parts that are merged (repeated fields append), so
+        that no message is longer than 3 MiB.
+        """
 
     @_abc_1.abstractmethod
     def StopResponder(
         self,
         request: _control_pb2.StopResponderRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.StopResponderResponse, _abc.Awaitable[_control_pb2.StopResponderResponse]]:
-        """StopResponder ends one."""
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.StopResponderResponse], _abc.AsyncIterator[_control_pb2.StopResponderResponse]]:
+        """StopResponder ends one. The run comes in parts, as with GetResponder."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

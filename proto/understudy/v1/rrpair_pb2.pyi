@@ -183,8 +183,11 @@ class Message(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     TRAILERS_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    BODY_SIZE_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
     """Body after removal of the transfer coding; content codings stay."""
+    body_size: _builtins.int
+    """Length of the whole body in bytes; where `body` has less, ListPairs sends the rest apart."""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]:
         """Header fields in order."""
@@ -199,10 +202,11 @@ class Message(_message.Message):
         headers: _abc.Iterable[Global___Field] | None = ...,
         trailers: _abc.Iterable[Global___Field] | None = ...,
         body: _builtins.bytes = ...,
+        body_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "trailers", b"trailers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_size", b"body_size", "headers", b"headers", "trailers", b"trailers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

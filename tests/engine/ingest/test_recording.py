@@ -43,7 +43,7 @@ def test_streams_become_pairs(tmp_path: Path) -> None:
     assert (progress.write_offset, progress.read_offset, progress.finished) == (len(asked), len(answered), False)
     got.closed(KEY, 4)
     assert got.commit()[0].finished
-    got.ledger = {"seen": 5}
+    got.capture_over("agent", {"seen": 5})
     got.finish(9)
     with Snapshot(tmp_path / "s") as snapshot:
         assert snapshot.info.ledger == {"seen": 5}
