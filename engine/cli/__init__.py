@@ -10,6 +10,8 @@ from typing import IO, Any
 
 import click
 
+from engine.cli.text import clean
+
 COMMANDS = {
     "doctor": "Tell what this machine can capture, and what not and why.",
     "record": "Capture a command's traffic into a snapshot.",
@@ -29,8 +31,8 @@ class Failure(click.ClickException):
     exit_code = OWN_FAILURE
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the line."""
-        click.echo(f"understudy: {self.format_message()}", file=file, err=True)
+        """Print the line. It may name what was captured, such as a host: that is shown, never interpreted."""
+        click.echo(f"understudy: {clean(self.format_message())}", file=file, err=True)
 
 
 def as_typed() -> str:

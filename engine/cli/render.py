@@ -152,7 +152,7 @@ FLOW_COLUMNS = (
 
 def _edge_cells(edge: Edge) -> list[Text]:
     return [
-        Text(edge.direction.value), Text(_protocol(edge.protocol, edge.tls)), _shown(edge.host), Text(str(edge.port)),
+        Text(edge.direction.value), _shown(_protocol(edge.protocol, edge.tls)), _shown(edge.host), Text(str(edge.port)),
         _shown(", ".join(edge.technology)), Text(f"{edge.requests:,}"), _part(edge.complete, edge.requests),
     ]  # fmt: skip
 
@@ -220,13 +220,17 @@ def _render_message(console: Console, title: str, message: Message) -> None:
 
 def _notes(info: Info) -> list[str]:
     """What is to be known of the whole recording."""
-    if not info.ledger:
-        return ["the recording did not end in good order: what had arrived is here"]
     ledger = info.ledger
-    notes = [f"bytes seen {ledger.get('seen', 0):,} = delivered {ledger.get('delivered', 0):,}"
-             f" + lost {ledger.get('lost', 0):,}"]  # fmt: skip
+    seen, delivered, lost = (f"{ledger.get(name, 0):,}" for name in ("seen", "delivered", "lost"))
+    notes = [f"bytes seen {seen} = delivered {delivered} + lost {lost}"]
+    if not ledger:
+        notes = ["the recording did not end in good order: what had arrived is here"]
     if info.added_pairs:
         notes.append(f"{info.added_pairs:,} pairs were added later, by a mock, and are not in this account")
+    if info.lost_pairs:
+        notes.append(f"{info.lost_pairs:,} pairs could not be written, and are not here")
+    if info.repeated_pairs:
+        notes.append(f"{info.repeated_pairs:,} pairs had been taken in before, and are here once")
     names = {"unattributed": "bytes lost that no stream could be named for", "missed_runs": "probe runs missed",
              "unknown_starts": "streams whose start was not seen"}  # fmt: skip
     return notes + [f"{text}: {ledger[name]:,}" for name, text in names.items() if ledger.get(name)]

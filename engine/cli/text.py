@@ -13,8 +13,8 @@ BODY_SHOWN = 64 * 1024
 HEX_SHOWN = 512
 """Bytes of a binary body that are shown."""
 
-# C0 and C1 controls, the marks that turn the direction of writing, and surrogates, which no output can encode.
-_UNFIT = "\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+# C0 and C1 controls, what breaks lines or turns the direction of writing, and surrogates, which no output can encode.
+_UNFIT = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _CONTROLS = re.compile(f"[\x00-\x1f{_UNFIT}]")
 _CONTROLS_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_UNFIT}]")
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
