@@ -26,7 +26,8 @@ from engine.cli.terminal import console
 from engine.cli.text import clean
 from engine.snapshot import Snapshot, SnapshotError
 
-PROGRESS_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+"""How soon it shows that a recording cannot be written."""
 ENGINE_RESTARTS = 3
 """An engine that dies oftener will not live."""
 REMAINING_NAMED = 5
@@ -105,6 +106,9 @@ class Recorder:
         self._stop = threading.Event()
         self._troubles: list[str] = []
         self._engine_restarts = 0
+        self._snapshot = control_pb2.Snapshot()
+        self._next_look = 0.0
+        self._told_error = False
 
     def run(self) -> int:
         """Record; returns the exit status."""
@@ -123,7 +127,6 @@ class Recorder:
         return find_program(self._who, self._aim.command) if self._aim.command else ""
 
     def _record(self, parts: Parts, program: str) -> int:
-        was_there = self._path.exists()
         self._create(parts, resume=False)
         launcher = Launcher(program, self._aim.command, self._who) if program else None
         try:
@@ -135,11 +138,8 @@ class Recorder:
         except BaseException:
             if launcher:
                 launcher.abandon()
-            with contextlib.suppress(grpc.RpcError, OSError):
-                self._finish(parts)
-                self._path.unlink(missing_ok=True)
-                if was_there:
-                    self._path.with_name(self._path.name + ".old").replace(self._path)
+            with contextlib.suppress(grpc.RpcError):
+                self._finish(parts, discard=True)
             raise
         status = self._watch(parts, launcher)
         return self._conclude(parts, status)
@@ -160,7 +160,7 @@ class Recorder:
         """Wait for the end, with an eye on our own parts; returns the command's status."""
         on_signals(launcher.signal if launcher else lambda _: self._stop.set())
         agent_was_alive = True
-        with self._progress(parts) as show:
+        with self._progress() as show:
             while True:
                 status = self._status(launcher)
                 if status is not None:
@@ -172,7 +172,20 @@ class Recorder:
                         return 0
                 if not parts.engine.alive:
                     self._restart_engine(parts)
+                self._look(parts)
                 show()
+
+    def _look(self, parts: Parts) -> None:
+        """Tell of it as soon as what arrives cannot be written: what CMD says from then on may be lost."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        with contextlib.suppress(grpc.RpcError):
+            request = control_pb2.GetSnapshotRequest(name=self._path.name)
+            self._snapshot = parts.control_service.GetSnapshot(request, timeout=LOOK_SECONDS).snapshot
+            if self._snapshot.error and not self._told_error:
+                self._say(self._snapshot.error)
+            self._told_error = bool(self._snapshot.error)
 
     def _status(self, launcher: Launcher | None) -> int | None:
         """The exit status once everything has ended; waits a little."""
@@ -197,24 +210,13 @@ class Recorder:
         self._say(text)
 
     @contextlib.contextmanager
-    def _progress(self, parts: Parts) -> Iterator[Callable[[], None]]:
+    def _progress(self) -> Iterator[Callable[[], None]]:
         """Show how far it is, on a terminal only."""
         if not self._console.is_terminal or self._aim.command:  # the terminal is the command's
             yield _show_nothing
             return
-        last = 0.0
         with self._console.status("recording; Ctrl-C ends it") as line:
-
-            def show() -> None:
-                nonlocal last
-                if time.monotonic() - last < PROGRESS_SECONDS:
-                    return
-                last = time.monotonic()
-                with contextlib.suppress(grpc.RpcError):
-                    got = parts.control_service.GetSnapshot(control_pb2.GetSnapshotRequest(name=self._path.name), timeout=1)
-                    line.update(f"recording; {got.snapshot.pairs} pairs; Ctrl-C ends it")
-
-            yield show
+            yield lambda: line.update(f"recording; {self._snapshot.pairs} pairs; Ctrl-C ends it")
 
     def _conclude(self, parts: Parts, status: int) -> int:
         """Settle the ledger, finish the snapshot, print the summary."""
@@ -224,12 +226,12 @@ class Recorder:
         if not parts.engine.alive:
             self._restart_engine(parts)
         try:
-            self._finish(parts)
+            done = self._finish(parts)
         except grpc.RpcError as error:
             raise Failure(
                 f"the snapshot could not be finished: {error.details()}; what arrived is in {self._path}.partial"
             ) from error
-        self._summary()
+        self._summary(done)
         return OWN_FAILURE if self._troubles else status
 
     def _tell_of_remaining(self) -> None:
@@ -243,13 +245,19 @@ class Recorder:
                 f"recorded: keep {self._aim.command[0]} running until they end, or record one with --pid"
             )
 
-    def _finish(self, parts: Parts) -> None:
-        parts.control_service.FinishSnapshot(control_pb2.FinishSnapshotRequest(name=self._path.name))
+    def _finish(self, parts: Parts, *, discard: bool = False) -> control_pb2.FinishSnapshotResponse:
+        request = control_pb2.FinishSnapshotRequest(name=self._path.name, discard=discard)
+        return parts.control_service.FinishSnapshot(request)
 
-    def _summary(self) -> None:
+    def _summary(self, done: control_pb2.FinishSnapshotResponse) -> None:
+        path = self._path.with_name(done.snapshot.name)
         try:
-            with Snapshot(self._path) as snapshot:
+            with Snapshot(path) as snapshot:
                 render_snapshot(self._console, snapshot)
         except SnapshotError as error:
             raise Failure(str(error)) from error
-        self._say(f"wrote {self._path}; look into it with `understudy inspect {self._path.name}`")
+        if path != self._path:
+            self._say(f"no requests were recorded: {self._path} stays as it was, and this recording is in {path}")
+            return
+        before = f"; what it was before is in {done.previous_name}" if done.previous_name else ""
+        self._say(f"wrote {path}; look into it with `understudy inspect {path.name}`{before}")
