@@ -14,6 +14,7 @@ from engine.pairing import Conversation
 from engine.rrpair import Connection, Flow, RRPair, Way
 from engine.snapshot import Finished, SnapshotError, SnapshotWriter
 from engine.store import Progress
+from engine.store.rows import INTEGER_LIMIT
 
 STREAMS_LIMIT = 65_536
 """Streams at a time: as many connections as a host has ports to one address. Each takes some 10 KiB and what is not whole yet."""
@@ -74,7 +75,7 @@ class Recording:
         total: Counter[str] = Counter()
         for ledger in self._ledgers.values():
             total.update(ledger)
-        return dict(total)
+        return {name: min(count, INTEGER_LIMIT) for name, count in total.items()}
 
     def capture_started(self, agent: str) -> None:
         """An agent takes part."""

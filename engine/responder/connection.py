@@ -298,7 +298,7 @@ class Connection(asyncio.Protocol):
     def _deliver(self, reply: Reply) -> None:
         speed = self._responder.speed
         if speed and reply.delay:
-            self._timer = asyncio.get_running_loop().call_later(reply.delay / speed, self._deliver_late, reply)
+            self._timer = self._responder.later(reply.delay / speed, self._deliver_late, reply)
         else:
             self._send(reply)
 

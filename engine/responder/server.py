@@ -8,7 +8,7 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from engine.responder.backends import Backends, Scope
 from engine.responder.connection import HELD_LIMIT, Connection, Known
 from engine.responder.destination import Destination, OriginalDestination, original_destination
 from engine.responder.passing import Keep, Passing
-from engine.responder.replies import Replies
+from engine.responder.replies import Replies, Reply
 from engine.responder.run import Run
 from engine.responder.tls import choosing_context
 from engine.snapshot import Snapshot
@@ -222,6 +222,10 @@ class Responder:
             return False
         self._connections.add(connection)
         return True
+
+    def later(self, seconds: float, act: Callable[[Reply], None], reply: Reply) -> asyncio.TimerHandle:
+        """Have something done with an answer after some time."""
+        return self._loop.call_later(seconds, act, reply)
 
     def hold(self, more: int) -> bool:
         """Count bytes that are kept for clients, or (negative) no longer are; whether there is room for more."""

@@ -29,6 +29,8 @@ ROW_LIMIT = 192 * 1024 * 1024
 STEPS_PER_BYTE = 10
 """Steps of SQLite's machine that a query may take for each byte of the file. Reading a row takes some 100, and no row is shorter
 than 60 bytes: only a damaged file, whose pages lead to each other in circles, needs more."""
+ERROR_LIMIT = 300
+"""Characters of SQLite's own words in an error message: they may quote the file."""
 STEPS_AT_LEAST = 10_000_000
 STEPS_BETWEEN_LOOKS = 1_000_000
 
@@ -171,7 +173,12 @@ def readable(path: Path) -> Iterator[None]:
         sqlite3.DatabaseError, zstandard.ZstdError, struct.error, LookupError, ValueError, TypeError, AttributeError,
         OverflowError, RecursionError,
     ) as error:  # fmt: skip
-        raise SnapshotError(f"{path} is damaged ({error}): copy it again, or record again") from error
+        raise SnapshotError(f"{path} is damaged ({_line(error)}): copy it again, or record again") from error
+
+
+def _line(error: Exception) -> str:
+    """What is wrong, which may quote the file: as one line."""
+    return "".join([character if character.isprintable() else " " for character in str(error)[:ERROR_LIMIT]])
 
 
 @contextmanager
