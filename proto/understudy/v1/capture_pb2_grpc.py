@@ -48,7 +48,8 @@ class CaptureServiceServicer:
 
     def Upload(self, request_iterator, context):
         """Upload carries batches up and acknowledgements down for as long as the agent lives. An agent that reconnects sends
-        again what was not committed; the engine drops what it has.
+        again what was not committed; the engine drops what it has. Beyond so many open calls as the engine has threads for, it is
+        RESOURCE_EXHAUSTED. An event that cannot be (an offset beyond 2^63, no direction) ends its stream only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

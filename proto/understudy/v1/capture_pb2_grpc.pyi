@@ -35,7 +35,8 @@ class CaptureServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CaptureServiceAsyncStub: ...
     Upload: _grpc.StreamStreamMultiCallable[_capture_pb2.UploadRequest, _capture_pb2.UploadResponse]
     """Upload carries batches up and acknowledgements down for as long as the agent lives. An agent that reconnects sends
-    again what was not committed; the engine drops what it has.
+    again what was not committed; the engine drops what it has. Beyond so many open calls as the engine has threads for, it is
+    RESOURCE_EXHAUSTED. An event that cannot be (an offset beyond 2^63, no direction) ends its stream only.
     """
 
 @_typing.type_check_only
@@ -45,7 +46,8 @@ class CaptureServiceAsyncStub(CaptureServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Upload: _aio.StreamStreamMultiCallable[_capture_pb2.UploadRequest, _capture_pb2.UploadResponse]  # type: ignore[assignment]
     """Upload carries batches up and acknowledgements down for as long as the agent lives. An agent that reconnects sends
-    again what was not committed; the engine drops what it has.
+    again what was not committed; the engine drops what it has. Beyond so many open calls as the engine has threads for, it is
+    RESOURCE_EXHAUSTED. An event that cannot be (an offset beyond 2^63, no direction) ends its stream only.
     """
 
 class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -58,7 +60,8 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_capture_pb2.UploadResponse], _abc.AsyncIterator[_capture_pb2.UploadResponse]]:
         """Upload carries batches up and acknowledgements down for as long as the agent lives. An agent that reconnects sends
-        again what was not committed; the engine drops what it has.
+        again what was not committed; the engine drops what it has. Beyond so many open calls as the engine has threads for, it is
+        RESOURCE_EXHAUSTED. An event that cannot be (an offset beyond 2^63, no direction) ends its stream only.
         """
 
 def add_CaptureServiceServicer_to_server(servicer: CaptureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
