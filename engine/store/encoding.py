@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+import threading
 from itertools import chain
 
 import zstandard
@@ -22,8 +23,16 @@ STORED_BODY_LIMIT = 64 * 1024 * 1024
 WINDOW_LIMIT = 128 * 1024 * 1024
 """Longest window of a zstd frame, which is memory that it makes the reader take."""
 
-_compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress
-_decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT)
+
+class _Contexts(threading.local):
+    """Zstd's state, of each thread: it works without the interpreter's lock, so two threads in one spoil each other's bytes."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress
+        self.decompress = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT).decompress
+
+
+_contexts = _Contexts()
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -90,7 +99,7 @@ def compress(body: bytes) -> tuple[bytes, bool]:
     """Give a body as it is stored, and whether it is compressed."""
     if len(body) < COMPRESS_FROM:
         return body, False
-    packed = _compress(body)
+    packed = _contexts.compress(body)
     return (packed, True) if len(packed) < len(body) else (body, False)
 
 
@@ -100,4 +109,4 @@ def decompress(stored: bytes, size: int) -> bytes:
         raise ValueError(f"a body of {size:,} bytes, longer than any that is recorded")
     if zstandard.frame_content_size(stored) != size:
         raise ValueError("damaged body")
-    return _decompressor.decompress(stored, max_output_size=size)
+    return _contexts.decompress(stored, max_output_size=size)
