@@ -26,7 +26,7 @@ class OpenCalls(grpc.ServerInterceptor):
     ) -> Handler | None:
         """Find the handler of a call; that of one that streams is wrapped."""
         handler = continuation(handler_call_details)
-        if handler is None or not handler.response_streaming:
+        if handler is None or not handler.response_streaming or _holds_no_thread(handler):
             return handler
         method = handler_call_details.method
         if handler.request_streaming:
@@ -59,3 +59,8 @@ class OpenCalls(grpc.ServerInterceptor):
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"{limit} calls of {method} are open, which is as many as this engine takes: end one, or start another engine",
         )
+
+
+def _holds_no_thread(handler: Handler) -> bool:
+    """Whether it answers by a callback, as the Watch of grpc_health does."""
+    return bool(getattr(handler.unary_stream, "experimental_non_blocking", False))
