@@ -20,29 +20,36 @@ MEMORY_KIB = 1024 * 1024
 """That the process may have taken at its peak."""
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where files are written without waiting for a disk."""
-_FOLDER = tempfile.TemporaryDirectory(prefix="understudy-fuzz-", dir=MEMORY)
-_PATH = Path(_FOLDER.name) / "a.snapshot"
-_GOOD = write_snapshot(
-    Path(_FOLDER.name) / "good.snapshot",
+EXCHANGES = (
     Exchange("GET /a?b=c", b"x" * 3000),
     Exchange("POST /b", b'{"id":1}', (("Content-Type", "application/json"),), b'{"a":[1,2,{"b":"c"}]}' * 100),
     Exchange(
         "GET /c",
         raw_answer=b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nT: 1\r\n\r\n",
     ),
-).read_bytes()
+)
+
+
+def _good() -> bytes:
+    with tempfile.TemporaryDirectory(prefix="understudy-fuzz-", dir=MEMORY) as folder:
+        return write_snapshot(Path(folder) / "good.snapshot", *EXCHANGES).read_bytes()
+
+
+_GOOD = _good()
 
 
 def one(data: bytes) -> None:
     """Open, list, read and index."""
-    _PATH.write_bytes(data if data.startswith(b"SQLite format 3\0") else changed(data))
-    refused = ""
-    try:
-        with Snapshot(_PATH) as snapshot:
-            _read(snapshot)
-    except SnapshotError as error:
-        refused = str(error)
-    assert not refused or (str(_PATH) in refused and len(refused.splitlines()) == 1)
+    with tempfile.TemporaryDirectory(prefix="understudy-fuzz-", dir=MEMORY) as folder:
+        path = Path(folder) / "a.snapshot"
+        path.write_bytes(data if data.startswith(b"SQLite format 3\0") else changed(data))
+        refused = ""
+        try:
+            with Snapshot(path) as snapshot:
+                _read(snapshot)
+        except SnapshotError as error:
+            refused = str(error)
+        assert not refused or (str(path) in refused and len(refused.splitlines()) == 1)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MEMORY_KIB
 
 
