@@ -1,212 +1,289 @@
-"""Finds the secrets in texts and says which bytes to change: offsets and replacements, nothing is serialised again."""
+"""Replaces the secrets of a text: fields by their names, wherever they are nested, and what is known by its form.
+
+Only the bytes of a secret change. Each text is first searched for hints, once; only those with one are read further.
+"""
 
 from __future__ import annotations
 
-import binascii
-import json
 import re
-from base64 import b64decode, b64encode, urlsafe_b64decode
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from urllib.parse import quote_plus, unquote_to_bytes
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Iterator
 
 from engine.redaction import rules
-from engine.redaction.hints import has_field, has_parameter
-from engine.redaction.tokens import Tokens, is_luhn_valid, is_token
+from engine.redaction.content import NotInspected
+from engine.redaction.fields import TEXTS_LIMIT, Budget, Codec, Field, Group
+from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
+from engine.redaction.json_text import STRING, json_fields
+from engine.redaction.plain import assignments, keys, private_keys
+from engine.redaction.tokens import Tokens, is_jwt, is_luhn_valid, is_token, token_at
+from engine.redaction.xml_text import XML, xml_fields
+
+__all__ = ["Search", "Texts"]
 
 Edit = tuple[int, int, bytes, str]
 """From, to, what to put there, and the name of it in a pair's `redacted`."""
+Reader = Callable[[bytes, Budget], Iterator[Field]]
 
-MEDIA_LIMIT = 1024
-"""Media types that are remembered."""
-NESTING_LIMIT = 64
-"""Levels of values under a secret field that are gone into; deeper ones are replaced as they stand by their leaves."""
+SHORTEST = 5
+"""Bytes of the shortest text with something secret in it: `pin=1`."""
 
-_STRING = rb'"((?:[^"\\]|\\.)*+)"'
-_JSON_FIELD = re.compile(rb'"(' + rules.NAME + rb')"\s*:\s*(?=["0-9\[{-])', re.DOTALL)
-_JSON_SCALAR = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*)|([\[{])|([\]}])", re.DOTALL)
-_JSON_KEY_END = re.compile(rb"\s*:")
-_NESTED_FIELD = re.compile(rb'(\\+)"(' + rules.NAME + rb')\1"\s*:\s*\1"(.*?)(?<!\\)\1"', re.DOTALL)
-_PARAMETER = re.compile(rb"[?&#]([A-Za-z0-9_.%\[\]-]{3,64})=([^&#;\s\"'<>\\]+)")
-_FORM_PAIR = re.compile(rb"([^&=]*)=([^&]*)")
-_XML_ELEMENT = re.compile(rb"<(?:[A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)(?:\s[^<>]*)?>([^<]+)</")
-_PART_HEADERS = rb"\r\n(?:[!-9;-~]+:[^\r\n]*\r\n)*\r\n"
-_MULTIPART_FIELD = re.compile(rb'\bname="(' + rules.NAME + rb')"' + _PART_HEADERS + rb"(.*?)\r\n--", re.DOTALL)
+_FIRST = re.compile(rb"(?:\xef\xbb\xbf)?\s*+(.)", re.DOTALL)
+_PROGRAM = re.compile(rb"(?i)[^;]*(?:html|javascript|ecmascript|css|graphql)")
+_QUERIES = frozenset((b"query", b"mutation"))
+_SIGV4 = re.compile(rb"Credential=([^/,\s]+)|Signature=([0-9a-fA-F]+)")
+_BLANKS = re.compile(rb"\s|\\[nrt]")
+_NUMBER = re.compile(rb"-?[0-9][0-9.eE+\-]*")
+_ESCAPES = {b"&quot;": XML, b"&#34;": XML, b"&#39;": XML}
 
 
-def apply(text: bytes, edits: list[Edit], kinds: set[str]) -> bytes:
-    """Put the edits into a text. Of two that overlap the first one wins and takes in the other's bytes."""
-    if not edits:
-        return text
-    parts: list[bytes] = []
-    at = 0
-    for start, end, replacement, kind in sorted(edits, key=lambda edit: (edit[0], -edit[1])):
-        if start >= at:
-            parts += (text[at:start], replacement)
-            kinds.add(kind)
-        at = max(at, end)
-    parts.append(text[at:])
-    return b"".join(parts)
+class Search:
+    """What came of looking through a message so far."""
+
+    def __init__(self) -> None:
+        self.kinds: set[str] = set()
+        self.budget = Budget()
 
 
-class Finder:
-    """Looks for secrets in texts of all kinds."""
+class Texts:
+    """Replaces secrets in texts of all kinds."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
 
-    def json(self, text: bytes) -> list[Edit]:
-        """Secret fields of a JSON text, whatever it nests, and JSON written in its strings."""
-        edits: list[Edit] = []
-        if not has_field(text):
-            return edits
-        for field in _JSON_FIELD.finditer(text):
-            kind = _kind_of(field[1])
-            if kind:
-                edits += self._json_value(text, field.end(), kind)
-        for field in _NESTED_FIELD.finditer(text):
-            kind = _kind_of(field[2])
-            if kind and field[3]:
-                edits.append((*field.span(3), self.value(_unescape(field[3], field[1])), kind))
-        return edits
+    def text(self, text: bytes, search: Search, *, media: bytes = b"", depth: int = 0, bare: bool = True) -> bytes:
+        """Give a text without its secrets; the same object where it has none. Raises NotInspected.
 
-    def form(self, text: bytes) -> list[Edit]:
-        """Secret fields of a form (WHATWG URL, section 5), and secrets of a known look in its other fields."""
-        edits: list[Edit] = []
-        for field in _FORM_PAIR.finditer(text):
-            value = unquote_to_bytes(field[2].replace(b"+", b" "))
-            kind = _kind_of(unquote_to_bytes(field[1]))
-            if kind and value and not _is_placeholder(value):
-                edits.append((*field.span(2), self.value(value), kind))
-            elif b"%" in field[2] or b"+" in field[2]:
-                kinds: set[str] = set()
-                changed = apply(value, self.shapes(value), kinds)
-                if kinds:
-                    edits.append((*field.span(2), quote_plus(changed).encode(), kinds.pop()))
-        return edits
+        `bare`: whether words without quotes may be values. In programs and queries they are expressions.
+        """
+        if len(text) < SHORTEST or not rules.HINT.found(text):
+            return text
+        if depth > TEXTS_LIMIT:
+            raise NotInspected("texts nested too deeply")
+        bare = bare and not _PROGRAM.match(media[:256])
+        reader = _reader(text, media)
+        changed = self._fields(text, list(reader(text, search.budget)), search, depth, bare) if reader else text
+        return self._plain(changed, search, depth, bare)
 
-    def xml(self, text: bytes) -> list[Edit]:
-        """Secret elements of an XML text."""
-        return self._fields(_XML_ELEMENT, text)
+    def query(self, query: bytes, search: Search) -> bytes:
+        """The same of a URL's query."""
+        fields = list(form_fields(query, search.budget))
+        return self._fields(query, fields, search, 0, bare=True, parameters=True)
 
-    def multipart(self, text: bytes) -> list[Edit]:
-        """Secret fields of multipart/form-data."""
-        return self._fields(_MULTIPART_FIELD, text)
+    def secret(self, name: bytes, value: bytes, kind: str, search: Search) -> bytes:
+        """Give what stands in for a value that is secret by its name."""
+        if not value.strip(b"* \t\r\n"):
+            return value
+        if name[-13:].lower() in (b"authorization", b"authorisation"):
+            new = self.credentials(value)
+        elif rules.PRIVATE_KEY.found(value):
+            new = self._private_keys(value, search)
+        else:
+            new = self._tokens.value(value)
+        if new != value:
+            search.kinds.add(kind)
+            return new
+        return value
 
-    def parameters(self, text: bytes) -> list[Edit]:
-        """Secret query parameters of the URLs in a text."""
-        edits: list[Edit] = []
-        if not has_parameter(text):
-            return edits
-        for parameter in _PARAMETER.finditer(text):
-            kind = _kind_of(unquote_to_bytes(parameter[1]), rules.PARAMETER_NAMES)
-            if kind:
-                edits.append((*parameter.span(2), self.value(unquote_to_bytes(parameter[2])), kind))
-        return edits
-
-    def shapes(self, text: bytes) -> list[Edit]:
-        """JWTs, keys that are known by their looks, card numbers."""
-        edits = [(*jwt.span(3), self._jwt(jwt), "jwt") for jwt in rules.JWT.finditer(text) if _is_jwt(jwt[1])]
-        for kind, pattern in rules.SHAPES:
-            edits += [(*key.span(), self._tokens.token(kind, key[0]), kind) for key in pattern.finditer(text)]
-        return edits + self.cards(text)
-
-    def cards(self, text: bytes) -> list[Edit]:
-        """Card numbers; separators stay where they are."""
-        edits: list[Edit] = []
-        for card in rules.CARD.finditer(text):
-            digits = re.sub(rb"[^0-9]", b"", card[0])
-            if is_luhn_valid(digits):
-                token = iter(self._tokens.card(digits))
-                edits.append((*card.span(), bytes(next(token) if 48 <= c <= 57 else c for c in card[0]), "card"))
-        return edits
-
-    def value(self, secret: bytes) -> bytes:
-        """Give the token of a value that is secret by its place; its looks decide of what kind."""
-        jwt = rules.JWT.fullmatch(secret)
-        if jwt and _is_jwt(jwt[1]):
-            return secret[: jwt.start(3)] + self._jwt(jwt)
-        kind = next((kind for kind, pattern in rules.SHAPES if pattern.fullmatch(secret)), "secret")
-        return self._tokens.token(kind, secret)
+    def credentials(self, value: bytes) -> bytes:
+        """RFC 9110 section 11.6.2: a known scheme stays; of SigV4 all that is not secret stays."""
+        scheme, blank, credentials = value.partition(b" ")
+        lower = scheme.lower()
+        if lower.startswith(b"aws4-"):
+            edits = []
+            for part in _SIGV4.finditer(credentials):
+                group = 1 if part[1] else 2
+                edits.append((*part.span(group), self._tokens.value(part[group]), ""))
+            if edits:
+                return scheme + blank + apply(credentials, edits)
+        if not credentials.strip():
+            return self._tokens.value(value)
+        if lower == b"basic":
+            return scheme + blank + self.basic(credentials)
+        if lower in rules.SCHEMES:
+            return scheme + blank + self._tokens.value(credentials)
+        return self._tokens.value(value)
 
     def basic(self, credentials: bytes) -> bytes:
         """RFC 7617: user and password each become a token, and the whole stays valid base64."""
         try:
             user, colon, password = b64decode(credentials, validate=True).partition(b":")
-        except (ValueError, binascii.Error):
-            return self.value(credentials)
-        return b64encode((user and self.value(user)) + colon + (password and self.value(password)))
+        except ValueError:
+            return self._tokens.value(credentials)
+        if not colon:
+            return self._tokens.value(credentials)
+        return b64encode((user and self._tokens.value(user)) + colon + (password and self._tokens.value(password)))
 
-    def _jwt(self, jwt: re.Match[bytes]) -> bytes:
-        """Stand-in for the last part; header and payload stay as they are."""
-        return jwt[3] if is_token(jwt[3]) else self._tokens.token("jwt", jwt[0])
+    # -- fields ------------------------------------------------------------------------------------------------------------
 
-    def _fields(self, pattern: re.Pattern[bytes], text: bytes) -> list[Edit]:
-        found = ((field, _kind_of(field[1])) for field in pattern.finditer(text))
-        return [(*field.span(2), self.value(field[2]), kind) for field, kind in found if kind and field[2].strip()]
+    def _fields(
+        self, text: bytes, fields: list[Field], search: Search, depth: int, bare: bool, *, parameters: bool = False
+    ) -> bytes:
+        edits: list[Edit] = []
+        for field in fields:
+            if not field.number:
+                field.note(text[field.start : field.end])
+        for field in fields:
+            raw = text[field.start : field.end]
+            kind = field.kind() or (parameters and rules.kind_of(field.name, parameter=True)) or None
+            new = self._number(field, raw, kind, search) if field.number else self._value(field, raw, kind, search, depth, bare)
+            if new != raw:
+                edits.append((field.start, field.end, new, ""))
+        return apply(text, edits) if edits else text
 
-    def _json_value(self, text: bytes, at: int, kind: str) -> Iterator[Edit]:
-        """All leaves of the value that begins there: {"password": {"S": "…"}} is how DynamoDB writes it."""
-        depth = 0
-        for leaf in _JSON_SCALAR.finditer(text, at):
-            if leaf[3]:
-                depth += 1
-            elif leaf[4]:
-                depth -= 1
-            elif leaf[2]:
-                yield (*leaf.span(2), self._number(leaf[2]), kind)
-            elif leaf[1] and not (depth and _JSON_KEY_END.match(text, leaf.end())):
-                secret = _unescape(leaf[1], b"")
-                if not _is_placeholder(secret):
-                    yield (*leaf.span(1), self.value(secret), kind)
-            if depth <= 0 or depth > NESTING_LIMIT:
-                return
+    def _number(self, field: Field, raw: bytes, kind: str | None, search: Search) -> bytes:
+        if not kind and not (field.in_cards() and self._is_card(raw)):
+            return raw
+        new = self._tokens.number(raw)
+        if new != raw:
+            search.kinds.add(kind or "card")
+        return new
 
-    def _number(self, number: bytes) -> bytes:
-        sign = b"-" if number.startswith(b"-") else b""
-        digits = re.match(rb"-?([0-9]*)", number)
-        assert digits is not None
-        return sign + self._tokens.digits(digits[1])
+    def _value(self, field: Field, raw: bytes, kind: str | None, search: Search, depth: int, bare: bool) -> bytes:
+        value = field.codec.decode(raw)
+        if not kind and field.in_cards() and self._is_card(value):
+            kind = "card"
+        if kind:
+            new = self.secret(field.name, value, kind, search)
+        else:
+            bare = bare and field.name.lower() not in _QUERIES
+            new = self.text(value, search, depth=depth + 1, bare=bare)
+        return raw if new == value else field.codec.encode(new, raw)
+
+    @staticmethod
+    def _is_card(value: bytes) -> bool:
+        return rules.CARD_WHOLE.fullmatch(value) is not None and is_luhn_valid(value.translate(None, b" -"))
+
+    # -- texts without structure -------------------------------------------------------------------------------------------
+
+    def _plain(self, text: bytes, search: Search, depth: int, bare: bool) -> bytes:
+        """One pass for each kind of thing, each over what the one before left."""
+        text = self._private_keys(text, search)
+        text = self._edited(text, self._parameters(text, search, depth), search)
+        text = self._edited(text, self._assigned(text, search, bare), search)
+        text = self._edited(text, self._users(text), search)
+        text = self._edited(text, self._jwts(text), search)
+        for _ in range(2):  # a key may stand in what another pattern took for the one before it
+            text = self._edited(text, ((*span, self._tokens.value(text[slice(*span)]), "key") for span in keys(text)), search)
+        return self._edited(text, self._cards(text), search)
+
+    @staticmethod
+    def _edited(text: bytes, edits: Iterable[Edit], search: Search) -> bytes:
+        changes = [edit for edit in edits if text[edit[0] : edit[1]] != edit[2]]
+        search.kinds.update(edit[3] for edit in changes)
+        return apply(text, changes) if changes else text
+
+    def _parameters(self, text: bytes, search: Search, depth: int) -> Iterator[Edit]:
+        if b"=" not in text:
+            return
+        for name, value in rules.PARAMETER.spans(text, 1, 2):
+            raw = text[slice(*value)]
+            kind = rules.kind_of(unquote(text[slice(*name)]), parameter=True)
+            if kind and raw:
+                yield (*value, self.secret(b"", unquote(raw), kind, search) if not token_at(raw, 0) else raw, kind)
+            elif b"%" in raw:
+                decoded = unquote(raw)
+                new = self.text(decoded, search, depth=depth + 1)
+                if new != decoded:
+                    yield (*value, FORM.encode(new, raw), "token")
+
+    def _assigned(self, text: bytes, search: Search, bare: bool) -> Iterator[Edit]:
+        for found in assignments(text, bare):
+            container = found.quote in (b"{", b"[")
+            kind = rules.kind_of(found.name, container=container)
+            if not kind:
+                continue
+            if container:
+                top = Group(found.name, None, kind)
+                for field in json_fields(text, search.budget, found.start, top):
+                    raw = text[field.start : field.end]
+                    new = self._number(field, raw, kind, search) if field.number else self._value(field, raw, kind, search, 0, bare)
+                    yield field.start, field.end, new, kind
+                continue
+            raw = text[found.start : found.end]
+            if not raw or token_at(raw, 0):
+                continue
+            if found.json and not found.quote and _NUMBER.fullmatch(raw):
+                yield found.start, found.end, self._tokens.number(raw), kind
+                continue
+            codec = _codec(found.quote)
+            value = _decoded(raw, found.quote)
+            new = self.secret(found.name, value, kind, search)
+            if new != value:
+                yield found.start, found.end, codec.encode(new, raw), kind
+
+    def _private_keys(self, text: bytes, search: Search) -> bytes:
+        edits: list[Edit] = []
+        for start, end in private_keys(text):
+            body = _BLANKS.sub(b"", text[start:end])
+            if body and not is_token(body):
+                blanks = text[start:end][: len(text[start:end]) - len(text[start:end].lstrip())]
+                line = blanks or (b"\\n" if text.startswith(b"\\n", start) else b"\n")
+                edits.append((start, end, line + self._tokens.token("key", body) + line, "key"))
+        return self._edited(text, edits, search)
+
+    def has_form(self, text: bytes) -> Iterator[Edit]:
+        """What of a text that cannot be changed would be replaced for its form."""
+        if rules.PRIVATE_KEY.found(text):
+            yield (0, 0, b"", "key")
+        for span in keys(text):
+            if not is_token(text[slice(*span)]):
+                yield (*span, b"", "key")
+        yield from self._jwts(text)
+
+    def _users(self, text: bytes) -> Iterator[Edit]:
+        if b"@" in text:
+            for password, user in rules.USERINFO.spans(text, 1, 2):
+                span = password if password[0] >= 0 else user
+                yield (*span, self._tokens.value(unquote(text[slice(*span)])), "password")
+
+    def _jwts(self, text: bytes) -> Iterator[Edit]:
+        if b"eyJ" in text:
+            for header, signature in rules.JWT.spans(text, 1, 2):
+                if is_jwt(text[slice(*header)]):
+                    yield (*signature, self._tokens.jwt(text[header[0] : signature[1]], text[slice(*signature)]), "jwt")
+
+    def _cards(self, text: bytes) -> Iterator[Edit]:
+        for pattern in (rules.CARD_GROUPED, rules.CARD_NAMED):
+            for (span,) in pattern.spans(text, 1):
+                if self._is_card(text[slice(*span)]):
+                    yield (*span, self._tokens.card(text[slice(*span)]), "card")
 
 
-def _kind_of(name: bytes, names: dict[str, str] = rules.FIELD_NAMES) -> str | None:
-    """Look a field's name up; of `card[number]` and `user.password` the last part counts."""
-    last = re.split(rb"[\[.]", name.rstrip(b"]"))[-1]
-    word = last.decode("latin-1").lower().replace("_", "").replace("-", "").replace(" ", "")
-    return names.get(word) or next((kind for end, kind in rules.FIELD_ENDINGS if word.endswith(end)), None)
+def apply(text: bytes, edits: list[Edit]) -> bytes:
+    """Put the edits into a text. Of two that overlap the first one wins and takes in the other's bytes."""
+    parts: list[bytes] = []
+    at = 0
+    for start, end, replacement, _ in sorted(edits, key=lambda edit: (edit[0], -edit[1])):
+        if start >= at:
+            parts += (text[at:start], replacement)
+        at = max(at, end)
+    parts.append(text[at:])
+    return b"".join(parts)
 
 
-def _unescape(text: bytes, quote: bytes) -> bytes:
-    """Take the escapes off a JSON string. `quote` are the backslashes before its quotes: they tell how deep it lies."""
-    for _ in range(len(quote).bit_length() + 1):
-        if b"\\" not in text:
-            break
-        try:
-            text = json.loads(b'"' + text + b'"').encode("utf-8", "surrogatepass")
-        except (ValueError, RecursionError):
-            break
-    return text
+def _codec(quote: bytes) -> Codec:
+    return _ESCAPES.get(quote, STRING)
 
 
-def _is_placeholder(secret: bytes) -> bool:
-    return is_token(secret) or not secret.strip(b"*x. ")
+def _decoded(raw: bytes, quote: bytes) -> bytes:
+    """Take the escapes off a quoted value. The backslashes before its quote tell how deep in strings it lies."""
+    if not quote:
+        return unquote(raw) if b"%" in raw else raw
+    value = raw
+    for _ in range(quote.count(b"\\").bit_length() + 1):
+        value = _codec(quote).decode(value)
+    return value
 
 
-def _is_jwt(header: bytes) -> bool:
-    try:
-        return isinstance(json.loads(urlsafe_b64decode(header + b"=" * (-len(header) % 4))), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-_BODY_FINDERS: tuple[tuple[re.Pattern[bytes], Callable[[Finder, bytes], list[Edit]]], ...] = (
-    (re.compile(rb"(?i)\s*application/x-www-form-urlencoded"), Finder.form),
-    (re.compile(rb"(?i)[^;]*xml"), Finder.xml),
-    (re.compile(rb"(?i)\s*multipart/"), Finder.multipart),
-)
-
-
-@lru_cache(MEDIA_LIMIT)
-def body_finder(media: bytes) -> Callable[[Finder, bytes], list[Edit]]:
-    """Say how the fields of a body of this media type are found: as JSON where it is none of the others."""
-    return next((find for pattern, find in _BODY_FINDERS if pattern.match(media)), Finder.json)
+def _reader(text: bytes, media: bytes) -> Reader | None:
+    """How a text is read: by its looks, else by its media type."""
+    first = _FIRST.match(text)
+    begin = first[1] if first else b""
+    if begin in (b"{", b"[", b'"'):
+        return json_fields
+    if begin == b"<" or b"</" in text:
+        return xml_fields
+    if looks_like_form(text):
+        return form_fields
+    media = media.lower()
+    return json_fields if b"json" in media else xml_fields if b"xml" in media else form_fields if b"urlencoded" in media else None

@@ -4,6 +4,10 @@ A token is REDACTED-<kind>-<hash>, the hash being HMAC-SHA256 of the secret unde
 from the secret itself, never from where it stands, so that a token handed out in a body and shown in a header stay
 the same.
 
+A client under mock sends back the tokens that it was given, so every kind is recognised and never replaced again. Numbers
+and card numbers have no room for a mark; there a part of the token is a check value of the rest under the key. A real
+number passes that check once in 100,000 times (a card number once in 10,000, and only one of the issuer 0000).
+
 The key is kept in the snapshot, because requests to a responder must become the same tokens. So whoever holds a
 snapshot can *test a guess*: nobody can compute a secret from its token, but a short PIN can be found by trying all.
 """
@@ -11,11 +15,21 @@ snapshot can *test a guess*: nobody can compute a secret from its token, but a s
 from __future__ import annotations
 
 import hmac
+import json
 import re
+from base64 import urlsafe_b64decode
+
+from engine.redaction import rules
 
 HASH_DIGITS = 15
 """Hexadecimal digits of a hash: 60 bits, and "REDACTED-jwt-<hash>" has 28 characters, a length that base64 can have."""
 MARK = b"REDACTED-"
+NUMBER_DIGITS = 9
+"""Digits of a token that must be a number: as many as any integer type holds. The last 5 check the others."""
+NUMBER_CHECK = 5
+CARD_ISSUER = b"0000"
+"""Digits 3 to 6 of a card token: with them the issuer is one that no brand has given out."""
+CARD_CHECK = 4
 
 _TOKEN = re.compile(rb"REDACTED-[a-z]+-[0-9a-f]{15}")
 
@@ -25,32 +39,80 @@ def is_token(text: bytes) -> bool:
     return text.startswith(MARK) and _TOKEN.fullmatch(text) is not None
 
 
+def token_at(text: bytes, at: int) -> int:
+    """Give the end of the token that begins there; 0 where none does."""
+    found = _TOKEN.match(text, at) if text.startswith(MARK, at) else None
+    return found.end() if found else 0
+
+
 class Tokens:
     """Makes tokens under one key."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
+    def value(self, secret: bytes) -> bytes:
+        """Give the token of a secret; its form decides of what kind. A token stays as it is."""
+        if is_token(secret):
+            return secret
+        jwt = rules.JWT_WHOLE.fullmatch(secret)
+        if jwt and is_jwt(jwt[1]):
+            return secret[: jwt.start(2)] + self.jwt(secret, jwt[2])
+        if rules.CARD_WHOLE.fullmatch(secret):
+            digits = secret.translate(None, b" -")
+            if is_luhn_valid(digits):
+                return self.card(secret)
+        return self.token("key" if rules.KEY.fits(secret) else "secret", secret)
+
     def token(self, kind: str, secret: bytes) -> bytes:
         """Give the token of a secret, as ASCII that needs no escape in JSON, URLs, XML, headers and base64url."""
         return secret if is_token(secret) else f"REDACTED-{kind}-{self._hash(secret)[:HASH_DIGITS]}".encode()
 
-    def digits(self, secret: bytes) -> bytes:
-        """Give as many decimal digits as the secret has, the first not 0: for numbers that must stay numbers."""
-        number = str(int(self._hash(secret), 16)).lstrip("0")
-        return (number * (len(secret) // len(number) + 1))[: len(secret)].encode()
+    def jwt(self, whole: bytes, signature: bytes) -> bytes:
+        """Stand-in for a JWT's last part; header and payload stay as they are."""
+        return signature if is_token(signature) else self.token("jwt", whole)
+
+    def number(self, secret: bytes) -> bytes:
+        """Give the token of a JSON number, as a number."""
+        digits = secret.translate(None, b" -")
+        if rules.CARD_WHOLE.fullmatch(digits) and is_luhn_valid(digits):
+            return self.card(digits)
+        if len(secret) == NUMBER_DIGITS and self._checked(secret[:-NUMBER_CHECK], NUMBER_CHECK) == secret:
+            return secret
+        body = b"%d" % (1 + int(self._hash(secret), 16) % 9) + self._digits(secret, NUMBER_DIGITS - NUMBER_CHECK - 1)
+        return self._checked(body, NUMBER_CHECK)
 
     def card(self, number: bytes) -> bytes:
-        """Give a card number of the same length and brand (the first two digits) that is Luhn-valid and another one."""
-        for attempt in range(16):
-            body = number[:2] + self.digits(number + b"#%d" % attempt)[: len(number) - 3]
-            token = body + luhn_digit(body)
-            if token != number:
-                break
-        return token
+        """Give a card number of the same length and brand (the first two digits) that is Luhn-valid; separators stay."""
+        digits = number.translate(None, b" -")
+        body = digits[:2] + CARD_ISSUER
+        given = digits[: -CARD_CHECK - 1]
+        token = self._card(given) if given.startswith(body) else b""
+        if token != digits:
+            token = self._card(body + self._digits(digits, len(given) - len(body)))
+        each = iter(token)
+        return bytes(next(each) if 48 <= c <= 57 else c for c in number)
+
+    def _card(self, body: bytes) -> bytes:
+        checked = self._checked(body, CARD_CHECK)
+        return checked + luhn_digit(checked)
+
+    def _checked(self, body: bytes, digits: int) -> bytes:
+        return body + self._digits(b"check " + body, digits)
+
+    def _digits(self, secret: bytes, count: int) -> bytes:
+        return b"%0*d" % (count, int(self._hash(secret), 16) % 10**count)
 
     def _hash(self, secret: bytes) -> str:
         return hmac.digest(self._key, secret, "sha256").hex()
+
+
+def is_jwt(header: bytes) -> bool:
+    """Whether this is a JOSE header in base64url: a JSON object (RFC 7515)."""
+    try:
+        return isinstance(json.loads(urlsafe_b64decode(header + b"=" * (-len(header) % 4))), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def luhn_digit(digits: bytes) -> bytes:

@@ -1,0 +1,107 @@
+"""The fields of a text with structure, as its reader finds them: what is called how, where it is, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.redaction import rules
+from engine.redaction.content import NotInspected
+
+FIELDS_LIMIT = 200_000
+"""Fields and brackets of a message that are read. Only texts that may hold a secret are read at all: a second of work."""
+TEXTS_LIMIT = 16
+"""Texts within texts that are gone into: JSON in a string of JSON in a field of a form."""
+ANCESTORS_LIMIT = 4
+"""Levels up that are asked for a name: {"name": "password", "value": {"stringValue": "…"}}."""
+
+
+class Budget:
+    """What may still be done for a message."""
+
+    def __init__(self) -> None:
+        self.fields = FIELDS_LIMIT
+
+    def spend(self) -> None:
+        """Count one field. Raises NotInspected when there were too many."""
+        self.fields -= 1
+        if self.fields < 0:
+            raise NotInspected("too many fields")
+
+
+class Group:
+    """What fields stand in: an object, a list, an element. `named`: one of its fields says that another one is secret."""
+
+    __slots__ = ("kind", "name", "named", "parent")
+
+    def __init__(self, name: bytes, parent: Group | None, kind: str | None) -> None:
+        self.name, self.parent, self.kind = name, parent, kind
+        self.named = False
+
+    @classmethod
+    def below(cls, parent: Group | None, name: bytes) -> Group:
+        """One that stands in another. What is below a secret name is secret: {"password": {"S": "…"}}."""
+        return cls(name, parent, (parent.kind if parent else None) or (rules.kind_of(name, container=True) if name else None))
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How a value is written: `decode` and `encode`, which is told how the value was written before."""
+
+    decode: Callable[[bytes], bytes]
+    encode: Callable[[bytes, bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A value by its span.
+
+    `number`: it has no quotes and must stay a number. `inner`: it is the text of the element that `group` is.
+    """
+
+    start: int
+    end: int
+    name: bytes
+    group: Group
+    codec: Codec
+    number: bool = False
+    inner: bool = False
+
+    def kind(self) -> str | None:
+        """Which kind of secret it is by its place; None where that does not say so."""
+        return self.group.kind or rules.kind_of(self.name) or self._named()
+
+    def note(self, value: bytes) -> None:
+        """Keep in the group when this says that another field of it is secret."""
+        group = self.group.parent if self.inner else self.group
+        if group and self.name.lower() in rules.NAMING and rules.kind_of(value):
+            group.named = True
+
+    def in_cards(self) -> bool:
+        """Whether it stands where card numbers do."""
+        return rules.is_about_cards(self.name) or rules.is_about_cards(self.group.name)
+
+    def _named(self) -> str | None:
+        if self.inner and self.group.named:
+            return "token"
+        name = self.name
+        group: Group | None = self.group
+        for _ in range(ANCESTORS_LIMIT):
+            if group is None:
+                return None
+            if group.named and name.lower() in rules.VALUES:
+                return "token"
+            name, group = group.name, group.parent
+        return None
+
+
+def _same(value: bytes) -> bytes:
+    return value
+
+
+def _as_is(value: bytes, _: bytes) -> bytes:
+    return value
+
+
+PLAIN = Codec(_same, _as_is)
+"""For values that are written as they are."""

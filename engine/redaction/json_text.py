@@ -1,0 +1,77 @@
+"""Reads the fields of JSON, and of what is JSON but for a cut, several documents, or a hole in it (RFC 8259)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from engine.redaction.fields import Budget, Codec, Field, Group
+
+_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"?|([{\[])|([}\]])|([:,])|(-?[0-9][0-9.eE+\-]*+)|[^\s"{}\[\]:,]++', re.DOTALL)
+_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_decode = json.JSONDecoder(strict=False).decode
+_CONTROL = re.compile(rb'[\x00-\x1f"\\]')
+
+
+def json_fields(text: bytes, budget: Budget, start: int = 0, group: Group | None = None) -> Iterator[Field]:
+    """Every string and number with its name. From a `start` on, one value only, which stands in `group`."""
+    single = group is not None
+    top = group or Group(b"", None, None)
+    root = top
+    key: bytes | None = None
+    waiting: re.Match[bytes] | None = None
+    for token in _TOKEN.finditer(text, start):
+        budget.spend()
+        kind = token.lastindex
+        if waiting and not (kind == 4 and token[4] == b":"):
+            yield Field(*waiting.span(1), top.name if key is None else key, top, STRING)
+            waiting = key = None
+        if kind == 1:
+            waiting = token
+        elif kind == 2:
+            top = Group.below(top, top.name if key is None else key)
+            key = None
+        elif kind == 3:
+            top, key = (top.parent if top is not root else None) or root, None
+        elif kind == 4:
+            key = unescape(waiting[1]) if waiting else None
+            waiting = None
+        elif kind == 5:
+            yield Field(*token.span(5), top.name if key is None else key, top, STRING, number=True)
+            key = None
+        if single and top is root and kind != 2:
+            return
+    if waiting:
+        yield Field(*waiting.span(1), top.name if key is None else key, top, STRING)
+
+
+def unescape(text: bytes) -> bytes:
+    """Take the escapes off what is between the quotes of a string, whatever bytes it has."""
+    if b"\\" not in text:
+        return text
+    try:
+        return str(_decode(f'"{text.decode()}"')).encode("utf-8", "surrogatepass")
+    except ValueError:
+        return _ESCAPE.sub(_unescaped, text)
+
+
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    try:
+        return str(json.loads(b'"' + escape[0] + b'"')).encode("utf-8", "surrogatepass")
+    except ValueError:
+        return escape[0][1:]
+
+
+def escape(text: bytes, before: bytes) -> bytes:
+    """Put escapes on again, as many as there were: all of ASCII, and slashes that were escaped."""
+    if before.isascii() and not text.isascii():
+        try:
+            return json.dumps(text.decode("utf-8", "surrogatepass"))[1:-1].encode()
+        except UnicodeDecodeError:
+            pass
+    text = _CONTROL.sub(lambda found: json.dumps(found[0].decode())[1:-1].encode(), text)
+    return text.replace(b"/", b"\\/") if b"\\/" in before else text
+
+
+STRING = Codec(unescape, escape)

@@ -1,0 +1,93 @@
+"""Reads the fields of XML and HTML: what is in elements, CDATA sections and attributes. Tolerant, and expands no entity."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from engine.redaction.fields import PLAIN, Budget, Codec, Field, Group
+
+OPEN_LIMIT = 32
+"""Open elements that an end tag may close: what HTML leaves open is not looked for any further."""
+
+_MARKUP = re.compile(
+    rb"<!\[CDATA\[|<!--|<(/?)((?:[A-Za-z_][\w.\-]*+:)?+[A-Za-z_][\w.\-]*+)((?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+')*+)>|<"
+)
+_ATTRIBUTE = re.compile(rb"([^\s=<>\"'/]++)(?:\s*+=\s*+(?:\"([^\"<]*+)\"|'([^'<]*+)'|([^\s<>\"']++)))?+")
+_ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
+_NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
+
+
+def xml_fields(text: bytes, budget: Budget) -> Iterator[Field]:
+    """Every text and attribute. An element's name is that of its text; `<param name="password">` names it as well."""
+    stack = [Group(b"", None, None)]
+    at = 0
+    for markup in _MARKUP.finditer(text):
+        if markup.start() < at:
+            continue
+        budget.spend()
+        yield from _content(text, at, markup.start(), stack[-1], XML)
+        at = markup.end()
+        if markup[0] in (b"<![CDATA[", b"<!--"):
+            at, end = _section(text, at, b"]]>" if markup[0] != b"<!--" else b"-->")
+            yield from _content(text, markup.end(), at, stack[-1], PLAIN)
+            at = end
+        elif markup[1]:
+            _close(stack, _local(markup[2]))
+        elif markup[2]:
+            element = Group.below(stack[-1], _local(markup[2]))
+            yield from _attributes(text, markup, element, budget)
+            if not markup[3].endswith(b"/"):
+                stack.append(element)
+    yield from _content(text, at, len(text), stack[-1], XML)
+
+
+def _content(text: bytes, start: int, end: int, element: Group, codec: Codec) -> Iterator[Field]:
+    if end > start and text[start:end].strip():
+        yield Field(start, end, element.name, element, codec, inner=True)
+
+
+def _section(text: bytes, at: int, end: bytes) -> tuple[int, int]:
+    stop = text.find(end, at)
+    return (len(text), len(text)) if stop < 0 else (stop, stop + len(end))
+
+
+def _close(stack: list[Group], name: bytes) -> None:
+    for back in range(1, min(len(stack), OPEN_LIMIT)):
+        if stack[-back].name == name:
+            del stack[-back:]
+            return
+
+
+def _attributes(text: bytes, markup: re.Match[bytes], element: Group, budget: Budget) -> Iterator[Field]:
+    for attribute in _ATTRIBUTE.finditer(text, *markup.span(3)):
+        budget.spend()
+        value = attribute.lastindex
+        if value and value > 1:
+            yield Field(*attribute.span(value), _local(attribute[1]), element, XML)
+
+
+def _local(name: bytes) -> bytes:
+    return name.rpartition(b":")[2]
+
+
+def unescape(text: bytes) -> bytes:
+    """Take entities off: the five of XML, and characters by number."""
+    return _ENTITY.sub(_unescaped, text) if b"&" in text else text
+
+
+def _unescaped(entity: re.Match[bytes]) -> bytes:
+    if entity[3]:
+        return _NAMED[entity[3]]
+    number = int(entity[1]) if entity[1] else int(entity[2], 16)
+    return chr(number).encode("utf-8", "surrogatepass") if number < 0x110000 else entity[0]
+
+
+def escape(text: bytes, _: bytes) -> bytes:
+    """Put entities on."""
+    for each in (b"amp", b"lt", b"gt", b"quot"):
+        text = text.replace(_NAMED[each], b"&" + each + b";")
+    return text
+
+
+XML = Codec(unescape, escape)

@@ -1,0 +1,406 @@
+"""Where secrets are found: one line a place. What is asserted is that the secret is gone and the rest is there."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+
+import brotli
+import pytest
+import zstandard
+
+from engine.rrpair import Message
+from tests.engine.redaction.messages import REDACTOR, all_bytes, body_of, header_of, pair
+
+S = b"hunter2-9f8e7d6c"
+JSON = b"application/json"
+FORM = b"application/x-www-form-urlencoded"
+MULTIPART = b"multipart/form-data; boundary=x"
+
+
+def nested(value: object) -> str:
+    return json.dumps(json.dumps(value))[1:-1]
+
+
+@pytest.mark.parametrize(
+    ("media", "body"),
+    [
+        (JSON, b'{"ExpressionAttributeValues":{":password":{"S":"%s"}}}'),
+        (JSON, b'{"ExpressionAttributeValues":{":token":{"S":"%s"}}}'),
+        (JSON, b'{"SecretString":"%s"}'),
+        (JSON, b'{"SecretString":"{\\"username\\":\\"u\\",\\"pass\\":\\"%s\\"}"}'),
+        (JSON, b'{"Parameter":{"Type":"SecureString","Value":"%s"}}'),
+        (JSON, b'{"aws_session_token":"%s"}'),
+        (JSON, b'{"oauth_token":"%s"}'),
+        (JSON, b'{"credentials":"%s"}'),
+        (JSON, b'{"session":"%s"}'),
+        (JSON, b'{"dbPass":"%s"}'),
+        (JSON, b'{"password1":"%s"}'),
+        (JSON, b'[{"name":"password","value":"%s"}]'),
+        (JSON, b'[{"value":"%s","Key":"DB_PASSWORD"}]'),
+        (JSON, b'{"name":"api_key","value":{"stringValue":"%s"}}'),
+        (JSON, b'{"query":"mutation{login(password:\\"%s\\"){id}}"}'),
+        (JSON, b'{"pass\\u0077ord":"%s"}'),
+        (JSON, b'{"a":1,"password":"%s'),
+        (JSON, b'{"a":"foo,"access_token":"%s"}'),
+        (JSON, b'{"password":"x","password":"%s"}'),
+        (JSON, b'{"a":1}\n{"token":"%s"}\n'),
+        (JSON, b'{"secret":[[[["%s"]]]]}'),
+        (JSON, b'{"m":"{\\"m\\":\\"{\\\\\\"token\\\\\\":[\\\\\\"%s\\\\\\"]}\\"}"}'),
+        (JSON, b'{"url":"postgres:\\/\\/u:%s@db\\/x"}'),
+        (JSON, b'{"url":"https://b/x?a=1\\u0026X-Amz-Signature=%s"}'),
+        (JSON, b'{"form":"grant_type=x&client_secret=%s&b=1"}'),
+        (JSON, b"a=1&password=%s"),
+        (b"", b"a=1&password=%s"),
+        (b"", b'{"password":"%s"}'),
+        (b"binary/octet-stream", b'{"password":"%s"}'),
+        (b"image/png", b'{"password":"%s"}'),
+        (b"text/plain", b'6" pipe {"access_token":"%s"}'),
+        (b"text/plain", b"login with password=%s now"),
+        (b"text/plain", b"{'password': '%s'}"),
+        (b"text/event-stream", b'data: {"token":"%s"}\n\n'),
+        (b"application/yaml", b"user: bob\npassword: %s\n"),
+        (b"text/yaml", b"db:\n  - password: correct %s\n"),
+        (b"text/yaml", b"password: |\n  first\n  %s\nnext: 1\n"),
+        (b"text/plain", b"[default]\naws_secret_access_key = %s\n"),
+        (b"text/plain", b"export API_KEY='%s'\n"),
+        (b"text/xml", b'<login password="%s"/>'),
+        (b"text/xml", b"<password><![CDATA[%s]]></password>"),
+        (b"text/xml", b"<password><v>%s</v></password>"),
+        (b"text/xml", b"<a:Password xmlns:a='b'>%s</a:Password>"),
+        (b"text/xml", b'<param name="password">%s</param>'),
+        (b"text/xml", b'<add key="ApiKey" value="%s"/>'),
+        (b"text/xml", b"<e><Name>password</Name><Value>%s</Value></e>"),
+        (b"text/xml", b"<a>{&quot;password&quot;:&quot;%s&quot;}</a>"),
+        (b"text/xml", b"<a><![CDATA[<b><token>%s</token></b>]]></a>"),
+        (b"text/xml", b"<Url>https://b/x?X-Amz-Date=1&amp;X-Amz-Signature=%s</Url>"),
+        (b"text/html", b'<input type="password" name="p" value="%s">'),
+        (FORM, b"a=1&pass%%77ord=%s"),
+        (FORM, b"Attribute.1.Name=Password&Attribute.1.Value=%s"),
+        (FORM, b"payload=%%7B%%22token%%22%%3A%%22%s%%22%%7D"),
+        (MULTIPART, b'--x\r\nContent-Disposition: form-data; name="private_key"; filename="id"\r\n\r\n%s\r\n--x--\r\n'),
+        (MULTIPART, b"--x\r\nContent-Disposition: form-data; name=password\r\n\r\n%s\r\n--x--\r\n"),
+        (
+            MULTIPART,
+            b'--x\r\nContent-Disposition: form-data; name="m"\r\nContent-Type: application/json\r\n\r\n{"token":"%s"}\r\n--x--',
+        ),
+        (
+            b'multipart/mixed; boundary="a b"',
+            b"--a b\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n"
+            b'--x\r\nContent-Disposition: form-data; name="secret"\r\n\r\n%s\r\n--x--\r\n--a b--',
+        ),
+        (b"text/plain", b"-----BEGIN PRIVATE KEY-----\nMIIE%s\n-----END PRIVATE KEY-----\n"),
+        (b"application/x-pem-file", b"-----BEGIN RSA PRIVATE KEY-----\nMIIE%s"),
+        (JSON, b'{"pem":"-----BEGIN EC PRIVATE KEY-----\\nMIIE%s\\n-----END EC PRIVATE KEY-----"}'),
+        (b"text/plain", b"GET https://u:%s@h/x"),
+        (b"text/plain", b"curl -H 'Authorization: Bearer %s'"),
+    ],
+)
+def test_bodies(media: bytes, body: bytes) -> None:
+    redacted = body_of(body % S, media)
+    assert S not in redacted
+    assert b"REDACTED-" in redacted
+    assert body_of(redacted, media) == redacted
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'{"user":"bob","password":"%s","n":[1.50, 2]}', b'{"user":"bob","password":"T","n":[1.50, 2]}'),
+        (b'{"m":"{\\"token\\":\\"%s\\",\\"u\\":\\"\\\\u00e9\\"}"}', b'{"m":"{\\"token\\":\\"T\\",\\"u\\":\\"\\\\u00e9\\"}"}'),
+        (b"<a b='1'><password>%s</password> <c/></a>", b"<a b='1'><password>T</password> <c/></a>"),
+        (b"a=1%%202&password=%s&b=%%C3%%A9", b"a=1%202&password=T&b=%C3%A9"),
+        (b"a: 1\npassword: %s\nb: 2\n", b"a: 1\npassword: T\nb: 2\n"),
+    ],
+)
+def test_the_rest_of_a_body_stays(before: bytes, after: bytes) -> None:
+    token = header_of(b"X-Api-Key", S)
+    assert body_of(before % S) == after.replace(b"T", token)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"NextToken":"abc","ClientRequestToken":"def","nextPageToken":"g","token_type":"bearer","total_tokens":12}',
+        b'{"credentials":{"expires":"2026-01-01","user":"u"},"key":"k","code":"c","bypass":"b","secretary":"Ann"}',
+        b'{"TableName":"t","Key":{"id":{"S":"7"}},"password":null,"token":true,"secret":"","pwd":"****"}',
+        b"mutation($password: String!){login(password: $password){id}}",
+        b"<form><label for='password'>Password</label></form>",
+    ],
+)
+def test_what_is_no_secret_stays(body: bytes) -> None:
+    before = pair(body, b"application/graphql" if body.startswith(b"m") else b"")
+    assert REDACTOR.pair(before) is before
+
+
+@pytest.mark.parametrize("name", ["password", "cvc", "pin", "token", "secret"])
+def test_numbers_stay_numbers(name: str) -> None:
+    redacted = json.loads(body_of(json.dumps({name: 998877665544, "n": {"m": json.dumps({name: 123})}}).encode(), JSON))
+    assert redacted[name] != 998877665544
+    assert redacted[name] < 2**31
+    inner = json.loads(redacted["n"]["m"])[name]
+    assert isinstance(inner, int)
+    assert inner != 123
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16(charset: str) -> None:
+    text = json.dumps({"password": S.decode(), "é": "€"}, ensure_ascii=False)
+    redacted = body_of(text.encode(charset), b"application/json; charset=utf-16").decode(charset)
+    assert json.loads(redacted)["password"].startswith("REDACTED-")
+    assert json.loads(redacted)["é"] == "€"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"sk_live_4eC39HqLyjWDarjtT1zdp7dc",
+        b"AKIAIOSFODNN7EXAMPLE",
+        b"ghp_" + b"a1" * 18,
+        b"xoxb-1234567890-abcdef",
+        b"AIza" + b"b" * 35,
+        b"sk-proj-abcdefghijklmnopqrstuvwxyz0123456789",
+        b"SG.abcdefghijklmnopqrstuv.abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG",
+        b"glpat-" + b"x" * 20,
+    ],
+)
+@pytest.mark.parametrize("text", [b'{"x":"%s"}', b"x %s y", b"a=%s&b=1", b"<a>%s</a>", b'{"x":"a \\"%s\\""}'])
+def test_keys_are_known_by_their_form(key: bytes, text: bytes) -> None:
+    assert key not in body_of(text % key, b"")
+    assert key not in REDACTOR.pair(pair(target=b"/" + key)).request.start_line
+    assert key not in header_of(b"X-Other", b"v " + key)
+
+
+def test_an_aws_secret_beside_its_id() -> None:
+    secret = b"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+    assert secret not in body_of(b"Access key ID,Secret access key\r\nAKIAIOSFODNN7EXAMPLE," + secret + b"\r\n", b"text/csv")
+
+
+# -- headers -------------------------------------------------------------------------------------------------------------
+
+
+SECRET_HEADERS = """
+Authorization Proxy-Authorization X-Authorization Authentication X-Auth X-Api-Key Api-Token DD-API-KEY DD-APPLICATION-KEY
+CF-Access-Client-Secret anthropic-api-key X-MBX-APIKEY X-Hub-Signature X-Hub-Signature-256 X-Twilio-Signature X-Session-Id
+X-Amz-Server-Side-Encryption-Customer-Key X-Honeycomb-Team PLAID-SECRET Circle-Token Grpc-Metadata-Authorization
+X-Auth-Token X-Amz-Security-Token X-JWT-Assertion X-Sentry-Auth Cookie2 X-CSRF-Token"""
+
+
+@pytest.mark.parametrize("name", SECRET_HEADERS.split())
+def test_headers_by_their_ends(name: str) -> None:
+    redacted = header_of(name.encode(), S)
+    assert redacted.startswith(b"REDACTED-")
+    assert S not in header_of(name.encode(), b"Bearer " + S)
+    assert S not in header_of(name.encode(), b"two words " + S)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"WWW-Authenticate", b'Digest realm="a", nonce="b"'),
+        (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+        (b"Idempotency-Key", b"5b7a3f0e"),
+        (b"X-Request-Id", b"5b7a3f0e"),
+        (b"X-Continuation-Token", b"abc"),
+        (b"Link", b'<https://a/?page=2>; rel="next"'),
+    ],
+)
+def test_headers_that_stay(name: bytes, value: bytes) -> None:
+    assert header_of(name, value) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"Location", b"https://u:%s@h/"),
+        (b"Location", b"https://h/cb?state=1&code=%s#x"),
+        (b"Referer", b"https://h/?X-Goog-Signature=%s"),
+        (b"X-Other", b"https://h/?sig=%s&x=1"),
+        (b"Link", b"<https://h/?access_token=%s>; rel=next"),
+        (b"Host", b"u:%s@h"),
+        (b"Cookie", b"%s"),
+        (b"Cookie", b'a=x"%s'),
+        (b"Set-Cookie", b'a="%s"; Path=/'),
+    ],
+)
+def test_secrets_in_headers(name: bytes, value: bytes) -> None:
+    redacted = header_of(name, value % S)
+    assert S not in redacted
+    assert header_of(name, redacted) == redacted
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/x?AWSAccessKeyId=1&Signature=%s&Expires=1",
+        b"/x?X-Goog-Signature=%s",
+        b"/x?a=1&pass%%77ord=%s",
+        b"/x?redirect=https%%3A%%2F%%2Fh%%2F%%3Ftoken%%3D%s",
+        b"/x?password=a'%s",
+        b"/x?password=a;%s",
+        b"/x;jsessionid=%s?a=1",
+        b"http://u:%s@h/x",
+        b"/services/T00000000/B00000000/%s",
+        b"/bot1234567890:AAE-hunter2hunter2%s12/sendMessage",
+    ],
+)
+def test_targets(target: bytes) -> None:
+    secret = S.replace(b"-", b"") + b"a" if b"services" in target else S
+    redacted = REDACTOR.pair(pair(target=target % secret))
+    assert secret not in all_bytes(redacted.request)
+    assert secret.decode() not in repr((redacted.path, redacted.query, redacted.operation))
+
+
+def test_connect_with_a_password() -> None:
+    message = REDACTOR.message(Message(b"CONNECT u:%s@h:443 HTTP/1.1" % S, ((b"Host", b"h"),)), set())
+    assert S not in message.start_line
+    assert message.start_line.endswith(b"@h:443 HTTP/1.1")
+
+
+def test_trailers() -> None:
+    message = REDACTOR.message(Message(b"HTTP/1.1 200 OK", (), b"", ((b"X-Token", S), (b"X-Other", b"?sig=" + S))), set())
+    assert S not in all_bytes(message)
+
+
+# -- codings -------------------------------------------------------------------------------------------------------------
+
+
+def raw_deflate(text: bytes) -> bytes:
+    encoder = zlib.compressobj(wbits=-15)
+    return encoder.compress(text) + encoder.flush()
+
+
+def chunks(text: bytes) -> bytes:
+    middle = len(text) // 2
+    first, second = text[:middle], text[middle:]
+    return b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n" % (len(first), first, len(second), second)
+
+
+def unchunk(body: bytes) -> bytes:
+    parts = []
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        if int(size, 16) == 0:
+            break
+        parts.append(body[: int(size, 16)])
+        body = body[int(size, 16) + 2 :]
+    return b"".join(parts)
+
+
+def same(body: bytes) -> bytes:
+    return body
+
+
+CODINGS: list[tuple[bytes, Callable[[bytes], bytes], Callable[[bytes], bytes]]] = [
+    (b"gzip", gzip.compress, gzip.decompress),
+    (b"x-gzip", lambda text: gzip.compress(text[:14]) + gzip.compress(text[14:]), gzip.decompress),
+    (b"identity, gzip", gzip.compress, gzip.decompress),
+    (b"GZIP ,identity", gzip.compress, gzip.decompress),
+    (b"deflate", zlib.compress, zlib.decompress),
+    (b"deflate", raw_deflate, zlib.decompress),
+    (b"zstd", zstandard.compress, zstandard.decompress),
+    (b"zstd", lambda text: zstandard.compress(text[:9]) + zstandard.compress(text[9:]), zstandard.decompress),
+    (b"br", brotli.compress, brotli.decompress),
+    (b"deflate, gzip", lambda text: gzip.compress(zlib.compress(text)), lambda body: zlib.decompress(gzip.decompress(body))),
+    (b"aws-chunked", chunks, unchunk),
+    (b"gzip, aws-chunked", lambda text: chunks(gzip.compress(text)), lambda body: gzip.decompress(unchunk(body))),
+    (b"", gzip.compress, gzip.decompress),
+]
+
+
+@pytest.mark.parametrize(("coding", "encode", "decode"), CODINGS)
+def test_codings(coding: bytes, encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> None:
+    text = b'{"password":"%s","x":"%s"}' % (S, b"q" * 50)
+    headers = ((b"Content-Encoding", coding),) if coding else ()
+    redacted = body_of(encode(text), JSON, headers)
+    assert json.loads(decode(redacted))["password"].startswith("REDACTED-")
+    assert body_of(redacted, JSON, headers) == redacted
+
+
+def test_two_headers_of_codings_are_one_list() -> None:
+    headers = ((b"Content-Encoding", b"deflate"), (b"content-encoding", b"gzip"))
+    redacted = body_of(gzip.compress(zlib.compress(b'{"password":"%s"}' % S)), JSON, headers)
+    assert S not in zlib.decompress(gzip.decompress(redacted))
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "reason"),
+    [
+        (b"compress", b"\x1f\x9d{}", "unknown content coding"),
+        (b"gzip", b"plain", "damaged content coding"),
+        (b"gzip", gzip.compress(b'{"password":"%s"}' % S)[:-12], "damaged content coding"),
+        (b"gzip", gzip.compress(b"{}") + b"rest", "damaged content coding"),
+        (b"gzip", gzip.compress(b"") * 2000, "too many compressed members"),
+        (b"gzip", gzip.compress(b"1," * (9 << 20)), "too long when decoded"),
+        (b"deflate", zlib.compress(bytes(17 << 20)), "too long when decoded"),
+        (b"zstd", zstandard.compress(b"{}")[:-1], "damaged content coding"),
+        (b"zstd", zstandard.compress(bytes(17 << 20)), "too long when decoded"),
+        (b"br", brotli.compress(bytes(17 << 20)), "too long when decoded"),
+        (b"br", brotli.compress(b"{}" * 50)[:-2], "damaged content coding"),
+        (b"aws-chunked", b"5\r\nabc\r\n", "damaged content coding"),
+        (b", ".join([b"gzip"] * 5), b"x", "too many content codings"),
+    ],
+)
+@pytest.mark.parametrize("media", [JSON, b"image/png", b""])
+def test_what_cannot_be_decoded_is_not_stored(coding: bytes, body: bytes, reason: str, media: bytes) -> None:
+    redacted = REDACTOR.pair(pair(body, media, ((b"Content-Encoding", coding),)))
+    assert redacted.request.body == f"[{len(body)} bytes not stored: {reason}]".encode()
+    assert redacted.missing == (f"request body: {len(body)} bytes not stored, {reason}",)
+    assert not redacted.complete
+    assert REDACTOR.pair(redacted) == redacted
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'\x00{"secret":"hunter2"}',
+        b"\x82\xa4user\xa3bob\xa8password\xa7hunter2",  # MessagePack
+        b"\xa1hpasswordghunter2\x00",  # CBOR
+        b"\n\x08password\x12\x09\x1a\x07hunter2",  # protobuf
+        b"\x00\x01AKIAIOSFODNN7EXAMPLE\x02",
+        b"\x00\x01-----BEGIN PRIVATE KEY-----\nMII",
+        b"\x00\x01\x02" + "password=x".encode("utf-16-le"),
+        '{"password":"x"}'.encode("utf-32-le"),
+    ],
+)
+def test_binary_content_with_a_secret_is_not_stored(body: bytes) -> None:
+    redacted = REDACTOR.pair(pair(body, b"application/octet-stream"))
+    assert redacted.missing == (f"request body: {len(body)} bytes not stored, binary content with a secret field or key",)
+    assert body not in redacted.request.body
+
+
+def test_cbor_is_binary() -> None:
+    assert REDACTOR.pair(pair(b"\xa1hpasswordghunter2", b"application/cbor")).missing
+    assert not REDACTOR.pair(pair(b"\xa1duserchbob", b"application/cbor")).missing
+
+
+def test_too_many_fields_are_not_stored() -> None:
+    redacted = REDACTOR.pair(pair(b'{"password":"x","a":[' + b"1," * 200_000 + b"1]}", JSON))
+    assert redacted.missing[0].endswith("too many fields")
+    plain = pair(b"[" + b"1," * 2_000_000 + b"1]", JSON)
+    assert REDACTOR.pair(plain) is plain
+
+
+def test_texts_nested_too_deeply_are_not_stored() -> None:
+    value = b"a=1&password=x"
+    for _ in range(20):
+        value = b"u=" + value.replace(b"%", b"%25").replace(b"&", b"%26").replace(b"=", b"%3D")
+    assert REDACTOR.pair(pair(value, FORM)).missing[0].endswith("texts nested too deeply")
+    redacted = REDACTOR.pair(pair(target=b"/x?" + value))
+    assert redacted.missing == ("request headers: not stored, texts nested too deeply",)
+    assert redacted.path == "/REDACTED"
+    assert b"password" not in redacted.request.start_line
+
+
+def test_a_live_request_that_cannot_be_searched_equals_none_without_a_body() -> None:
+    headers = ((b"Content-Encoding", b"compress"),)
+    assert REDACTOR.message(Message(b"POST / HTTP/1.1", headers, b"\x1f\x9d"), set()).body
+
+
+def test_basic_in_a_field() -> None:
+    value = b"Basic " + base64.b64encode(b"u:" + S)
+    redacted = json.loads(body_of(json.dumps({"headers": {"Authorization": value.decode()}}).encode(), JSON))
+    assert redacted["headers"]["Authorization"].encode() == header_of(b"Authorization", value)
