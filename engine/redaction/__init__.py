@@ -17,7 +17,7 @@ from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
 from engine.redaction.content import decode_content
 from engine.redaction.refit import refit
-from engine.redaction.texts import Search, Texts
+from engine.redaction.texts import Search, Texts, settled
 from engine.redaction.tokens import Tokens
 from engine.rrpair import Fields, Message, RRPair
 
@@ -83,16 +83,23 @@ class Redactor:
     # -- headers -----------------------------------------------------------------------------------------------------------
 
     def _line(self, line: bytes, search: Search) -> bytes:
+        """RFC 9112 sections 3 and 4: of a request line the target, of a status line the reason."""
         if not rules.HINT.found(line):
             return line
-        if line.startswith(b"CONNECT "):
-            target, blank, version = line[8:].rpartition(b" ")
-            line = line[:8] + self._authority(target, search) + blank + version
-        before, mark, rest = line.partition(b"?")
-        if mark and not line.startswith(b"HTTP/"):
-            query, blank, version = rest.rpartition(b" ")
-            line = before + mark + self._texts.query(query, search) + blank + version
-        return self._texts.text(line, search)
+        if line.startswith(b"HTTP/"):
+            return line[:13] + settled(lambda reason: self._texts.text(reason, search), line[13:])
+        method, blank, rest = line.partition(b" ")
+        target, last, version = rest.rpartition(b" ")
+        return method + blank + self._target(method, target, search) + last + version
+
+    def _target(self, method: bytes, target: bytes, search: Search) -> bytes:
+        if method == b"CONNECT":
+            return self._authority(target, search)
+        return settled(lambda each: self._uri(each, search), target)
+
+    def _uri(self, target: bytes, search: Search) -> bytes:
+        path, mark, query = target.partition(b"?")
+        return self._texts.text(path + mark + self._texts.query(query, search), search)
 
     def _headers(self, fields: Fields, search: Search) -> Fields:
         notes = [rules.HEADERS[name] for name, _ in fields]
@@ -103,7 +110,7 @@ class Redactor:
 
     def _header(self, name: bytes, value: bytes, note: int, search: Search) -> bytes:
         if note == rules.PLAIN_HEADER or not value:
-            return self._texts.text(value, search)
+            return settled(lambda text: self._texts.text(text, search), value)
         if note == rules.SECRET_HEADER:
             new = self._texts.credentials(value)
             if new != value:

@@ -10,7 +10,7 @@ from engine.redaction.fields import TEXTS_LIMIT
 from engine.redaction.multipart import Part, boundary_of, parts
 from engine.redaction.plain import name_before
 from engine.redaction.refit import refit_text
-from engine.redaction.texts import Search, Texts, apply
+from engine.redaction.texts import Search, Texts, apply, settled
 from engine.rrpair import Fields
 
 __all__ = ["Bodies", "NotInspected"]
@@ -39,7 +39,7 @@ class Bodies:
         if not codings and _TEXT.match(media[:256]):
             codings = _unnamed_coding(body)
         content = decode(body, codings) if codings else body
-        changed = self._content(content, media, search, 0)
+        changed = settled(lambda text: self._content(text, media, search, 0), content)
         if changed == content:
             return body, content, content
         return (encode(changed, codings, body) if codings else changed), content, changed

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from engine.redaction.fields import Budget, Codec, Field, Group
 
-_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"?|([{\[])|([}\]])|([:,])|(-?[0-9][0-9.eE+\-]*+)|[^\s"{}\[\]:,]++', re.DOTALL)
+_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*)"?|([{\[])|([}\]])|([:,])|(-?[0-9][0-9.eE+\-]*+)|[^\s"{}\[\]:,]++', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _decode = json.JSONDecoder(strict=False).decode
 _CONTROL = re.compile(rb'[\x00-\x1f"\\]')
@@ -39,6 +39,8 @@ def json_fields(text: bytes, budget: Budget, start: int = 0, group: Group | None
             waiting = None
         elif kind == 5:
             yield Field(*token.span(5), top.name if key is None else key, top, STRING, number=True)
+            key = None
+        else:
             key = None
         if single and top is root and kind != 2:
             return

@@ -29,7 +29,7 @@ _BARE = re.compile(rb"[^\s&,;\"'<>\\]++")
 _CREDENTIALS = re.compile(rb"[^\r\n&;\"'<>\\]*+")
 _LINE = re.compile(rb"[^\r\n]*+")
 _LINE_START = re.compile(rb"[ \t]*(?:- |export |set )?[ \t]*")
-_STRING_END = {quote: re.compile(rb"(?:[^\\%b]++|\\.)*+" % quote, re.DOTALL) for quote in (b'"', b"'", b"`")}
+_STRING_END = {quote: re.compile(rb"(?:[^\\%b]++|\\.)*" % quote, re.DOTALL) for quote in (b'"', b"'", b"`")}
 _NOT_SECRET = re.compile(rb"(?i:true|false|null|none|nil|undefined|string!?|str|\$[a-z_{(].*)[)}\].!]*")
 _BLOCK = re.compile(rb"[|>][+\-0-9]{0,2}[ \t]*\r?\n")
 
@@ -106,14 +106,17 @@ def _end(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
 
 def _block_end(text: bytes, at: int, indent: int) -> int:
     """Where a YAML block scalar ends: before the first line that is not indented more than its key."""
+    last = at - 1
     while at < len(text):
         end = text.find(b"\n", at)
         end = len(text) if end < 0 else end
         line = text[at:end]
-        if line.strip() and len(line) - len(line.lstrip(b" ")) <= indent:
-            break
+        if line.strip():
+            if len(line) - len(line.lstrip(b" ")) <= indent:
+                break
+            last = end
         at = end + 1
-    return min(len(text), at)
+    return last
 
 
 def private_keys(text: bytes) -> Iterator[Span]:

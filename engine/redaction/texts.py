@@ -15,10 +15,10 @@ from engine.redaction.fields import TEXTS_LIMIT, Budget, Codec, Field, Group
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
 from engine.redaction.json_text import STRING, json_fields
 from engine.redaction.plain import assignments, keys, private_keys
-from engine.redaction.tokens import Tokens, is_jwt, is_luhn_valid, is_token, token_at
+from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
 from engine.redaction.xml_text import XML, xml_fields
 
-__all__ = ["Search", "Texts"]
+__all__ = ["Search", "Texts", "apply", "settled"]
 
 Edit = tuple[int, int, bytes, str]
 """From, to, what to put there, and the name of it in a pair's `redacted`."""
@@ -27,10 +27,16 @@ Reader = Callable[[bytes, Budget], Iterator[Field]]
 SHORTEST = 5
 """Bytes of the shortest text with something secret in it: `pin=1`."""
 
+ROUNDS_LIMIT = 8
+"""Times that something is gone through until nothing changes any more: two, but for garbage in which a token makes one form of
+another."""
+
 _FIRST = re.compile(rb"(?:\xef\xbb\xbf)?\s*+(.)", re.DOTALL)
 _PROGRAM = re.compile(rb"(?i)[^;]*(?:html|javascript|ecmascript|css|graphql)")
 _QUERIES = frozenset((b"query", b"mutation"))
 _SIGV4 = re.compile(rb"Credential=([^/,\s]+)|Signature=([0-9a-fA-F]+)")
+_AROUND = b" \t\r\n=\\\"'`"
+"""What may stand around a token that was put into a text that is not well-formed."""
 _BLANKS = re.compile(rb"\s|\\[nrt]")
 _NUMBER = re.compile(rb"-?[0-9][0-9.eE+\-]*")
 _ESCAPES = {b"&quot;": XML, b"&#34;": XML, b"&#39;": XML}
@@ -71,11 +77,12 @@ class Texts:
 
     def secret(self, name: bytes, value: bytes, kind: str, search: Search) -> bytes:
         """Give what stands in for a value that is secret by its name."""
-        if not value.strip(b"* \t\r\n"):
+        bare = value.strip(_AROUND)
+        if not bare.strip(b"*") or begins_with_token(bare):
             return value
         if name[-13:].lower() in (b"authorization", b"authorisation"):
             new = self.credentials(value)
-        elif rules.PRIVATE_KEY.found(value):
+        elif bare.startswith(b"-----BEGIN") and b"-----END" in bare[-80:] and bare.count(b"-----BEGIN") == 1:
             new = self._private_keys(value, search)
         else:
             new = self._tokens.value(value)
@@ -179,7 +186,9 @@ class Texts:
             raw = text[slice(*value)]
             kind = rules.kind_of(unquote(text[slice(*name)]), parameter=True)
             if kind and raw:
-                yield (*value, self.secret(b"", unquote(raw), kind, search) if not token_at(raw, 0) else raw, kind)
+                decoded = unquote(raw)
+                new = self.secret(b"", decoded, kind, search)
+                yield (*value, raw if new == decoded else new, kind)
             elif b"%" in raw:
                 decoded = unquote(raw)
                 new = self.text(decoded, search, depth=depth + 1)
@@ -200,7 +209,7 @@ class Texts:
                     yield field.start, field.end, new, kind
                 continue
             raw = text[found.start : found.end]
-            if not raw or token_at(raw, 0):
+            if not raw:
                 continue
             if found.json and not found.quote and _NUMBER.fullmatch(raw):
                 yield found.start, found.end, self._tokens.number(raw), kind
@@ -247,6 +256,15 @@ class Texts:
             for (span,) in pattern.spans(text, 1):
                 if self._is_card(text[slice(*span)]):
                     yield (*span, self._tokens.card(text[slice(*span)]), "card")
+
+
+def settled(redact: Callable[[bytes], bytes], text: bytes) -> bytes:
+    """Redact until nothing changes, so that what is redacted is never redacted again. Raises NotInspected."""
+    for _ in range(ROUNDS_LIMIT):
+        before, text = text, redact(text)
+        if text == before:
+            return before
+    raise NotInspected("text of no stable form")
 
 
 def apply(text: bytes, edits: list[Edit]) -> bytes:

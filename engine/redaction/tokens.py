@@ -32,6 +32,7 @@ CARD_ISSUER = b"0000"
 CARD_CHECK = 4
 
 _TOKEN = re.compile(rb"REDACTED-[a-z]+-[0-9a-f]{15}")
+_BEGIN = re.compile(rb"REDACTED-[a-z]+-[0-9a-f]{15}(?![A-Za-z0-9_-])")
 
 
 def is_token(text: bytes) -> bool:
@@ -39,10 +40,9 @@ def is_token(text: bytes) -> bool:
     return text.startswith(MARK) and _TOKEN.fullmatch(text) is not None
 
 
-def token_at(text: bytes, at: int) -> int:
-    """Give the end of the token that begins there; 0 where none does."""
-    found = _TOKEN.match(text, at) if text.startswith(MARK, at) else None
-    return found.end() if found else 0
+def begins_with_token(text: bytes) -> bool:
+    """Whether a text is a token, perhaps with something behind it that was not taken for a part of the secret before."""
+    return text.startswith(MARK) and _BEGIN.match(text) is not None
 
 
 class Tokens:

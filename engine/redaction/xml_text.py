@@ -11,9 +11,9 @@ OPEN_LIMIT = 32
 """Open elements that an end tag may close: what HTML leaves open is not looked for any further."""
 
 _MARKUP = re.compile(
-    rb"<!\[CDATA\[|<!--|<(/?)((?:[A-Za-z_][\w.\-]*+:)?+[A-Za-z_][\w.\-]*+)((?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+')*+)>|<"
+    rb"<!\[CDATA\[|<!--|<(/?)((?:[A-Za-z_][\w.\-]*+:)?[A-Za-z_][\w.\-]*+)((?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+')*)>|<"
 )
-_ATTRIBUTE = re.compile(rb"([^\s=<>\"'/]++)(?:\s*+=\s*+(?:\"([^\"<]*+)\"|'([^'<]*+)'|([^\s<>\"']++)))?+")
+_ATTRIBUTE = re.compile(rb"([^\s=<>\"'/]++)(?:\s*+=\s*+(?:\"([^\"<]*+)\"|'([^'<]*+)'|([^\s<>\"']++)))?")
 _ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
 _NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 
@@ -83,10 +83,13 @@ def _unescaped(entity: re.Match[bytes]) -> bytes:
     return chr(number).encode("utf-8", "surrogatepass") if number < 0x110000 else entity[0]
 
 
-def escape(text: bytes, _: bytes) -> bytes:
-    """Put entities on."""
-    for each in (b"amp", b"lt", b"gt", b"quot"):
-        text = text.replace(_NAMED[each], b"&" + each + b";")
+def escape(text: bytes, before: bytes) -> bytes:
+    """Put entities on again, where there were any: a token needs none."""
+    if not _ENTITY.search(before):
+        return text
+    for each, mark in _NAMED.items():
+        if each in (b"amp", b"lt") or b"&" + each + b";" in before or (each == b"quot" and b"&#" in before):
+            text = text.replace(mark, b"&" + each + b";")
     return text
 
 
