@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from urllib.parse import unquote_to_bytes
 
 from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import rules
@@ -141,8 +142,9 @@ class Redactor:
         at = value.find(secret)
         if not secret:
             return cookie
-        new = self._texts.secret(b"", secret, "cookie", search)
-        return name + equals + value[:at] + new + value[at + len(secret) :]
+        plain = unquote_to_bytes(secret) if b"%" in secret else secret
+        new = self._texts.secret(b"", plain, "cookie", search)
+        return cookie if new == plain else name + equals + value[:at] + new + value[at + len(secret) :]
 
     # -- what follows from it ----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import brotli
 import zstandard
 
+from engine.redaction.refit import refit_text
+
 __all__ = ["NotInspected", "codings_of", "decode", "decode_content", "encode"]
 
 DECODED_LIMIT = 16 * 1024 * 1024
@@ -194,12 +196,12 @@ def _chunks(body: bytes) -> list[tuple[int, int, bytes]]:
 
 
 def _aws_chunks(content: bytes, body: bytes) -> bytes:
-    """One chunk, with the extension of the first one; what follows the last chunk stays."""
+    """One chunk, with the extension of the first one; the trailer follows, its checksum made to fit."""
     found = _chunks(body)
     _, semicolon, extension = found[0][2].partition(b";")
     start, _, line = found[-1]
     chunk = b"%x%b\r\n%b\r\n" % (len(content), semicolon + extension, content) if content else b""
-    return chunk + line + b"\r\n" + body[start:]
+    return chunk + line + b"\r\n" + refit_text(body[start:], [(_unchunk(body), content)])
 
 
 _Coder = Callable[[bytes], bytes]

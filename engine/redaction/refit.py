@@ -101,7 +101,8 @@ def _fitted(value: bytes, digests: tuple[_Digest, ...], contents: list[_Content]
         for old, new in contents:
             before = spelt(digest(old))
             if before in value:
-                return value.replace(before, spelt(digest(new)))
+                value = value.replace(before, spelt(digest(new)))
+                break
     return value
 
 
