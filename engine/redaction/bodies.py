@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
+from urllib.parse import unquote_to_bytes
 
 from engine.redaction import rules
 from engine.redaction.content import NotInspected, codings_of, decode, encode
@@ -20,9 +23,10 @@ BINARY_NAME_AT_LEAST = 5
 _BINARY_SECRET = "binary content with a secret field or key"
 
 _UTF_16 = re.compile(rb"(?i)charset=\"?utf-?16(le|be)?")
-_TEXT = re.compile(rb"(?i)[^,]*(?:json|xml|text/|urlencoded)")
+_ESCAPED = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
+_BOM = b"\xef\xbb\xbf"
 _MAGIC = ((b"\x1f\x8b", b"gzip"), (b"\x28\xb5\x2f\xfd", b"zstd"))
-_IN_NAMES = b".-/\\"
+_IN_NAMES = b".-/"
 
 
 class Bodies:
@@ -36,9 +40,9 @@ class Bodies:
         media = b", ".join([value for name, value in headers if len(name) == 12 and name.lower() == b"content-type"])
         coded = b", ".join([value for name, value in headers if len(name) == 16 and name.lower() == b"content-encoding"])
         codings = codings_of(coded) if coded else ()
-        if not codings and _TEXT.match(media[:256]):
-            codings = _unnamed_coding(body)
         content = decode(body, codings) if codings else body
+        if not codings:
+            codings, content = _unnamed_coding(body, media)
         changed = settled(lambda text: self._content(text, media, search, 0), content)
         if changed == content:
             return body, content, content
@@ -47,6 +51,8 @@ class Bodies:
     def _content(self, content: bytes, media: bytes, search: Search, depth: int) -> bytes:
         if depth > TEXTS_LIMIT:
             raise NotInspected("parts nested too deeply")
+        if content.startswith(_BOM):
+            return _BOM + self._content(content[len(_BOM) :], media, search, depth + 1)
         if b"cbor" not in media.lower() and not rules.HINT_OR_BINARY.found(content):
             return content
         boundary = boundary_of(media)
@@ -55,6 +61,10 @@ class Bodies:
         charset = _wide_charset(content, media)
         if charset:
             return self._transcoded(content, charset, media, search, depth)
+        return self._narrow(content, media, search, depth)
+
+    def _narrow(self, content: bytes, media: bytes, search: Search, depth: int) -> bytes:
+        """Content in ASCII or what contains it, or no text at all."""
         if _is_binary(content, media):
             if self._is_suspicious(content, search):
                 raise NotInspected(_BINARY_SECRET)
@@ -65,25 +75,24 @@ class Bodies:
         try:
             text = content.decode(charset, "surrogatepass").encode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            raise NotInspected("damaged UTF-16") from None
-        changed = self._texts.text(text, search, media=media, depth=depth)
+            return self._narrow(content, media, search, depth)
+        changed = self._content(text, _UTF_16.sub(b"", media), search, depth + 1)
         return content if changed == text else changed.decode("utf-8", "surrogatepass").encode(charset, "surrogatepass")
 
     def _is_suspicious(self, content: bytes, search: Search) -> bool:
         """Whether binary content has a secret name or a known form in it, also in UTF-16."""
         if rules.CBOR_NAME.found(content):
             return True
-        narrow = content.replace(b"\0", b"")
-        for text in (content, narrow) if len(narrow) < len(content) else (content,):
+        for text in dict.fromkeys(_variants(content)):
             if not rules.HINT.found(text):
                 continue
             if any(self._texts.has_form(text)):
                 return True
-            for ((_, end),) in rules.NAME.spans(text, 1):
+            for ((start, end),) in rules.NAME.spans(text, 1):
                 search.budget.spend()
-                name, _ = name_before(text, end)
+                long = len(text[start:end].rstrip(b"0123456789")) >= BINARY_NAME_AT_LEAST
                 in_a_path = text[end : end + 1] and text[end] in _IN_NAMES
-                if len(name) >= BINARY_NAME_AT_LEAST and not in_a_path and rules.kind_of(name):
+                if long and not in_a_path and rules.kind_of(name_before(text, end)[0]):
                     return True
         return False
 
@@ -126,24 +135,37 @@ def _is_utf_8(content: bytes) -> bool:
     return True
 
 
-def _unnamed_coding(body: bytes) -> tuple[bytes, ...]:
-    """The coding of a body that says to be text and is compressed all the same."""
+def _unnamed_coding(body: bytes, media: bytes) -> tuple[tuple[bytes, ...], bytes]:
+    """The coding of a text that is compressed without a word, and the text. Compressed archives are not opened."""
     for magic, coding in _MAGIC:
         if body.startswith(magic):
-            return (coding,)
-    return ()
+            with suppress(NotInspected):
+                content = decode(body, (coding,))
+                if _wide_charset(content, media) or not _is_binary(content, media):
+                    return (coding,), content
+    return (), body
+
+
+def _variants(content: bytes) -> Iterator[bytes]:
+    """Content as it is, and without what may hide a name in it: the zeros of UTF-16, percent-encoding, escapes of JSON."""
+    yield content
+    narrow = content.replace(b"\0", b"")
+    yield narrow
+    yield unquote_to_bytes(narrow)
+    yield _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), narrow)
 
 
 def _wide_charset(content: bytes, media: bytes) -> str:
-    """The charset of a text in UTF-16, by its media type, its byte order mark, or the zeros beside its first bytes."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16-le" if content[:1] == b"\xff" else "utf-16-be"
+    """The charset of a text in UTF-16 or UTF-32: by its byte order mark, by the zeros beside its first characters (RFC 4627
+    section 3), or by its media type.
+    """
+    first = content[:4]
+    zeros = tuple(at for at, byte in enumerate(first) if not byte)
+    if first[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") or zeros in ((1, 2, 3), (0, 1, 2)):
+        return "utf-32-le" if first[:1] != b"\0" else "utf-32-be"
+    if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16-le" if first[:1] == b"\xff" else "utf-16-be"
+    if zeros in ((1, 3), (0, 2)):
+        return "utf-16-le" if zeros == (1, 3) else "utf-16-be"
     named = _UTF_16.search(media[:1024])
-    if named or (len(content) >= 4 and len(content) % 2 == 0 and content[0:4].count(0) == 2):
-        if content[1::2][:2] == b"\0\0":
-            return "utf-16-le"
-        if content[0::2][:2] == b"\0\0":
-            return "utf-16-be"
-    if named:
-        return "utf-16-be" if (named[1] or b"be").lower() == b"be" else "utf-16-le"
-    return ""
+    return "" if not named else "utf-16-le" if (named[1] or b"").lower() == b"le" else "utf-16-be"

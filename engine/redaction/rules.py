@@ -108,7 +108,7 @@ _KEYS = (
     rb"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}",  # GitHub
     rb"xox[abeoprs]-[A-Za-z0-9\-]{10,}|xapp-[A-Za-z0-9\-]{10,}",  # Slack
     rb"glpat-[A-Za-z0-9_\-]{16,}",  # GitLab
-    rb"AIza[A-Za-z0-9_\-]{35}|ya29\.[A-Za-z0-9_\-]{20,}|GOCSPX-[A-Za-z0-9_\-]{20,}",  # Google
+    rb"AIza[A-Za-z0-9_\-]{35,}|ya29\.[A-Za-z0-9_\-]{20,}|GOCSPX-[A-Za-z0-9_\-]{20,}",  # Google
     rb"pat-[a-z]{2}[0-9]-[0-9a-f\-]{36}",  # HubSpot
     rb"access-(?:sandbox|development|production)-[0-9a-f\-]{36}",  # Plaid
     rb"sk-(?:proj-|ant-|svcacct-)?[A-Za-z0-9_\-]{20,}",  # OpenAI, Anthropic

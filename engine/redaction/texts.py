@@ -238,6 +238,7 @@ class Texts:
             if not is_token(text[slice(*span)]):
                 yield (*span, b"", "key")
         yield from self._jwts(text)
+        yield from self._users(text)
 
     def _users(self, text: bytes) -> Iterator[Edit]:
         if b"@" in text:

@@ -146,10 +146,10 @@ def test_numbers_stay_numbers(name: str) -> None:
     assert inner != 123
 
 
-@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_utf_16(charset: str) -> None:
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_wide_charsets(charset: str) -> None:
     text = json.dumps({"password": S.decode(), "é": "€"}, ensure_ascii=False)
-    redacted = body_of(text.encode(charset), b"application/json; charset=utf-16").decode(charset)
+    redacted = body_of(text.encode(charset), b"application/json").decode(charset)
     assert json.loads(redacted)["password"].startswith("REDACTED-")
     assert json.loads(redacted)["é"] == "€"
 
@@ -363,7 +363,6 @@ def test_what_cannot_be_decoded_is_not_stored(coding: bytes, body: bytes, reason
         b"\x00\x01AKIAIOSFODNN7EXAMPLE\x02",
         b"\x00\x01-----BEGIN PRIVATE KEY-----\nMII",
         b"\x00\x01\x02" + "password=x".encode("utf-16-le"),
-        '{"password":"x"}'.encode("utf-32-le"),
     ],
 )
 def test_binary_content_with_a_secret_is_not_stored(body: bytes) -> None:
