@@ -13,6 +13,7 @@ from engine.rrpair import Fields
 
 _BOUNDARY = re.compile(rb'(?i)\s*+multipart/[^;]*+;(?:.*?[\s;])??boundary=(?:"([^"]{1,200})"|([^\s;",]{1,200}))')
 _NAME = re.compile(rb"(?i)[\s;]name\*?=(?:\"((?:[^\"\\]|\\.){0,256})\"|([^\s;\"]{1,256}))")
+_LINE_END = re.compile(rb"\r?\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
@@ -49,11 +50,11 @@ def parts(text: bytes, boundary: bytes, budget: Budget) -> Iterator[Part]:
 
 
 def _part(text: bytes, begin: int, end: int) -> Part:
-    empty = text.startswith((b"\r\n", b"\n"), begin)
-    found = None if empty else _HEAD_END.search(text, begin, end)
-    start = found.end() if found else text.find(b"\n", begin, end) + 1 if empty else end
+    headless = _LINE_END.match(text, begin, end)
+    found = headless or _HEAD_END.search(text, begin, end)
+    start = found.end() if found else end
     fields = []
-    for line in text[begin : found.start() if found else begin].replace(b"\r", b"").replace(b"\n ", b" ").split(b"\n"):
+    for line in text[begin : found.start() if found else end].replace(b"\r", b"").replace(b"\n ", b" ").split(b"\n"):
         name, colon, value = line.partition(b":")
         if colon:
             fields.append((name, value.strip()))
