@@ -21,6 +21,7 @@ from understudy.v1 import agent_pb2_grpc, capture_pb2
 
 from agent import streams, window, wire, workloads
 from agent.capture import Captures, Ledger
+from agent.coredumps import forbid_core_dumps
 from agent.kernel.probes import RING_BYTES, CoreProbes
 from agent.metrics import AgentCollector
 from agent.service import AgentService, ledger_message
@@ -45,6 +46,7 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 @click.option("--lease", default="", help="End when standard input ends, and remove this folder: for a parent that may die.")
 def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease: str) -> None:
     """Capture what workloads of this node say, send it to an engine, and take over what they call."""
+    forbid_core_dumps()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

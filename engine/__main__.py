@@ -20,6 +20,7 @@ from understudy.v1 import capture_pb2, capture_pb2_grpc, control_pb2, control_pb
 
 from engine.calls import OpenCalls
 from engine.control import ControlService
+from engine.coredumps import forbid_core_dumps
 from engine.ingest.service import CaptureService, Recordings
 from engine.metrics import EngineCollector
 from engine.state import state_folder
@@ -56,6 +57,7 @@ _FOLDER = click.Path(file_okay=False, exists=True, path_type=Path)
 @click.option("--lease-stdin", is_flag=True, help="End when standard input ends: for a parent that may die.")
 def main(listen: str, store: Path, state: Path | None, metrics: str, lease_stdin: bool) -> None:
     """Turn captured bytes into snapshots, and stand in for backends."""
+    forbid_core_dumps()
     stop, left_alone = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
