@@ -67,21 +67,20 @@ class Field:
     number: bool = False
     inner: bool = False
 
-    def kind(self) -> str | None:
-        """Which kind of secret it is by its place; None where that does not say so."""
-        return self.group.kind or rules.kind_of(self.name) or self._named()
-
-    def note(self, value: bytes) -> None:
-        """Keep in the group when this says that another field of it is secret."""
+    def note(self, value: bytes) -> bool:
+        """Whether this says that another field of its group is secret; the group then knows."""
         group = self.group.parent if self.inner else self.group
-        if group and self.name.lower() in rules.NAMING and rules.kind_of(value):
-            group.named = True
+        if not group or not rules.kind_of(value):
+            return False
+        group.named = True
+        return True
 
     def in_cards(self) -> bool:
         """Whether it stands where card numbers do."""
         return rules.is_about_cards(self.name) or rules.is_about_cards(self.group.name)
 
-    def _named(self) -> str | None:
+    def named(self) -> str | None:
+        """Which kind of secret it is by what another field says of it."""
         if self.inner and self.group.named:
             return "token"
         name = self.name

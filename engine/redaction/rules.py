@@ -44,6 +44,7 @@ _TEXT_ONLY = frozenset(("credential", "credentials", "plaintext", "authorization
 
 NAMING = frozenset(b"name key field fieldname fieldid param parameter parametername header headername attribute type k id".split())
 """In {"name": "password", "value": "…"} these say what the value is."""
+NAMING_AS_SPELT = NAMING | {name.capitalize() for name in NAMING} | {name.upper() for name in NAMING} | {b"fieldName", b"FieldName"}
 VALUES = frozenset(b"value values val v content data text stringvalue defaultvalue s n b".split())
 """And these hold it."""
 
@@ -146,6 +147,11 @@ CARD_GROUPED = Pattern(rb"(?:^|[^\w.%\-+])(" + _GROUPED + rb")(?:[^\w\-]|$)")
 """A card number in the groups that are printed on a card."""
 CARD_NAMED = Pattern(rb"(?i:card|\bpan\b|\bccnum)[^0-9\n]{0,24}([2-6][0-9]{12,18})\b")
 """A card number in a text that says so. Others are ids, which stay as they are although one in ten is Luhn-valid."""
+FORMS = Pattern(
+    rb"(?:^|[^A-Za-z0-9_])(?:bot)?(?:" + _KEY + rb")|A[KS]IA[A-Z0-9]{16}|/services/T|(?i:bearer)(?:\s|\+|%20)|"
+    + _GROUPED + rb"|(?i:card|pan|ccnum)[^0-9\n]{0,24}[2-6][0-9]{12}"
+)  # fmt: skip
+"""One of these is in every text with a key or a card number."""
 CARD_WHOLE = re.compile(rb"[2-6][0-9]{12,18}|" + _GROUPED)
 CARD_AT_LEAST = 13
 

@@ -35,6 +35,8 @@ _FIRST = re.compile(rb"(?:\xef\xbb\xbf)?\s*+(.)", re.DOTALL)
 _PROGRAM = re.compile(rb"(?i)[^;]*(?:html|javascript|ecmascript|css|graphql)")
 _QUERIES = frozenset((b"query", b"mutation"))
 _SIGV4 = re.compile(rb"Credential=([^/,\s]+)|Signature=([0-9a-fA-F]+)")
+_STRUCTURED = re.compile(rb"[\\%<&=?+:]")
+"""One of these is in every value with something in it that the search through the whole text does not see."""
 _AROUND = b" \t\r\n=\\\"'`"
 """What may stand around a token that was put into a text that is not well-formed."""
 _BLANKS = re.compile(rb"\s|\\[nrt]")
@@ -126,28 +128,31 @@ class Texts:
         self, text: bytes, fields: list[Field], search: Search, depth: int, bare: bool, *, parameters: bool = False
     ) -> bytes:
         edits: list[Edit] = []
+        named = False
         for field in fields:
-            if not field.number:
-                field.note(text[field.start : field.end])
+            if field.name in rules.NAMING_AS_SPELT and not field.number:
+                named = field.note(text[field.start : field.end]) or named
         for field in fields:
             raw = text[field.start : field.end]
-            kind = field.kind() or (parameters and rules.kind_of(field.name, parameter=True)) or None
-            new = self._number(field, raw, kind, search) if field.number else self._value(field, raw, kind, search, depth, bare)
+            kind = field.group.kind or rules.kind_of(field.name, parameter=parameters) or (field.named() if named else None)
+            if not kind and rules.CARD_WHOLE.fullmatch(raw) and self._is_card(raw) and field.in_cards():
+                kind = "card"
+            new = self._number(raw, kind, search) if field.number else self._value(field, raw, kind, search, depth, bare)
             if new != raw:
                 edits.append((field.start, field.end, new, ""))
         return apply(text, edits) if edits else text
 
-    def _number(self, field: Field, raw: bytes, kind: str | None, search: Search) -> bytes:
-        if not kind and not (field.in_cards() and self._is_card(raw)):
-            return raw
-        new = self._tokens.number(raw)
-        if new != raw:
-            search.kinds.add(kind or "card")
+    def _number(self, raw: bytes, kind: str | None, search: Search) -> bytes:
+        new = self._tokens.number(raw) if kind else raw
+        if kind and new != raw:
+            search.kinds.add(kind)
         return new
 
     def _value(self, field: Field, raw: bytes, kind: str | None, search: Search, depth: int, bare: bool) -> bytes:
+        if not kind and not _STRUCTURED.search(raw):
+            return raw
         value = field.codec.decode(raw)
-        if not kind and field.in_cards() and self._is_card(value):
+        if not kind and value != raw and self._is_card(value) and field.in_cards():
             kind = "card"
         if kind:
             new = self.secret(field.name, value, kind, search)
@@ -169,9 +174,10 @@ class Texts:
         text = self._edited(text, self._assigned(text, search, bare), search)
         text = self._edited(text, self._users(text), search)
         text = self._edited(text, self._jwts(text), search)
-        for _ in range(2):  # a key may stand in what another pattern took for the one before it
+        if rules.FORMS.found(text):
             text = self._edited(text, ((*span, self._tokens.value(text[slice(*span)]), "key") for span in keys(text)), search)
-        return self._edited(text, self._cards(text), search)
+            text = self._edited(text, self._cards(text), search)
+        return text
 
     @staticmethod
     def _edited(text: bytes, edits: Iterable[Edit], search: Search) -> bytes:
@@ -205,7 +211,7 @@ class Texts:
                 top = Group(found.name, None, kind)
                 for field in json_fields(text, search.budget, found.start, top):
                     raw = text[field.start : field.end]
-                    new = self._number(field, raw, kind, search) if field.number else self._value(field, raw, kind, search, 0, bare)
+                    new = self._number(raw, kind, search) if field.number else self._value(field, raw, kind, search, 0, bare)
                     yield field.start, field.end, new, kind
                 continue
             raw = text[found.start : found.end]
@@ -221,6 +227,8 @@ class Texts:
                 yield found.start, found.end, codec.encode(new, raw), kind
 
     def _private_keys(self, text: bytes, search: Search) -> bytes:
+        if b"PRIVATE KEY" not in text:
+            return text
         edits: list[Edit] = []
         for start, end in private_keys(text):
             body = _BLANKS.sub(b"", text[start:end])
