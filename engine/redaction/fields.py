@@ -52,9 +52,9 @@ class Codec:
     encode: Callable[[bytes, bytes], bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Field:
-    """A value by its span.
+    """A value by its span. Not frozen: there are many, and one that is frozen takes three times as long to make.
 
     `number`: it has no quotes and must stay a number. `inner`: it is the text of the element that `group` is.
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from engine.redaction.fields import Budget, Codec, Field, Group
 
-_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*)"?|([{\[])|([}\]])|([:,])|(-?[0-9][0-9.eE+\-]*+)|[^\s"{}\[\]:,]++', re.DOTALL)
+_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*)"?(\s*+:)?|([{\[])|([}\]])|(-?[0-9][0-9.eE+\-]*+)|[^\s"{}\[\]:,]++', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _decode = json.JSONDecoder(strict=False).decode
 _CONTROL = re.compile(rb'[\x00-\x1f"\\]')
@@ -16,36 +16,23 @@ _CONTROL = re.compile(rb'[\x00-\x1f"\\]')
 
 def json_fields(text: bytes, budget: Budget, start: int = 0, group: Group | None = None) -> Iterator[Field]:
     """Every string and number with its name. From a `start` on, one value only, which stands in `group`."""
-    single = group is not None
-    top = group or Group(b"", None, None)
-    root = top
+    root = top = group or Group(b"", None, None)
     key: bytes | None = None
-    waiting: re.Match[bytes] | None = None
     for token in _TOKEN.finditer(text, start):
         budget.spend()
         kind = token.lastindex
-        if waiting and not (kind == 4 and token[4] == b":"):
-            yield Field(*waiting.span(1), top.name if key is None else key, top, STRING)
-            waiting = key = None
-        if kind == 1:
-            waiting = token
-        elif kind == 2:
+        if kind == 2:
+            key = unescape(token[1])
+            continue
+        if kind == 3:
             top = Group.below(top, top.name if key is None else key)
-            key = None
-        elif kind == 3:
-            top, key = (top.parent if top is not root else None) or root, None
         elif kind == 4:
-            key = unescape(waiting[1]) if waiting else None
-            waiting = None
-        elif kind == 5:
-            yield Field(*token.span(5), top.name if key is None else key, top, STRING, number=True)
-            key = None
-        else:
-            key = None
-        if single and top is root and kind != 2:
+            top = (top.parent if top is not root else None) or root
+        elif kind:
+            yield Field(*token.span(kind), top.name if key is None else key, top, STRING, kind == 5)
+        key = None
+        if group and top is root:
             return
-    if waiting:
-        yield Field(*waiting.span(1), top.name if key is None else key, top, STRING)
 
 
 def unescape(text: bytes) -> bytes:

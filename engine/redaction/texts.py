@@ -78,13 +78,13 @@ class Texts:
         return self._fields(query, fields, search, 0, bare=True, parameters=True)
 
     def secret(self, name: bytes, value: bytes, kind: str, search: Search) -> bytes:
-        """Give what stands in for a value that is secret by its name."""
+        """Give what stands in for a value that is secret by its name; of one without a name nothing is kept but a token."""
         bare = value.strip(_AROUND)
         if not bare.strip(b"*") or begins_with_token(bare):
             return value
         if name[-13:].lower() in (b"authorization", b"authorisation"):
             new = self.credentials(value)
-        elif bare.startswith(b"-----BEGIN") and b"-----END" in bare[-80:] and bare.count(b"-----BEGIN") == 1:
+        elif name and bare.startswith(b"-----BEGIN") and b"-----END" in bare[-80:] and bare.count(b"-----BEGIN") == 1:
             new = self._private_keys(value, search)
         else:
             new = self._tokens.value(value)
