@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
-from engine.redaction.content import decode_content
+from engine.redaction.content import Reason, decode_content
 from engine.redaction.refit import refit
 from engine.redaction.texts import Search, Texts, settled
 from engine.redaction.tokens import Tokens
@@ -27,7 +27,8 @@ __all__ = ["Redactor", "decode_content"]
 JOINED_LIMIT = 64 * 1024
 """Longer bodies are searched by themselves: to put texts together copies them."""
 
-_NOTE = re.compile(rb"\[[0-9]+ bytes not stored: [A-Za-z0-9 -]+\]")
+_NOTE = re.compile(rb"\[[0-9]{1,12} bytes not stored: (?:" + "|".join(Reason).encode() + rb")\]")
+"""What was redacted before, to the letter: nothing else may pass for it."""
 
 
 class Redactor:

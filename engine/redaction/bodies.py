@@ -8,7 +8,7 @@ from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
 from engine.redaction import rules
-from engine.redaction.content import NotInspected, codings_of, decode, encode
+from engine.redaction.content import NotInspected, Reason, codings_of, decode, encode
 from engine.redaction.fields import TEXTS_LIMIT
 from engine.redaction.multipart import Part, boundary_of, parts
 from engine.redaction.plain import name_before
@@ -20,7 +20,6 @@ __all__ = ["Bodies", "NotInspected"]
 
 BINARY_NAME_AT_LEAST = 5
 """Bytes of a secret name in a binary body: shorter ones are there by accident, in a megabyte of random bytes once in four."""
-_BINARY_SECRET = "binary content with a secret field or key"
 
 _UTF_16 = re.compile(rb"(?i)charset=\"?utf-?16(le|be)?")
 _ESCAPED = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
@@ -50,7 +49,7 @@ class Bodies:
 
     def _content(self, content: bytes, media: bytes, search: Search, depth: int) -> bytes:
         if depth > TEXTS_LIMIT:
-            raise NotInspected("parts nested too deeply")
+            raise NotInspected(Reason.PARTS)
         if content.startswith(_BOM):
             return _BOM + self._content(content[len(_BOM) :], media, search, depth + 1)
         if b"cbor" not in media.lower() and not rules.HINT_OR_BINARY.found(content):
@@ -67,7 +66,7 @@ class Bodies:
         """Content in ASCII or what contains it, or no text at all."""
         if _is_binary(content, media):
             if self._is_suspicious(content, search):
-                raise NotInspected(_BINARY_SECRET)
+                raise NotInspected(Reason.BINARY)
             return content
         return self._texts.text(content, search, media=media, depth=depth)
 

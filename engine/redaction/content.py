@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import zlib
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import zstandard
 
 from engine.redaction.refit import refit_text
 
-__all__ = ["NotInspected", "codings_of", "decode", "decode_content", "encode"]
+__all__ = ["NotInspected", "Reason", "codings_of", "decode", "decode_content", "encode"]
 
 DECODED_LIMIT = 16 * 1024 * 1024
 """Longest content that is taken out of a coded body. It bounds what a few coded bytes can cost; uncoded bodies may be longer."""
@@ -26,12 +27,27 @@ PIECE = 16 * 1024
 CHUNKS_LIMIT = 100_000
 """Chunks of an aws-chunked body; those of 64 KiB make 6 GB."""
 
-UNKNOWN, DAMAGED, TOO_LONG = "unknown content coding", "damaged content coding", "too long when decoded"
-TOO_MANY = "too many compressed members"
+
+class Reason(enum.StrEnum):
+    """Why something could not be searched for secrets, as people are shown it."""
+
+    UNKNOWN = "unknown content coding"
+    DAMAGED = "damaged content coding"
+    TOO_LONG = "too long when decoded"
+    TOO_MANY = "too many compressed members"
+    CODINGS = "too many content codings"
+    FIELDS = "too many fields"
+    TEXTS = "texts nested too deeply"
+    PARTS = "parts nested too deeply"
+    UNSETTLED = "text of no stable form"
+    BINARY = "binary content with a secret field or key"
 
 
 class NotInspected(Exception):
-    """What could not be searched for secrets, and why: a reason that is shown to people."""
+    """What could not be searched for secrets, and why."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
 
 
 def codings_of(value: bytes) -> tuple[bytes, ...]:
@@ -51,14 +67,14 @@ def decode_content(body: bytes, value: bytes) -> bytes | None:
 def decode(body: bytes, codings: tuple[bytes, ...]) -> bytes:
     """Take the codings off, the last one first. Raises NotInspected."""
     if len(codings) > CODINGS_LIMIT:
-        raise NotInspected("too many content codings")
+        raise NotInspected(Reason.CODINGS)
     for coding in reversed(codings):
         decoder = _DECODERS.get(coding)
         if decoder is None:
-            raise NotInspected(UNKNOWN)
+            raise NotInspected(Reason.UNKNOWN)
         body = decoder(body)
         if len(body) > DECODED_LIMIT:
-            raise NotInspected(TOO_LONG)
+            raise NotInspected(Reason.TOO_LONG)
     return body
 
 
@@ -86,10 +102,10 @@ def _undeflate(body: bytes) -> bytes:
         except zlib.error:
             continue
         if len(content) > DECODED_LIMIT:
-            raise NotInspected(TOO_LONG)
+            raise NotInspected(Reason.TOO_LONG)
         if decoder.eof and not decoder.unused_data:
             return content
-    raise NotInspected(DAMAGED)
+    raise NotInspected(Reason.DAMAGED)
 
 
 def _members(body: bytes, member: Callable[[], zlib._Decompress]) -> bytes:
@@ -101,19 +117,19 @@ def _members(body: bytes, member: Callable[[], zlib._Decompress]) -> bytes:
         while not decoder.eof:
             piece = body[at : at + PIECE]
             if not piece:
-                raise NotInspected(DAMAGED)
+                raise NotInspected(Reason.DAMAGED)
             try:
                 parts.append(decoder.decompress(piece, DECODED_LIMIT + 1 - size))
             except zlib.error:
-                raise NotInspected(DAMAGED) from None
+                raise NotInspected(Reason.DAMAGED) from None
             size += len(parts[-1])
             if size > DECODED_LIMIT:
-                raise NotInspected(TOO_LONG)
+                raise NotInspected(Reason.TOO_LONG)
             at += len(piece) - len(decoder.unused_data)
         if not body[at : at + PIECE].strip(b"\0"):
             break
     if body[at:].strip(b"\0"):
-        raise NotInspected(TOO_MANY)
+        raise NotInspected(Reason.TOO_MANY)
     return b"".join(parts)
 
 
@@ -131,21 +147,21 @@ def _unzstd(body: bytes) -> bytes:
     try:
         content = decompressor.stream_reader(io.BytesIO(body), read_across_frames=True).read(DECODED_LIMIT + 1)
         if len(content) > DECODED_LIMIT:
-            raise NotInspected(TOO_LONG)
+            raise NotInspected(Reason.TOO_LONG)
         at = frames = 0
         while at < len(body):
             frame = decompressor.decompressobj()
             while not frame.eof:
                 piece = body[at : at + PIECE]
                 if not piece:
-                    raise NotInspected(DAMAGED)
+                    raise NotInspected(Reason.DAMAGED)
                 frame.decompress(piece)
                 at += len(piece) - len(frame.unused_data)
             frames += 1
             if frames > MEMBERS_LIMIT:
-                raise NotInspected(TOO_MANY)
+                raise NotInspected(Reason.TOO_MANY)
     except zstandard.ZstdError:
-        raise NotInspected(DAMAGED) from None
+        raise NotInspected(Reason.DAMAGED) from None
     return content
 
 
@@ -155,11 +171,11 @@ def _unbrotli(body: bytes) -> bytes:
     try:
         content = bytes(decoder.process(body, output_buffer_limit=DECODED_LIMIT + 1))
         if len(content) > DECODED_LIMIT:
-            raise NotInspected(TOO_LONG)
+            raise NotInspected(Reason.TOO_LONG)
         if not decoder.is_finished():
-            raise NotInspected(DAMAGED)
+            raise NotInspected(Reason.DAMAGED)
     except brotli.error:
-        raise NotInspected(DAMAGED) from None
+        raise NotInspected(Reason.DAMAGED) from None
     return content
 
 
@@ -192,7 +208,7 @@ def _chunks(body: bytes) -> list[tuple[int, int, bytes]]:
         if body[at : at + 2] != b"\r\n":
             break
         at += 2
-    raise NotInspected(DAMAGED)
+    raise NotInspected(Reason.DAMAGED)
 
 
 def _aws_chunks(content: bytes, body: bytes) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.redaction import rules
-from engine.redaction.content import NotInspected
+from engine.redaction.content import NotInspected, Reason
 
 FIELDS_LIMIT = 200_000
 """Fields and brackets of a message that are read. Only texts that may hold a secret are read at all: a second of work."""
@@ -26,7 +26,7 @@ class Budget:
         """Count one field. Raises NotInspected when there were too many."""
         self.fields -= 1
         if self.fields < 0:
-            raise NotInspected("too many fields")
+            raise NotInspected(Reason.FIELDS)
 
 
 class Group:

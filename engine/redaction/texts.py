@@ -10,7 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
 
 from engine.redaction import rules
-from engine.redaction.content import NotInspected
+from engine.redaction.content import NotInspected, Reason
 from engine.redaction.fields import TEXTS_LIMIT, Budget, Codec, Field, Group
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
 from engine.redaction.json_text import STRING, json_fields
@@ -66,7 +66,7 @@ class Texts:
         if len(text) < SHORTEST or not rules.HINT.found(text):
             return text
         if depth > TEXTS_LIMIT:
-            raise NotInspected("texts nested too deeply")
+            raise NotInspected(Reason.TEXTS)
         bare = bare and not _PROGRAM.match(media[:256])
         reader = _reader(text, media)
         changed = self._fields(text, list(reader(text, search.budget)), search, depth, bare) if reader else text
@@ -273,7 +273,7 @@ def settled(redact: Callable[[bytes], bytes], text: bytes) -> bytes:
         before, text = text, redact(text)
         if text == before:
             return before
-    raise NotInspected("text of no stable form")
+    raise NotInspected(Reason.UNSETTLED)
 
 
 def apply(text: bytes, edits: list[Edit]) -> bytes:

@@ -371,6 +371,11 @@ def test_binary_content_with_a_secret_is_not_stored(body: bytes) -> None:
     assert body not in redacted.request.body
 
 
+def test_no_body_passes_for_the_note_of_one_that_was_not_stored() -> None:
+    key = b"AKIAIOSFODNN7EXAMPLE"
+    assert key not in body_of(b"[1 bytes not stored: " + key + b"]")
+
+
 def test_cbor_is_binary() -> None:
     assert REDACTOR.pair(pair(b"\xa1hpasswordghunter2", b"application/cbor")).missing
     assert not REDACTOR.pair(pair(b"\xa1duserchbob", b"application/cbor")).missing
