@@ -98,8 +98,7 @@ class Recording:
             self._opaque[key] = (connection, time)
             return
         read, write = known.read_offset, known.write_offset
-        # What lies before a committed offset is in the snapshot: from there on, nothing is unknown.
-        self._conversations[key] = Conversation(connection, self.service, start_known or bool(read or write), read, write)
+        self._conversations[key] = Conversation(connection, self.service, start_known, read, write)
 
     def located(self, key: StreamKey, facts: Connection) -> None:
         """Something became known of a stream; what is empty in `facts` says nothing."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from engine.pairing.description import describe
-from engine.pairing.exchange import End, Exchange, Exchanges, Turn
+from engine.pairing.exchange import End, Exchange, Exchanges, Start, Turn
 from engine.protocols import HTTP1, UNKNOWN, Part, Verdict, detect, starts_message
+from engine.protocols.http1 import MISSING
 from engine.reassembly import UNKNOWN as UNKNOWN_BYTES
 from engine.reassembly import Gap, Reassembler, Segment
 from engine.rrpair import Connection, Direction, Flow, Role, RRPair, Way
@@ -18,8 +19,8 @@ _CLIENT_WAYS = {Role.CLIENT: Way.WRITE, Role.SERVER: Way.READ}
 class Conversation:
     """What one stream says. Every method returns what is finished by it.
 
-    `start_known` is False where bytes may have passed before offset 0. The offsets are not 0 where an engine goes on
-    with a stream whose earlier bytes are committed: they are `progress` as it was then.
+    `start_known` is False where bytes may have passed before the stream was followed. The offsets are not 0 where an engine
+    goes on with a stream whose earlier bytes are committed: they are `progress` as it was then.
     """
 
     def __init__(
@@ -28,7 +29,9 @@ class Conversation:
         self.connection = connection
         self._service = service
         self._start_known = start_known
-        self._start_missing = not start_known
+        self._start_missing = not start_known and not (read_offset or write_offset)
+        self._after = {Way.READ: 0, Way.WRITE: 0}
+        """Of each way, the time of its last byte before a message was found, as in `http1.Received`."""
         self._ways = {Way.READ: Reassembler(read_offset), Way.WRITE: Reassembler(write_offset)}
         self._waiting: list[tuple[Way, Segment]] = []
         """What came before the protocol is known: a few bytes, for `detect` needs no more than 24 of them."""
@@ -85,8 +88,10 @@ class Conversation:
     def update(self, connection: Connection) -> None:
         """Take what became known of the stream. Pairs made before keep what was known then (a store mends them)."""
         self.connection = connection
-        if self._exchanges is None:
-            self._client = _CLIENT_WAYS.get(connection.role, self._client)
+        client = _CLIENT_WAYS.get(connection.role, self._client)
+        if self._exchanges and client is not self._client:  # a body looked like a message, and who is the client was told by it
+            self._become_flow(HTTP1, "what looked like requests came from the server", self.progress, self._flow_time)
+        self._client = client
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -107,19 +112,24 @@ class Conversation:
         if self._exchanges:
             return self._pairs(self._exchanges.take(self._part(way), event), getattr(event, "time", 0))
         if type(event) is Gap:
-            self._lose_start()
+            self._lose_start(way)
             return []
         assert type(event) is Segment
         self._flow_time = self._flow_time or event.time
         return self._recognise(way, event) if self._start_known else self._seek(way, event)
 
-    def _lose_start(self) -> None:
+    def _lose_start(self, way: Way) -> None:
         """A gap before the protocol is known: no better than a start that was not seen."""
         self._start_known = False
         self._start_missing = True
+        for its_way, segment in self._waiting:
+            self._after[its_way] = segment.time
         self._waiting.clear()
+        self._after[way] = MISSING
 
     def _recognise(self, way: Way, segment: Segment) -> Finished:
+        if not segment.data.strip(b"\r\n"):  # RFC 9112 section 2.2: empty lines before a message say nothing, however many
+            return []
         self._waiting.append((way, segment))
         start = b"".join(waiting.data for its_way, waiting in self._waiting if its_way is way)
         verdict = detect(start)
@@ -136,6 +146,7 @@ class Conversation:
         part = starts_message(segment.data)
         if part:
             return self._begin(way, part, [(way, segment)])
+        self._after[way] = segment.time
         verdict = detect(segment.data)
         if verdict and verdict.protocol not in (HTTP1, UNKNOWN):
             self._become_other(verdict)
@@ -148,7 +159,8 @@ class Conversation:
         starts = {each: self._ways[each].next_offset for each in Way}
         for its_way, segment in reversed(waiting):
             starts[its_way] = segment.offset
-        self._exchanges = Exchanges(starts[self._client], starts[_other(self._client)], synchronised=self._start_known)
+        requests, responses = (Start(starts[each], self._after[each]) for each in (self._client, _other(self._client)))
+        self._exchanges = Exchanges(requests, responses, synchronised=self._start_known)
         finished: Finished = []
         for its_way, segment in waiting:
             finished += self._take(its_way, segment)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.pairing.order import No, Order
 from engine.protocols import HTTP1, Part
@@ -16,6 +17,9 @@ from engine.reassembly import Gap, Segment
 
 HELD_LIMIT = 8 * 1024 * 1024
 """Bytes of one way that may wait for the other: what socket buffers can hold while a call is under way."""
+
+INTERIM_LIMIT = 64
+"""Interim responses of a request that are kept: servers send one, or a few early hints; 16 MiB at most."""
 
 
 @dataclass(slots=True)
@@ -67,16 +71,22 @@ class _Side:
             self.parser.end()
 
 
+class Start(NamedTuple):
+    """Where a way begins to be parsed: its offset, and the time of the byte before as in `Received`."""
+
+    offset: int
+    after: int = 0
+
+
 class Exchanges:
     """Pairs the messages of a connection. `turn` is set once it speaks something else; it takes nothing after that."""
 
-    def __init__(self, request_offset: int, response_offset: int, *, synchronised: bool) -> None:
+    def __init__(self, requests: Start, responses: Start, *, synchronised: bool) -> None:
         self.turn: Turn | None = None
-        self._order = Order()
-        self._requests = _Side(RequestParser(request_offset, synchronised=synchronised))
-        self._responses = _Side(ResponseParser(self._method_of, response_offset, synchronised=synchronised))
+        self._order = Order(in_step=synchronised)
+        self._requests = _Side(RequestParser(*requests, synchronised=synchronised))
+        self._responses = _Side(ResponseParser(self._method_of, *responses, synchronised=synchronised))
         self._sides = {Part.REQUEST: self._requests, Part.RESPONSE: self._responses}
-        self._requests.parser.lost_count = self._responses.parser.lost_count = False
         self._current: Received | None = None
         self._certain = True
         self._interim: list[Received] = []
@@ -133,15 +143,15 @@ class Exchanges:
             if side is self._requests and self._upgrade:
                 break
             message = side.parser.next()
-            if side.parser.lost_count:
-                side.parser.lost_count = False
-                self._order.doubt(side.parser.part)
             if message is not None:
                 self._handle(side, message)
-            elif side.queue and not side.parser.waiting:
+            if side.parser.lost_count:  # behind the message: it is what there was before the loss
+                side.parser.lost_count = False
+                self._order.lost(side.parser.part)
+            if message is None:
+                if not side.queue or side.parser.waiting:
+                    break
                 side.step()
-            else:
-                break
             moved = True
         return moved
 
@@ -153,12 +163,15 @@ class Exchanges:
         else:
             self._answered(message)
 
-    def _method_of(self, time: int) -> bytes | None:
-        found = self._order.answered(time)
+    def _method_of(self, offset: int, time: int, after: int) -> bytes | None:
+        if self._interim:
+            first = self._interim[0]
+            offset, time, after = first.offset, first.time, first.after
+        found = self._order.answered(offset, time, after)
         if found is No.NOT_YET:
             return None
         if found is No.NEVER:
-            self._order.doubt(Part.REQUEST)
+            self._order.doubt()
             self._current, self._certain = None, True
             return b""
         self._current, self._certain = found
@@ -173,16 +186,18 @@ class Exchanges:
     def _answered(self, response: Received) -> None:
         if 100 <= response.status < 200 and response.status != 101:
             self._interim.append(response)
+            if len(self._interim) > INTERIM_LIMIT:
+                self._broken(self._responses, Broken(f"response: more than {INTERIM_LIMIT} interim responses", response.offset))
             return
         request, interim = self._current, tuple(self._interim)
         self._current = None
         self._interim = []
+        certain = not self._order.ended(response) and self._certain
         self._take_unanswered()
         missing = (*(request.missing if request else ("request",)), *response.missing)
         missing += tuple(name for part in interim for name in part.missing)
-        self._finished.append(Exchange(request, response, interim, missing if self._certain else (*missing, "pairing")))
-        if request is None or request is self._upgrade:
-            self._decide_upgrade(request, response)
+        self._finished.append(Exchange(request, response, interim, missing if certain else (*missing, "pairing")))
+        self._decide_upgrade(request, response)
 
     def _decide_upgrade(self, request: Received | None, response: Received) -> None:
         """RFC 9110 sections 7.8 and 9.3.6: 101, or success of a CONNECT, changes the protocol; else HTTP goes on."""

@@ -1,13 +1,28 @@
-"""Which response answers which request on one HTTP/1.1 connection.
+"""Which response answers which request on one HTTP/1.1 connection, and whether that is proven.
 
-1. Responses come in the order of their requests (RFC 9112 section 9.3.2): first in, first out.
+The evidence: the bytes of each way in their order, and the time of each call. A write bears the time at which its call
+began, a read that at which it returned, so a cause never bears a later time than its effect. What was delivered first
+says nothing: the two ways come in any order.
+
+1. Responses come in the order of their requests (RFC 9112 section 9.3.2).
 2. A response that began before a request began does not answer it.
-3. After messages may have passed unseen (a gap, a start in the middle of things) the order is *in doubt*. A response
-   then answers the latest request that began before it: without pipelining that is the one. It waits until a request
-   that began after it, or the end, shows that none from before is still to be delivered. Where several requests could
-   be meant, both ways lost something, or the client is known to pipeline, the pair says so (missing "pairing") and is
-   never whole.
-4. Doubt ends with a response for which only one request could be meant, unless the client is known to pipeline.
+3. *In step*: where both ways were followed from the start of the connection, the n-th final response answers the n-th
+   request. A loss in the requests' way leaves that true for the requests before it; a loss in the responses' way ends it.
+4. Out of step nothing is proven until a response is found whose request can be no other, given that the client asks one
+   request at a time, so has read the whole of an answer before it asks again. That is so where
+   a. the response (or the first of its interim responses) follows another final response without a byte between them;
+   b. exactly one request began after that other response had ended and before this one began;
+   c. it is the first that passed in its way since then: the byte before it was seen, and passed before.
+   By c the client had turned from reading to asking, so that is where a request begins and not a part of a body that looks
+   like one; by a and b nothing but its answer begins where this response does. Both hold whatever was made of the bytes
+   before. From there on the connection is in step again.
+5. A client that asks again before it has read an answer pipelines. For such a client rule 4 proves nothing: what rested
+   on it is in doubt again, for good.
+6. Out of step a response is given the latest request that began before it, once a later request, or the end, shows that
+   no other such request is still to be delivered. That is a guess: the pair says so (missing "pairing") and is never whole.
+
+What rule 4 cannot tell: a client that pipelines at a constant depth, joined in the middle, looks like one that does not;
+and one that is answered before its request has ended, and goes on with it, might be taken for one that asks anew.
 """
 
 from __future__ import annotations
@@ -16,7 +31,7 @@ import enum
 from collections import deque
 
 from engine.protocols import Part
-from engine.protocols.http1 import Received
+from engine.protocols.http1 import MISSING, Received
 
 PENDING_LIMIT = 1024
 """Requests of a connection that may wait for their responses: no known client pipelines more."""
@@ -32,63 +47,113 @@ class No(enum.Enum):
 
 
 class Order:
-    """The requests of a connection that have no response yet, oldest first."""
+    """The requests of a connection that have no response yet, oldest first. `in_step`: both ways are followed from their start."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_step: bool) -> None:
         self.pending: deque[Received] = deque()
         self.unanswered: list[Received] = []
         """Requests given up, for the owner to take."""
         self.complete = False
         """Set where no request follows any more."""
         self.hurry = False
-        """Set where a response has waited long enough: what it is given then is a guess."""
-        self._lost: set[Part] = set()
+        """Set where a response has waited long enough."""
+        self.in_step = in_step
+        self._proven_by_turns = False
+        """Whether being in step rests on rule 4."""
         self._pipelines = False
+        self._request_lost = False
+        """Whether requests may have passed unseen since the last one."""
+        self._behind_loss: deque[Received] = deque()
+        """Pending requests before which others may have passed unseen."""
+        self._last: Received | None = None
+        """The last final response."""
         self._bytes = 0
 
-    def doubt(self, part: Part) -> None:
+    def lost(self, part: Part) -> None:
         """Messages of this part may have passed unseen."""
-        self._lost.add(part)
+        if part is Part.RESPONSE:
+            self.doubt()
+            self._last = None
+        else:
+            self._request_lost = True
+
+    def doubt(self) -> None:
+        """Be in step no longer."""
+        self.in_step = self._proven_by_turns = False
 
     def asked(self, request: Received) -> None:
         """Add a request."""
-        if self.pending and not self._lost:
-            self._pipelines = True
+        if self.in_step and not self.pending and self._last:
+            self._refutes(request, self._last)
         self.pending.append(request)
+        if self._request_lost:
+            self._request_lost = False
+            self._behind_loss.append(request)
         self._bytes += len(request.message.body)
         while len(self.pending) > 1 and (len(self.pending) > PENDING_LIMIT or self._bytes > PENDING_BYTES):
             self._give_up()
-            self._lost.update(Part)
+            self.doubt()
 
-    def answered(self, time: int) -> tuple[Received, bool] | No:
-        """Find the request of a response that began then, and say whether there is no doubt about it."""
+    def answered(self, offset: int, time: int, after: int) -> tuple[Received, bool] | No:
+        """Find the request of a response, and say whether that is proven. The three are those of `Received`, of its first byte."""
+        if self._loss_is_next:
+            self.doubt()
         if not self.pending:
             return No.NEVER if self.complete or self.hurry else No.NOT_YET
         if self.pending[0].time > time:
             return No.NEVER
-        if not self._lost:
+        if self.in_step:
             return self._pop(), True
-        if self.pending[-1].time <= time and not self.complete and not self.hurry:
+        if self._turn_proves(offset, time, after):
+            self.in_step = self._proven_by_turns = True
+        elif self.pending[-1].time <= time and not self.complete and not self.hurry:
             return No.NOT_YET
-        return self._answered_in_doubt(time)
-
-    def _answered_in_doubt(self, time: int) -> tuple[Received, bool]:
-        certain = len(self._lost) == 1 and not self._pipelines and not self.hurry
         while len(self.pending) > 1 and self.pending[1].time <= time:
             self._give_up()
-            certain = False
-        if certain:
-            self._lost.clear()
-        return self._pop(), certain
+        return self._pop(), self.in_step
+
+    def ended(self, response: Received) -> bool:
+        """Take the end of a final response; return whether it takes back what was said of its request (rule 5)."""
+        self._last = response
+        return self.in_step and bool(self.pending) and self._refutes(self.pending[0], response)
 
     def finish(self) -> None:
         """Give up what is left."""
         while self.pending:
             self._give_up()
 
+    @property
+    def _loss_is_next(self) -> bool:
+        """Whether the oldest request without a response may be one that was not seen."""
+        if self.pending:
+            return bool(self._behind_loss) and self._behind_loss[0] is self.pending[0]
+        return self._request_lost
+
+    def _turn_proves(self, offset: int, time: int, after: int) -> bool:
+        """Rule 4."""
+        last = self._last
+        if self._pipelines or last is None or last.until != offset or after == MISSING:
+            return False
+        asked = [request for request in self.pending if last.ended < request.time <= time]
+        if len(asked) > 1:
+            self._pipelines = True
+        return len(asked) == 1 and asked[0].after != MISSING and asked[0].after <= last.ended
+
+    def _refutes(self, request: Received, before: Received) -> bool:
+        """Rule 5, for the request that follows the one that was answered by `before`."""
+        if request.time >= before.ended:
+            return False
+        self._pipelines = True
+        if not self._proven_by_turns:
+            return False
+        self.doubt()
+        return True
+
     def _pop(self) -> Received:
         request = self.pending.popleft()
         self._bytes -= len(request.message.body)
+        if self._behind_loss and self._behind_loss[0] is request:
+            self._behind_loss.popleft()
         return request
 
     def _give_up(self) -> None:

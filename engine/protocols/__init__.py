@@ -28,6 +28,19 @@ _METHODS = (
 _REQUEST_STARTS = tuple(method + b" " for method in _METHODS)
 _ANY_METHOD = b"|".join(map(re.escape, _METHODS))
 _REQUEST = re.compile(rb"\r?\n?(?:" + _ANY_METHOD + rb") [!-~\x80-\xff]+(?: HTTP/1\.[01]\r?\n|$)")
+
+
+def _begun(*parts: bytes) -> bytes:
+    """A pattern of any beginning of these parts, the empty one included."""
+    pattern = b""
+    for part in reversed(parts):
+        pattern = b"(?:" + part + pattern + b")?"
+    return pattern
+
+
+_VERSION_BEGUN = (b"H", b"T", b"T", b"P", b"/", b"1", rb"\.", b"[01]")
+_REQUEST_BEGUN = re.compile(rb"\r?\n?(?:" + _ANY_METHOD + rb") [!-~\x80-\xff]+" + _begun(b" ", *_VERSION_BEGUN, rb"\r"))
+_RESPONSE_BEGUN = re.compile(_begun(*_VERSION_BEGUN, b" ", b"[1-9]", b"[0-9]", b"[0-9]"))
 _RESPONSE = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9][ \r\n]")
 # PostgreSQL, "Message Formats": SSLRequest, GSSENCRequest, and StartupMessage of protocol 3.
 _POSTGRES_REQUESTS = (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"\x00\x00\x00\x08\x04\xd2\x16\x30")
@@ -79,3 +92,11 @@ def starts_message(data: bytes) -> Part | None:
     if _RESPONSE.match(data):
         return Part.RESPONSE
     return Part.REQUEST if _REQUEST.match(data) else None
+
+
+def may_start_message(data: bytes, part: Part) -> bool:
+    """Whether bytes that are no whole start line may become one with those that follow."""
+    if part is Part.RESPONSE:
+        return bool(_RESPONSE_BEGUN.fullmatch(data))
+    start = data.lstrip(b"\r\n")
+    return any(method.startswith(start) for method in _REQUEST_STARTS) or bool(_REQUEST_BEGUN.fullmatch(data))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from engine.protocols import Part, starts_message
+from engine.protocols import Part, may_start_message, starts_message
 from engine.rrpair import Fields, Message
 
 HEAD_LIMIT = 256 * 1024
@@ -29,6 +29,9 @@ NAMES_LIMIT = 4096
 """Most field names remembered in lower case: real traffic has a few hundred."""
 FIELDS_LIMIT = 4096
 """Most header lines remembered as split: those of a few services; each is short, or it would not come again."""
+
+MISSING = -1
+"""The time of a byte that was lost."""
 
 Index = dict[bytes, bytes]
 """Header values by lower-case name; of repeated names the last."""
@@ -50,7 +53,7 @@ class Received:
 
     `offset` and `time` are those of its first byte, `ended` is the time of the last. `index` are its header values by
     lower-case name. `missing` names its parts that were not seen whole. `status` is 0 for requests. `until` is the
-    offset behind it.
+    offset behind it. `after` is the time of the byte before its first one: 0 where there was none, MISSING where it was lost.
     """
 
     message: Message
@@ -61,6 +64,7 @@ class Received:
     ended: int
     status: int = 0
     missing: tuple[str, ...] = ()
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,9 @@ class Broken:
 
     reason: str
     offset: int
+
+
+MethodOf = Callable[[int, int, int], bytes | None]
 
 
 class _Go(enum.Enum):
@@ -169,23 +176,29 @@ class Parser:
 
     part: Part
 
-    def __init__(self, offset: int = 0, *, synchronised: bool = True) -> None:
+    def __init__(self, offset: int = 0, after: int = 0, *, synchronised: bool = True) -> None:
+        """`after` is the time of the byte before `offset`, as in `Received`; without `synchronised` a start line is sought."""
         self.waiting = False
-        self.lost_count = not synchronised
+        self.lost_count = False
         """Set where messages may have passed unseen; whoever reads it clears it."""
+        self._previous = 0
+        """Time of the segment before the latest one."""
         self._forgiving = not synchronised
         self._data: bytes | bytearray = b""
         self._at = 0
+        self._gap = after == MISSING
+        self._latest = 0
+        """Where in the data the latest segment begins."""
         self._base = offset
         self._searched = 0
-        self._time = 0
+        self._time = after
         self._ready: list[Received] = []
         self._step: Callable[[], _Outcome] = self._head if synchronised else self._seek
         self._forget()
 
     def _forget(self) -> None:
         self._offset = -1
-        self._begun = 0
+        self._begun = self._after = 0
         self._line = b""
         self._fields: Fields = ()
         self._index: Index = {}
@@ -206,18 +219,19 @@ class Parser:
 
     def receive(self, data: bytes, time: int) -> None:
         """Take the bytes that follow."""
-        self._time = time
+        self._previous, self._time = MISSING if self._gap else self._time, time
+        self._gap = False
         left = len(self._data) - self._at
         if not left:
             self._base += self._at
-            self._data, self._at, self._searched = data, 0, 0
-        elif type(self._data) is bytearray and self._at == 0:
-            self._data += data
-        else:
+            self._data, self._at, self._searched, self._latest = data, 0, 0, 0
+            return
+        if type(self._data) is not bytearray or self._at:
             self._base += self._at
             self._searched = max(self._searched - self._at, 0)
             self._data, self._at = bytearray(memoryview(self._data)[self._at :]), 0
-            self._data += data
+        self._latest = left
+        self._data += data
 
     def next(self) -> Received | Broken | None:
         """Return what has ended, or None where more bytes are needed (or the request: see `waiting`)."""
@@ -265,11 +279,30 @@ class Parser:
     # -- states --------------------------------------------------------------------------------------------------------
 
     def _seek(self) -> _Outcome:
-        """Drop segments until one begins with a start line."""
-        if starts_message(bytes(memoryview(self._data)[self._at : self._at + LINE_LIMIT])) is self.part:
-            return self._enter(self._head)
-        self._at = len(self._data)
+        """Drop segments until one begins with a start line, or with what may become one."""
+        data, at = self._data, self._at
+        if at >= len(data):
+            return None
+        for start in dict.fromkeys((at, max(at, self._latest))):
+            begin = bytes(memoryview(data)[start : start + LINE_LIMIT])
+            if starts_message(begin) is self.part or may_start_message(begin, self.part):
+                self._drop(start - at)
+                if self._offset < 0:
+                    self._note_begin(start)
+                return None if starts_message(begin) is not self.part else self._enter(self._head)
+        self._drop(len(data) - at)
         return None
+
+    def _drop(self, length: int) -> None:
+        """Pass over bytes that are not understood."""
+        if length:
+            self._at += length
+            self._offset = -1
+
+    def _note_begin(self, at: int) -> None:
+        """A message begins here, in the latest segment."""
+        self._offset, self._begun = self._base + at, self._time
+        self._after = self._previous if at == self._latest else self._time
 
     def _head(self) -> _Outcome:
         data, at = self._data, self._at
@@ -280,7 +313,7 @@ class Parser:
                 at = self._at = at + 1
                 if at >= len(data):
                     return None
-            self._offset, self._begun = self._base + at, self._time
+            self._note_begin(at)
         found = _BLANK_LINE.search(data, self._searched if self._searched > at else at)
         start, end = found.span() if found else (len(data), len(data))
         if start - at > HEAD_LIMIT:
@@ -401,6 +434,7 @@ class Parser:
             self._time,
             self._status,
             self._missing,
+            self._after,
         )
         self._forget()
         self._step = self._head
@@ -410,7 +444,7 @@ class Parser:
         """Hand over what there is of a message that cannot be followed to its end, and seek the next."""
         self.lost_count = True
         part = self.part.value
-        if self._offset >= 0:
+        if self._offset >= 0 and self._step != self._seek:
             if self._step != self._head:
                 self._missing = (f"{part} body",)
                 self._ready.append(self._finish())
@@ -436,7 +470,8 @@ class Parser:
     def _pass(self, length: int) -> None:
         """Step over bytes that are missing; nothing unread lies before them."""
         self._base += len(self._data) + length
-        self._data, self._at, self._searched = b"", 0, 0
+        self._data, self._at, self._searched, self._latest = b"", 0, 0, 0
+        self._gap = True
 
     def _malformed(self, reason: str) -> Received | Broken | None:
         """Give up; or seek the next start line where it may be that only the place was wrong."""
@@ -475,14 +510,14 @@ class RequestParser(Parser):
 class ResponseParser(Parser):
     """The responses of a connection.
 
-    `method_of` is given the time of a response's first byte and returns the method of the request that it answers, b""
-    where that will never be known, None where it is not known yet.
+    `method_of` is given offset and time of a response's first byte and the time of the byte before (see `Received`), and returns
+    the method of the request that it answers, b"" where that will never be known, None where it is not known yet.
     """
 
     part = Part.RESPONSE
 
-    def __init__(self, method_of: Callable[[int], bytes | None], offset: int = 0, *, synchronised: bool = True) -> None:
-        super().__init__(offset, synchronised=synchronised)
+    def __init__(self, method_of: MethodOf, offset: int = 0, after: int = 0, *, synchronised: bool = True) -> None:
+        super().__init__(offset, after, synchronised=synchronised)
         self._method_of = method_of
 
     def _check_line(self, line: bytes) -> int:
@@ -501,7 +536,7 @@ class ResponseParser(Parser):
         return self._final()
 
     def _final(self) -> _Outcome:
-        method = self._method_of(self._begun)
+        method = self._method_of(self._offset, self._begun, self._after)
         self.waiting = method is None
         if method is None:
             return None

@@ -77,7 +77,7 @@ def converse(handle: Callable[[list[RRPair | Flow], list[Progress]], None]) -> N
 
 def parse_only() -> None:
     """Parse, with one parser a way."""
-    requests, responses = RequestParser(), ResponseParser(lambda _: b"POST")
+    requests, responses = RequestParser(), ResponseParser(lambda *_: b"POST")
     for request, response in EXCHANGES:
         requests.receive(request, 0)
         requests.next()

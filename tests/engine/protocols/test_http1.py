@@ -37,7 +37,7 @@ def feed(parser: Parser, pieces: Iterable[bytes], *, end: bool = False) -> Event
 
 def response_parser(*methods: bytes) -> ResponseParser:
     queue = list(methods)
-    return ResponseParser(lambda _: queue.pop(0) if queue else b"GET")
+    return ResponseParser(lambda *_: queue.pop(0) if queue else b"GET")
 
 
 def messages(events: Events) -> list[Message]:
@@ -119,7 +119,7 @@ def test_nothing_is_parsed_after_a_change_of_protocol(method: bytes, status: byt
 
 def test_a_response_waits_for_its_request() -> None:
     known: list[bytes] = []
-    parser = ResponseParser(lambda _: known[0] if known else None)
+    parser = ResponseParser(lambda *_: known[0] if known else None)
     assert feed(parser, [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"]) == []
     assert parser.waiting
     known.append(b"HEAD")
