@@ -11,6 +11,9 @@ from dataclasses import dataclass
 LOST = "lost"
 UNKNOWN = "unknown"
 
+END = 2**63 - 1
+"""Offsets and times do not exceed it: they are stored as signed integers of 64 bits. No stream is that long, no clock that late."""
+
 
 @dataclass(slots=True)
 class Segment:

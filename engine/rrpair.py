@@ -12,6 +12,11 @@ Fields = tuple[tuple[bytes, bytes], ...]
 """Header fields as on the wire: order kept, case kept, repeated names kept."""
 
 
+def storable(text: str) -> str:
+    """Give a text that can be stored and sent: of captured JSON half a surrogate pair may be left, which is no character."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 class Way(enum.IntEnum):
     """Which way bytes went, seen from the workload."""
 

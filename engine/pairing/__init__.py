@@ -6,8 +6,8 @@ from engine.pairing.description import describe
 from engine.pairing.exchange import End, Exchange, Exchanges, Start, Turn
 from engine.protocols import HTTP1, UNKNOWN, Part, Verdict, detect, starts_message
 from engine.protocols.http1 import MISSING
+from engine.reassembly import END, Gap, Reassembler, Segment
 from engine.reassembly import UNKNOWN as UNKNOWN_BYTES
-from engine.reassembly import Gap, Reassembler, Segment
 from engine.rrpair import Connection, Direction, Flow, Role, RRPair, Way
 
 __all__ = ["Conversation"]
@@ -45,6 +45,8 @@ class Conversation:
 
     def data(self, way: Way, offset: int, data: bytes, time: int) -> Finished:
         """Take bytes that went this way; those seen before are dropped."""
+        if offset > END - len(data) or time > END:
+            return self._refuse()
         finished: Finished = []
         for event in self._ways[way].data(offset, data, time):
             finished += self._take(way, event)
@@ -52,6 +54,8 @@ class Conversation:
 
     def gap(self, way: Way, offset: int, length: int, reason: str) -> Finished:
         """Take a gap; `reason` is `reassembly.LOST` or `reassembly.UNKNOWN`."""
+        if offset > END - length:
+            return self._refuse()
         finished: Finished = []
         for event in self._ways[way].gap(offset, length, reason):
             finished += self._take(way, event)
@@ -59,6 +63,7 @@ class Conversation:
 
     def half_close(self, way: Way, time: int) -> Finished:
         """Take the end of one way."""
+        time = min(time, END)
         if self._exchanges is None or self._flow:
             return []
         self._ended.add(way)
@@ -72,6 +77,7 @@ class Conversation:
         """
         if self._closed:
             return []
+        time = min(time, END)
         finished: Finished = []
         for way in Way:
             if self._exchanges and not self._flow and way not in self._ended and (way is Way.READ or not ended):
@@ -169,6 +175,16 @@ class Conversation:
     def _part(self, way: Way) -> Part:
         return Part.REQUEST if way is self._client else Part.RESPONSE
 
+    def _refuse(self) -> Finished:
+        """Take offsets or times that are out of range: whoever sent them is not to be believed, so nothing more becomes a pair."""
+        if self._closed:
+            return []
+        if not self._flow:
+            protocol = HTTP1 if self._exchanges else UNKNOWN
+            self._become_flow(protocol, "offsets or times out of range", self.progress, self._flow_time)
+        self._closed = True
+        return self._end_flow(even_empty=True)
+
     # -- results -------------------------------------------------------------------------------------------------------
 
     def _pairs(self, exchanges: list[Exchange], time: int) -> Finished:
@@ -200,12 +216,12 @@ class Conversation:
         self._flow_time = time
         self._exchanges = None
 
-    def _end_flow(self) -> Finished:
+    def _end_flow(self, *, even_empty: bool = False) -> Finished:
         """The flow that the stream, or the rest of it, was; none where it carried nothing."""
         if not self._flow:
             return []
         read, written = (self._ways[way].next_offset - self._flow_from[way - Way.READ] for way in (Way.READ, Way.WRITE))
-        if not read and not written:
+        if not (read or written or even_empty):
             return []
         return [Flow(self.connection, self._flow_time, *self._flow, read, written)]
 

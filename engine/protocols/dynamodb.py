@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from engine.rrpair import storable
+
 TARGET_PREFIX = b"DynamoDB_20120810."
 BODY_LIMIT = 16 * 1024 * 1024
 """No request of the service is longer; a longer body is not looked into."""
@@ -59,7 +61,7 @@ def call(target: bytes, body: bytes) -> Call:
         return Call(name, (), ())
     parts = list(_requests(document))
     tables = {table for part in parts for table in _tables(part)} | _listed_tables(document)
-    return Call(name, tuple(sorted(tables)), tuple(_keys(parts, document)))
+    return Call(name, tuple(sorted(map(storable, tables))), tuple(_keys(parts, document)))
 
 
 def _requests(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,9 @@ BODY_LIMIT = 64 * 1024 * 1024
 NAMES_LIMIT = 4096
 """Most field names remembered in lower case: real traffic has a few hundred."""
 FIELDS_LIMIT = 4096
-"""Most header lines remembered as split: those of a few services; each is short, or it would not come again."""
+"""Most header lines remembered as split: those of a few services."""
+REMEMBERED_LENGTH = 256
+"""Longest line or name that is remembered: longer ones (cookies, tokens) seldom come again, and memory is bounded by it."""
 
 MISSING = -1
 """The time of a byte that was lost."""
@@ -37,10 +39,8 @@ Index = dict[bytes, bytes]
 """Header values by lower-case name; of repeated names the last."""
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_LINE_BREAK = re.compile(rb"\r?\n")
-_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]+(.*?[^ \t])[ \t]+(HTTP/1\.[0-9])[ \t]*", re.DOTALL)
+_VERSION = re.compile(rb"HTTP/1\.[0-9]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9][0-9])(?:[ \t].*)?", re.DOTALL)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
 _ABSOLUTE = re.compile(r"(?i)https?://([^/?#]*)")
@@ -101,7 +101,7 @@ class _Names(dict[bytes, bytes]):
         if not _TOKEN.fullmatch(name):
             raise _Malformed("malformed header line")
         lower = name.lower()
-        if len(self) < NAMES_LIMIT:
+        if len(self) < NAMES_LIMIT and len(name) <= REMEMBERED_LENGTH:
             self[name] = lower
         return lower
 
@@ -111,15 +111,18 @@ _NAMES = _Names()
 
 def parse_fields(lines: list[bytes]) -> tuple[Fields, Index]:
     """Split header lines (RFC 9112 section 5). Raises ValueError."""
-    found = [_field(line) for line in lines]
+    found = [_field(line) if len(line) <= REMEMBERED_LENGTH else _split_field(line) for line in lines]
     return tuple([field for field, _ in found]), {name: field[1] for field, name in found}
 
 
-@lru_cache(FIELDS_LIMIT)
-def _field(line: bytes) -> tuple[tuple[bytes, bytes], bytes]:
-    """Split one header line into name and value, and the name in lower case. Most lines come again and again. Raises ValueError."""
+def _split_field(line: bytes) -> tuple[tuple[bytes, bytes], bytes]:
+    """Split one header line into name and value, and the name in lower case. Raises ValueError."""
     name, value = line.split(b":", 1)
     return (name, value.strip(b" \t")), _NAMES[name]
+
+
+_field = lru_cache(FIELDS_LIMIT)(_split_field)
+"""Most lines come again and again."""
 
 
 def _parse_fields_leniently(lines: list[bytes]) -> Fields:
@@ -131,9 +134,31 @@ def _parse_fields_leniently(lines: list[bytes]) -> Fields:
 
 def _lenient_lines(block: bytes) -> list[bytes]:
     """Lines of a block with bare LF, obs-fold (section 5.2) or blanks before the colon; a bare CR is a blank (2.2)."""
-    lines = _LINE_BREAK.split(_FOLD.sub(b" ", block))
-    lines = [line.replace(b"\r", b" ") for line in lines]
-    return lines[:1] + [re.sub(rb"^([^ \t:]+)[ \t]+:", rb"\1:", line) for line in lines[1:]]
+    folded: list[list[bytes]] = []
+    for line in block.split(b"\n"):
+        line = line.removesuffix(b"\r").replace(b"\r", b" ")
+        if folded and line[:1] in (b" ", b"\t"):
+            folded[-1].append(line.strip(b" \t"))
+        else:
+            folded.append([line.rstrip(b" \t")])
+    lines = [b" ".join(parts) for parts in folded]
+    return lines[:1] + [_without_blank_before_colon(line) for line in lines[1:]]
+
+
+def _without_blank_before_colon(line: bytes) -> bytes:
+    name, colon, value = line.partition(b":")
+    return name.rstrip(b" \t") + colon + value
+
+
+def _words(line: bytes) -> tuple[bytes, bytes, bytes]:
+    """Method, target and version of a request line with any blanks between and within (RFC 9112 section 3, "lenient parsing")."""
+    words = line.split(b" ", 3)
+    if len(words) == 3 and words[2] in _VERSIONS and b"\t" not in line:
+        return words[0], words[1], words[2]
+    line = line.replace(b"\t", b" ").rstrip(b" ")
+    method, _, rest = line.partition(b" ")
+    target, _, version = rest.rpartition(b" ")
+    return method, target.strip(b" "), version
 
 
 def parse_block(block: bytes) -> tuple[bytes, Fields, Index]:
@@ -205,7 +230,7 @@ class Parser:
         self._status = 0
         self._body: bytes | bytearray = b""
         self._remaining = 0
-        self._trailers: Fields = ()
+        self._trailers: list[tuple[bytes, bytes]] = []
         self._trailer_size = 0
         self._missing: tuple[str, ...] = ()
 
@@ -373,7 +398,7 @@ class Parser:
         line = self._next_line(HEAD_LIMIT)
         if not line:
             return None if line is None else self._finish()
-        self._trailer_size += len(line)
+        self._trailer_size += len(line) + 1
         if self._trailer_size > HEAD_LIMIT:
             raise _Malformed(f"trailers longer than {HEAD_LIMIT // 1024} KiB")
         self._trailers += _parse_fields_leniently([line])
@@ -426,7 +451,7 @@ class Parser:
         """Hand the message over and begin the next."""
         body = self._body
         received = Received(
-            Message(self._line, self._fields, body if type(body) is bytes else bytes(body), self._trailers),
+            Message(self._line, self._fields, body if type(body) is bytes else bytes(body), tuple(self._trailers)),
             self._index,
             self._offset,
             self._base + self._at,
@@ -489,11 +514,13 @@ class RequestParser(Parser):
     part = Part.REQUEST
 
     def _check_line(self, line: bytes) -> int:
-        words = line.split(b" ")
-        if len(words) == 3 and words[2] in _VERSIONS and words[0] and words[1]:
-            _NAMES[words[0]]
-        elif not _REQUEST_LINE.fullmatch(line):
+        method, target, version = _words(line)
+        if not target or (version not in _VERSIONS and not _VERSION.fullmatch(version)):
             raise _Malformed("malformed request line")
+        try:
+            _NAMES[method]
+        except _Malformed:
+            raise _Malformed("malformed request line") from None
         return 0
 
     def _frame(self) -> _Outcome:
@@ -556,11 +583,8 @@ class ResponseParser(Parser):
 
 def request_line(line: bytes) -> tuple[str, str]:
     """Method and target of a request line that was parsed (RFC 9112 section 3)."""
-    words = line.decode("latin-1").split(" ")
-    if len(words) == 3:
-        return words[0], words[1]
-    method, _, rest = line.decode("latin-1").partition(" ")
-    return method, rest.rpartition(" ")[0].strip(" \t")
+    method, target, _ = _words(line)
+    return method.decode("latin-1"), target.decode("latin-1")
 
 
 def split_target(method: str, target: str) -> tuple[str, str, str]:

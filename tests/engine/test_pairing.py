@@ -354,3 +354,44 @@ def test_what_was_whole_stays_whole_when_the_watching_ends() -> None:
     talk = Talk().say(WRITE, request(1)).say(READ, response(1))
     talk.found += talk.conversation.close(9, ended=False)
     assert [pair.complete for pair in talk.pairs] == [True]
+
+
+# -- bounds of what waits ----------------------------------------------------------------------------------------------
+
+
+def test_what_follows_a_101_that_nobody_asked_for_is_a_flow() -> None:
+    talk = Talk().say(WRITE, request(1)).say(READ, b"HTTP/1.1 101 Switching\r\n\r\n")
+    for _ in range(100):
+        talk.say(READ, b"z" * 1000)
+        assert talk.conversation.progress == (talk.offsets[READ], talk.offsets[WRITE])
+    [flow] = talk.close().flows
+    assert (flow.reason, flow.read) == ("upgraded to unknown", 100_000)
+
+
+def test_interim_responses_without_end_are_a_flow() -> None:
+    talk = Talk().say(WRITE, request(1))
+    for _ in range(exchange.INTERIM_LIMIT + 10):
+        talk.say(READ, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
+    [flow] = talk.close().flows
+    assert f"more than {exchange.INTERIM_LIMIT} interim responses" in flow.reason
+    assert talk.short == [("1", "", ("response",))]
+
+
+def test_empty_lines_before_the_first_message_are_not_kept() -> None:
+    talk = Talk()
+    for _ in range(1000):
+        talk.say(WRITE, b"\r\n")
+        assert talk.conversation.progress == (0, talk.offsets[WRITE])
+    talk.say(WRITE, request(1)).say(READ, response(1))
+    assert talk.short == [("1", "1", ())]
+
+
+@pytest.mark.parametrize(("offset", "time"), [(0, 2**63), (0, 2**64 - 1), (2**63 - 5, 1), (2**64 - 10, 1)])
+def test_offsets_and_times_that_cannot_be_stored_end_the_pairs_of_a_stream(offset: int, time: int) -> None:
+    talk = Talk().say(WRITE, request(1)).say(READ, response(1))
+    found = talk.conversation.data(WRITE, max(offset, talk.offsets[WRITE]), request(2), time)
+    found += talk.conversation.gap(READ, 2**63 - 2, 2**63, LOST) + talk.conversation.half_close(READ, 2**64 - 1)
+    [flow] = found + talk.conversation.close(2**64 - 1)
+    assert isinstance(flow, Flow)
+    assert flow.reason == "offsets or times out of range"
+    assert max(flow.time, flow.read, flow.written, *talk.conversation.progress) < 2**63

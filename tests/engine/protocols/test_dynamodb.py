@@ -76,3 +76,20 @@ def test_any_body(body: bytes) -> None:
 )
 def test_any_document(document: object) -> None:
     call(b"DynamoDB_20120810.X", json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"TableName":"\ud83d"}',
+        rb'{"RequestItems":{"\ud83d":{}}}',
+        rb'{"TransactItems":[{"Put":{"TableName":"a\udc00"}}]}',
+        rb'{"Statement":"SELECT * FROM \"x\"","TableName":"\udfff"}',
+    ],
+)
+def test_half_a_surrogate_pair_is_named_in_characters_that_can_be_stored(body: bytes) -> None:
+    """SQLite and protobuf take UTF-8 only."""
+    named = operation(b"DynamoDB_20120810.GetItem", body)
+    assert named
+    assert "\\ud" in named
+    named.encode()

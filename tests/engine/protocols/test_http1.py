@@ -444,3 +444,61 @@ def test_the_same_from_any_bytes_however_they_are_cut(data: bytes, cuts: list[in
     for prefix in (b"", start):
         whole = feed(RequestParser(), [prefix + data], end=True)
         assert shape(feed(RequestParser(), cut(prefix + data, cuts), end=True)) == shape(whole)
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------------
+
+BLANKS = b" " * (http1.HEAD_LIMIT - 1000)
+
+
+# Work that grows with the square of these lengths takes minutes.
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\nA: b" + BLANKS + b"c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: b\n" + b" \n" * (len(BLANKS) // 2) + b" c\r\n\r\n",
+        b"GET / HTTP/1.1\nA" + BLANKS + b": c\r\n\r\n",
+        b"GET" + BLANKS + b"x HTTP/1.1\r\n\r\n",
+        b"GET " + b"x " * (len(BLANKS) // 2) + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (len(BLANKS) // 4) + b"\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"a:\r\n" * (len(BLANKS) // 8) + b"\r\n",
+    ],
+)
+def test_the_longest_head_is_parsed_in_linear_time(head: bytes) -> None:
+    [message] = messages(feed(RequestParser(), [head]))
+    assert message.start_line.startswith((b"GET", b"POST"))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("line", [b"GET" + BLANKS + b"x " * 100, b"GET " + b"x " * (len(BLANKS) // 2)])
+def test_the_longest_malformed_request_line_is_refused_in_linear_time(line: bytes) -> None:
+    [broken] = feed(RequestParser(), [line + b"\r\n\r\n"])
+    assert isinstance(broken, Broken)
+    assert "malformed request line" in broken.reason
+
+
+def test_long_lines_and_names_are_not_remembered() -> None:
+    """The caches hold a few thousand entries: what they take is bounded only if each is short."""
+    name, value = b"N" * 1000, b"v" * 100_000
+    before = http1._field.cache_info().currsize
+    names = len(http1._NAMES)
+    feed(RequestParser(), [b"GET / HTTP/1.1\r\n%b: x\r\nA: %b\r\n\r\n" % (name, value)])
+    assert http1._field.cache_info().currsize == before
+    assert len(http1._NAMES) <= names + 1
+    assert name not in http1._NAMES
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        (b"GET /a HTTP/1.1", "/a"),
+        (b"GET  /a  HTTP/1.1 ", "/a"),
+        (b"GET\t/a HTTP/1.1 ", "/a"),
+        (b"GET /a b HTTP/1.1", "/a b"),
+        (b"GET /a HTTP/1.5", "/a"),
+    ],
+)
+def test_a_request_line_is_split_as_it_was_checked(line: bytes, target: str) -> None:
+    [message] = messages(feed(RequestParser(), [line + b"\r\n\r\n"]))
+    assert http1.request_line(message.start_line) == ("GET", target)
