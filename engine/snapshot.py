@@ -239,6 +239,10 @@ class Snapshot:
         for entry in self._store.entries():
             yield entry if current and entry.signature else replace(entry, signature=signature(self._store.at(entry.row)))
 
+    def partial_entries(self) -> Iterator[Entry]:
+        """The outbound pairs that were recorded incompletely and have a request, in the order of requests; they answer nothing."""
+        return self._store.entries(complete=False)
+
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""
         return self._store.at(row)

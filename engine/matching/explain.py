@@ -9,18 +9,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from engine.matching.fields import Canonical, canonical, leaves
+from engine.matching.fields import canonical, leaves
+from engine.matching.forms import form_of
 from engine.matching.headers import may_select
 from engine.matching.index import Index, Request, Undecided
 from engine.matching.shape import shape
 from engine.rrpair import Message, RRPair
 
 COMPARED = 100
-"""Recordings that are compared with a request: some 5 ms of work, and misses may come in floods."""
+"""Recordings that are compared with a request: some 5 ms of work where they are small, and misses may come in floods."""
+COMPARED_CHARACTERS = 4 * 1024 * 1024
+"""Characters of fields after which no further recording is compared: what the largest body costs, once or twice."""
+FIELD_COST = 64
+"""Characters that a field counts for by itself."""
 DIFFERENCES_SHOWN = 20
 """Fields that are named: with more, it is another request altogether."""
 LEXEME_SHOWN = 200
 """Characters of a value that are shown."""
+HINTS_SHOWN = 3
+"""Fields that are said to look like a time or an id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +54,68 @@ def explain(index: Index, request: Request, undecided: Undecided | None = None) 
     if undecided:
         return _explain_headers(index.load(undecided.row), request, undecided.names)
     operation = request.operation
+    partial = index.find_partial(request)
+    if partial:
+        return _explain_partial(partial)
     alike = index.rows_by_shape.get(shape(request.method, request.path, operation))
     reason = "no recorded request is equal to it" if alike else f"{operation} was not recorded"
-    rows = alike or chain.from_iterable(index.rows_by_shape.values())
-    candidates = [index.load(row) for row in islice(rows, COMPARED)]
-    ranked = sorted(((_differences(pair, request.form), pair) for pair in candidates), key=lambda found: len(found[0]))
-    if not ranked:
+    found = _nearest(index, request, alike or chain.from_iterable(index.rows_by_shape.values()))
+    if not found:
         return Explanation(reason)
-    differences, pair = ranked[0]
-    return Explanation(reason, pair.id, pair.operation, tuple(map(_cut, differences[:DIFFERENCES_SHOWN])))
+    pair, differences = found
+    shown = differences[:DIFFERENCES_SHOWN]
+    hints = _hints(shown) if alike else ""
+    return Explanation(reason + hints, pair.id, pair.operation, tuple(map(_cut, shown)))
+
+
+def _explain_partial(pair: RRPair) -> Explanation:
+    missing = ", ".join(pair.missing)
+    reason = f"it was recorded incompletely as pair {pair.id} (missing {missing})"
+    if "request body" in pair.missing:
+        reason = f"a request that is equal but for its body was recorded incompletely as pair {pair.id} (missing {missing})"
+    return Explanation(reason, pair.id, pair.operation)
+
+
+def _nearest(index: Index, request: Request, rows: Iterable[int]) -> tuple[RRPair, list[Difference]] | None:
+    """Find the recording that differs least, among as many as there is time for."""
+    live = dict(leaves(request.form))
+    best: tuple[int, RRPair, list[Difference]] | None = None
+    left = COMPARED_CHARACTERS
+    for row in islice(rows, COMPARED):
+        pair = index.load(row)
+        recorded = dict(leaves(canonical(pair.method, pair.path, pair.query, pair.request)))
+        differences = _compare(recorded, live)
+        distance = sum(map(_weight, differences))
+        if best is None or distance < best[0]:
+            best = distance, pair, differences
+        left -= sum(FIELD_COST + len(place) + len(lexeme) for place, lexeme in recorded.items())
+        if left < 0:
+            break
+    return best and best[1:]
+
+
+def _weight(difference: Difference) -> int:
+    """How far two requests are apart by a field: least where it has a new value each time, most where one has no such field."""
+    if difference.recorded is None or difference.live is None:
+        return 3
+    return 1 if _form(difference) else 2
+
+
+def _form(difference: Difference) -> str:
+    form = form_of(difference.live)
+    return form if form and form == form_of(difference.recorded) else ""
+
+
+def _hints(differences: list[Difference]) -> str:
+    """Name the fields that are likely to have a new value each time."""
+    forms = [(difference.field, form) for difference in differences if (form := _form(difference))]
+    named = "; ".join(f"{field[:LEXEME_SHOWN]} looks like {form}" for field, form in forms[:HINTS_SHOWN])
+    return f" ({named} that the client makes anew: matching is exact)" if named else ""
 
 
 def _explain_headers(pair: RRPair, request: Request, names: tuple[bytes, ...]) -> Explanation:
-    recorded, live = _headers(pair.request, names), _headers(request.message, names)
-    differences = tuple(_cut(each) for each in _compare(recorded, live))
+    recorded, live = dict(_headers(pair.request, names)), dict(_headers(request.message, names))
+    differences = tuple(_cut(each) for each in _compare(recorded, live)[:DIFFERENCES_SHOWN])
     reason = "recorded requests that differ in these headers only have different answers, and its values were not recorded"
     return Explanation(reason, pair.id, pair.operation, differences)
 
@@ -71,12 +126,7 @@ def _headers(message: Message, names: tuple[bytes, ...]) -> Iterator[tuple[str, 
             yield f"header.{name.decode('latin-1')}", value.decode("latin-1")
 
 
-def _differences(pair: RRPair, live: Canonical) -> list[Difference]:
-    return _compare(leaves(canonical(pair.method, pair.path, pair.query, pair.request)), leaves(live))
-
-
-def _compare(recorded: Iterable[tuple[str, str]], live: Iterable[tuple[str, str]]) -> list[Difference]:
-    was, now = dict(recorded), dict(live)
+def _compare(was: dict[str, str], now: dict[str, str]) -> list[Difference]:
     places = list(dict.fromkeys((*was, *now)))
     return [Difference(place, was.get(place), now.get(place)) for place in places if was.get(place) != now.get(place)]
 

@@ -21,10 +21,16 @@ from urllib.parse import unquote, unquote_plus
 
 from engine.protocols.http1 import split_query
 from engine.redaction import decode_content
-from engine.rrpair import Message
+from engine.rrpair import Message, storable
 
 DIGEST_BYTES = 16
 """128 bits: two different requests never get the same digest by accident."""
+DECODED_LIMIT = 16 * 1024 * 1024
+"""Longest content that is looked into: the longest request of DynamoDB. A longer body is compared as the bytes that it came in."""
+LEAVES_LIMIT = 50_000
+"""Most fields of a body, for the same: a few hundred bytes of gzip hold millions. Some 0.1 s of work, 20 MB of memory."""
+PLACE_LENGTH = 200
+"""Characters of a field's name: of nested ones each holds those around it, so names would grow with the square of a body."""
 
 Query = tuple[tuple[str, str], ...]
 Leaf = tuple[str, str]
@@ -69,7 +75,7 @@ def canonical(method: str, path: str, query: Query, message: Message) -> Canonic
             coding = value.strip().lower()
     media = content_type.partition(b";")[0].strip().lower()
     kind, body = _body(message.body, media, content_type, coding) if message.body else ("", None)
-    way = path if "%" not in path else tuple([unquote(segment, "latin-1") for segment in path.split("/")])
+    way = path if "%" not in path else _decoded_path(path)
     asked = _ordered(query) if query else ()
     packed = _packed((method, way, asked, target, media, kind, body))
     if packed is None:  # nested deeper than can be walked
@@ -77,6 +83,12 @@ def canonical(method: str, path: str, query: Query, message: Message) -> Canonic
         packed = _packed((method, way, asked, target, media, kind, body)) or b""
     digest = blake2b(packed, digest_size=DIGEST_BYTES).digest()
     return Canonical(method, way, asked, target.decode("latin-1"), media.decode("latin-1"), kind, body, digest)
+
+
+def _decoded_path(path: str) -> str | tuple[str, ...]:
+    """Decode; in segments where one of them holds what parts them."""
+    segments = tuple([unquote(segment, "latin-1") for segment in path.split("/")])
+    return segments if any("/" in segment for segment in segments) else "/".join(segments)
 
 
 def _packed(value: Any) -> bytes | None:
@@ -112,13 +124,20 @@ def _ordered(parameters: Query) -> Query:
 def _body(body: bytes, media: bytes, content_type: bytes, coding: bytes) -> tuple[str, Any]:
     if coding and coding != b"identity":
         decoded = decode_content(body, coding)
-        if decoded is None:
+        if decoded is None or len(decoded) > DECODED_LIMIT:
             return "bytes", body
-        body = decoded
+        return _structure(decoded, media, content_type) or ("bytes", body)
+    return _structure(body, media, content_type) or ("bytes", body)
+
+
+def _structure(body: bytes, media: bytes, content_type: bytes) -> tuple[str, Any] | None:
+    """Part a body into its fields; None where there are too many of them, as far as that shows before it is parsed."""
+    if len(body) > DECODED_LIMIT:
+        return None
     if media.endswith(b"json") or b"json-" in media or (not media and body[:1] in b"{["):
-        return _json(body)
+        return None if sum(map(body.count, (b",", b":", b"[", b"{"))) > LEAVES_LIMIT else _json(body)
     if media == b"application/x-www-form-urlencoded":
-        return "form", _ordered(split_query(body.decode("latin-1")))
+        return None if body.count(b"&") > LEAVES_LIMIT else ("form", _ordered(split_query(body.decode("latin-1"))))
     if media.startswith(b"multipart/"):
         return _multipart(body, content_type)
     return "bytes", body
@@ -153,7 +172,7 @@ def _multipart(body: bytes, content_type: bytes) -> tuple[str, Any]:
     found = _BOUNDARY.search(content_type)
     if not found:
         return "bytes", body
-    parts = (b"\r\n" + body).split(b"\r\n--" + (found[1] or found[2]))
+    parts = (b"\r\n" + body).split(b"\r\n--" + (found[1] or found[2]), LEAVES_LIMIT)
     return "multipart", tuple(part.removeprefix(b"\r\n") for part in parts)
 
 
@@ -164,6 +183,7 @@ def leaves(request: Canonical) -> Iterator[Leaf]:
     """Every field of a request with its lexeme, for people. The n-th of equal places is marked #n, from the second on."""
     seen: dict[str, int] = {}
     for place, lexeme in _leaves(request):
+        place = storable(place[:PLACE_LENGTH])
         seen[place] = count = seen.get(place, 0) + 1
         yield (place if count == 1 else f"{place}#{count}", lexeme)
 
@@ -203,14 +223,20 @@ def _json_leaves(body: Any) -> Iterator[Leaf]:
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, list) and value:
+            place = place[:PLACE_LENGTH]
             waiting += [(f"{place}/{n}", each) for n, each in reversed(list(enumerate(value)))]
         elif isinstance(value, tuple) and value and isinstance(value[0], tuple):
-            waiting += [(f"{place}/{name.replace('~', '~0').replace('/', '~1')}", each) for name, each in reversed(value)]
+            place = place[:PLACE_LENGTH]
+            waiting += [(f"{place}/{_pointer(name)}", each) for name, each in reversed(value)]
         else:
             yield place, _lexeme(value)
+
+
+def _pointer(name: str) -> str:
+    return name[:PLACE_LENGTH].replace("~", "~0").replace("/", "~1")
 
 
 def _lexeme(value: Any) -> str:
     if isinstance(value, tuple):
         return str(value[0]) if value else "{}"
-    return json.dumps(value, ensure_ascii=False)
+    return storable(json.dumps(value, ensure_ascii=False))

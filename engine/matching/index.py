@@ -24,6 +24,8 @@ from engine.protocols.operations import operation
 from engine.rrpair import Fields, Message, RRPair
 from engine.store import Entry
 
+PARTIAL_LIMIT = 100
+"""Pairs that were recorded incompletely and are looked through for a request that has no answer: each is read whole, once."""
 KEYS_LIMIT = 10_000
 """Idempotency keys of a sequence that a run remembers, the latest: services keep theirs for a day."""
 
@@ -39,13 +41,14 @@ class Request:
 
     method: str
     path: str
+    query: Query
     message: Message
     form: Canonical
 
     @classmethod
     def of(cls, method: str, path: str, query: Query, message: Message) -> Request:
         """Bring it into canonical form."""
-        return cls(method, path, message, canonical(method, path, query, message))
+        return cls(method, path, query, message, canonical(method, path, query, message))
 
     @property
     def operation(self) -> str:
@@ -118,6 +121,8 @@ class Index:
         """Pairs that look alike: where to look for the nearest."""
         self._groups: dict[bytes, bytes | bytearray | Sequence | Choice] = {}
         """By digest: packed members until somebody asks."""
+        self._partial_rows = array("q")
+        self._partial: dict[bytes, int] | None = None
 
     def add(self, entry: Entry) -> None:
         """Take in a pair; in recorded order, and before the first request."""
@@ -131,6 +136,19 @@ class Index:
             self._groups[signed["request"]] = bytearray(group + member)
         look = shape(entry.method, entry.path, entry.operation)
         self.rows_by_shape.setdefault(look, array("q")).append(entry.row)
+
+    def add_partial(self, entry: Entry) -> None:
+        """Take in a pair that was recorded incompletely: it answers nothing, but tells why."""
+        if len(self._partial_rows) < PARTIAL_LIMIT:
+            self._partial_rows.append(entry.row)
+
+    def find_partial(self, request: Request) -> RRPair | None:
+        """Find an incomplete recording of a request; where its body was cut, of one that is equal but for the body."""
+        if self._partial is None:
+            self._partial = {_partial_digest(self.load(row)): row for row in reversed(self._partial_rows)}
+        bodiless = canonical(request.method, request.path, request.query, _bodiless(request.message)).digest
+        row = self._partial.get(request.form.digest, self._partial.get(_CUT + bodiless))
+        return None if row is None else self.load(row)
 
     def find(self, request: Request) -> Sequence | Undecided | None:
         """Give what answers a request; None where no recorded one is equal to it."""
@@ -170,6 +188,19 @@ class Index:
     def _settle_part(members: list[_Member]) -> Sequence:
         answers = {answer for _, _, answer, _ in members}
         return Sequence([row for row, *_ in members][: 1 if len(answers) == 1 else None])
+
+
+_CUT = b"cut"
+
+
+def _bodiless(message: Message) -> Message:
+    return Message(message.start_line, message.headers)
+
+
+def _partial_digest(pair: RRPair) -> bytes:
+    cut = "request body" in pair.missing
+    message = _bodiless(pair.request) if cut else pair.request
+    return _CUT * cut + canonical(pair.method, pair.path, pair.query, message).digest
 
 
 def _without_retries(members: list[_Member]) -> list[_Member]:

@@ -47,17 +47,22 @@ class Backends:
         """Where they were reached when they were recorded."""
         self._tls: dict[Place, bool] = {}
         for entry in snapshot.entries():
-            self._take(entry, snapshot)
+            if self._take(entry, snapshot):
+                self.indexes[entry.host, entry.port].add(entry)
+        for entry in snapshot.partial_entries():
+            if entry.host and self._take(entry, snapshot):
+                self.indexes[entry.host, entry.port].add_partial(entry)
         self._take_flows(snapshot.flows())
         self._check_names({*only, *excluded}, snapshot)
         self._ports: dict[str, list[int]] = {}
         for host, port in self.indexes:
             self._ports.setdefault(host, []).append(port)
 
-    def _take(self, entry: Entry, snapshot: Snapshot) -> None:
+    def _take(self, entry: Entry, snapshot: Snapshot) -> bool:
+        """Note a pair's backend; return whether it is stood in for."""
         place = (entry.host, entry.port)
-        if entry.protocol != HTTP1 or entry.method == "CONNECT" or entry.status < 200:
-            return
+        if entry.protocol != HTTP1 or entry.method == "CONNECT" or 0 < entry.status < 200:
+            return False
         if place not in self.addresses:
             self.addresses[place] = set()
             if self._is_wanted(place):
@@ -67,8 +72,7 @@ class Backends:
         self._tls[place] = entry.tls
         if entry.address:
             self.addresses[place].add(entry.address)
-        if place in self.indexes:
-            self.indexes[place].add(entry)
+        return place in self.indexes
 
     def _take_flows(self, flows: Iterable[Flow]) -> None:
         """What was never parsed cannot be served."""

@@ -138,8 +138,8 @@ class Store(Protocol):
     def rows(self, limit: int = -1) -> Iterator[Row]:
         """The pairs in the order of requests without their messages; the first `limit` unless negative."""
 
-    def entries(self) -> Iterator[Entry]:
-        """The outbound pairs of which every byte was seen, in the order of requests."""
+    def entries(self, *, complete: bool = True) -> Iterator[Entry]:
+        """The outbound pairs of which every byte was seen, in the order of requests; or the others that have a request."""
 
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""

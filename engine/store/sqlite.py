@@ -65,6 +65,7 @@ _ENTRY = (
     "SELECT rowid, protocol, host, port, connection, method, path, operation, status, signature FROM pairs"
     " WHERE direction = 'OUT' AND missing = '' AND response_size IS NOT NULL ORDER BY time, id"
 )
+_PARTIAL = _ENTRY.replace("missing = '' AND response_size IS NOT NULL", "missing != '' AND method != ''")
 _ANSWER = (
     "SELECT method, status, request_ended, response_started, compressed, response_size, heads, response_body FROM pairs"
     " WHERE rowid = ?"
@@ -273,11 +274,11 @@ class SqliteStore:
         found = list(self._pairs(_SELECT + " WHERE pairs.id >= ? AND pairs.id < ? LIMIT 2", bounds))
         return found[0] if len(found) == 1 and reference else None
 
-    def entries(self) -> Iterator[Entry]:
-        """The outbound pairs of which every byte was seen, in the order of requests."""
+    def entries(self, *, complete: bool = True) -> Iterator[Entry]:
+        """The outbound pairs of which every byte was seen, in the order of requests; or the others that have a request."""
         rows = self._rows("SELECT id, facts FROM connections", make=lambda row: (row[0], connection_of(row[1])))
         connections = dict(rows)
-        return self._rows(_ENTRY, make=lambda row: entry_of(row, connections))
+        return self._rows(_ENTRY if complete else _PARTIAL, make=lambda row: entry_of(row, connections))
 
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""

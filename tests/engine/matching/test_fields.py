@@ -174,3 +174,52 @@ def test_leaves_name_every_field() -> None:
         ("header.x-amz-target", "DynamoDB_20120810.GetItem"), ("header.content-type", "application/json"),
         ("body/Key/id/S", '"x"'), ("body/n/0", "1"), ("body/n/1/a~1b", "true"), ("body/n/2", "{}"), ("body/n", "null"),
     ]  # fmt: skip
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------------
+
+GZIP = (b"Content-Encoding", b"gzip")
+
+
+@pytest.mark.parametrize(
+    ("body", "media"),
+    [
+        (b"[" + b"1," * 400_000 + b"1]", b"application/json"),
+        (b"[" + b"{}," * 300_000 + b"1]", b"application/json"),
+        (b'{"a":' * 100_000, b"application/json"),
+        (b"a=&" * 100_000, b"application/x-www-form-urlencoded"),
+        (b'"' + b"x" * 17_000_000 + b'"', b"application/json"),
+    ],
+    ids=["numbers", "objects", "nested", "form", "long"],
+)
+def test_a_body_of_too_many_fields_is_compared_as_bytes(body: bytes, media: bytes) -> None:
+    """A few hundred bytes of gzip hold millions of fields: each would become an object."""
+    packed = gzip.compress(body)
+    headers = ((b"Content-Type", media), GZIP)
+    found = form(packed, *headers)
+    assert (found.kind, found.body) == ("bytes", packed)
+    assert equal(found, form(packed, *headers))
+    assert form(body, headers[0]).kind == "bytes"
+
+
+def test_parts_of_a_multipart_body_are_bounded() -> None:
+    found = form(b"\r\n--x\r\n\r\n" * 100_000, (b"Content-Type", b"multipart/form-data; boundary=x"))
+    assert len(found.body) <= 50_001
+
+
+def test_names_of_nested_fields_are_bounded() -> None:
+    """Each name holds the names around it: without a bound, 800 KB of JSON name 300 MB."""
+    name = "n" * 1000
+    deep: Any = list(range(50))
+    for _ in range(800):
+        deep = {name: deep}
+    found = form(json.dumps(deep).encode(), JSON_TYPE)
+    places = [place for place, _ in leaves(found)]
+    assert len(places) > 50
+    assert sum(map(len, places)) < 50 * 250
+    assert len(set(places)) == len(places)
+
+
+def test_percent_encoding_of_what_needs_none_does_not_count() -> None:
+    assert equal(form(target="/a%7Eb"), form(target="/a~b"))
+    assert equal(form(target="/caf%C3%A9"), form(target="/caf\xc3\xa9"))

@@ -6,8 +6,10 @@ import pytest
 
 from engine.matching.explain import Difference, explain
 from engine.matching.index import Index, Request, Sequence, Undecided
-from engine.rrpair import Message, RRPair
-from engine.snapshot import Snapshot
+from engine.pairing import Conversation
+from engine.reassembly import LOST
+from engine.rrpair import Connection, Message, Role, RRPair, Way
+from engine.snapshot import Snapshot, SnapshotWriter
 from tests.engine.making import Exchange, Headers, pairs_of, write_snapshot
 
 JSON: Headers = (("Content-Type", "application/json"),)
@@ -187,3 +189,108 @@ def test_a_snapshot_without_signatures_is_signed_when_it_is_read() -> None:
         found = [index.find(Request.of(pair.method, pair.path, pair.query, pair.request)) for pair in pairs]
         assert [isinstance(each, Sequence) for each in found] == [True, True]
         assert not isinstance(index.find(Request.of("GET", "/", (), Message(b""))), (Sequence, Undecided))
+
+
+# -- misses ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_recording_has_the_parameter_that_is_new_each_time(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("a", target="/t"), get("b", target="/t?ts=1767225600"), get("c", target="/t?page=2"))
+    request = asked.request(get("", target="/t?ts=1767229999"))
+    found = explain(asked.index, request)
+    assert found.differences == (Difference("query.ts", "1767225600", "1767229999"),)
+    assert found.reason == (
+        "no recorded request is equal to it (query.ts looks like a time that the client makes anew: matching is exact)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "live", "form"),
+    [
+        ("2026-01-01T00:00:00Z", "2026-01-02T10:00:00.123+01:00", "a time"),
+        ("1767225600.25", "1767225601", "a time"),
+        ("0b1f6c2e-3d14-4a77-9f0e-6f1c57a4ab10", "7a9d7e1c-8a55-4f0b-8b77-5d4f90b1c2de", "an id"),
+        ("01ARZ3NDEKTSV4RRFFQ69G5FAV", "01BX5ZZKBKACTAV9WEVGEMMVRZ", "an id"),
+        ("507f1f77bcf86cd799439011", "507f191e810c19729de860ea", "an id"),
+        ("alice", "bob", ""),
+        ("12", "1767225601", ""),
+    ],
+)
+def test_a_miss_hints_at_what_a_client_makes_anew(tmp_path: Path, recorded: str, live: str, form: str) -> None:
+    asked = Asked(tmp_path, post("", f'{{"a":"{recorded}"}}'))
+    found = explain(asked.index, asked.request(post("", f'{{"a":"{live}"}}')))
+    assert ("looks like" in found.reason) is bool(form)
+    assert form in found.reason
+
+
+def partial(folder: Path, request: bytes, *, request_lost: int = 0, response_lost: int = 10) -> Asked:
+    """An index of one pair that was recorded incompletely."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 100
+    conversation = Conversation(Connection("c:1", role=Role.CLIENT, remote_port=443, tls=True), "test", True)
+    at = len(request) - request_lost
+    found = conversation.data(Way.WRITE, 0, request[:at], 1)
+    if request_lost:
+        found += conversation.gap(Way.WRITE, at, request_lost, LOST)
+    found += conversation.data(Way.READ, 0, answer[: len(answer) - response_lost], 2)
+    if response_lost:
+        found += conversation.gap(Way.READ, len(answer) - response_lost, response_lost, LOST)
+    writer = SnapshotWriter.create(folder / "p", service="test", capture_id="c", created=0, tool_version="0")
+    writer.add([*found, *conversation.close(9)])
+    writer.finish()
+    asked = Asked(folder)
+    asked.snapshot = Snapshot(folder / "p")
+    asked.redactor, asked.index = asked.snapshot.redactor(), Index(asked.snapshot.at)
+    assert not list(asked.snapshot.entries())
+    for entry in asked.snapshot.partial_entries():
+        asked.index.add_partial(entry)
+    return asked
+
+
+def test_a_miss_says_that_its_answer_was_recorded_incompletely(tmp_path: Path) -> None:
+    asked = partial(tmp_path, b"GET /job?a=1 HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+    [pair] = asked.snapshot.pairs()
+    found = explain(asked.index, asked.request(get("", target="/job?a=1")))
+    assert found.reason == f"it was recorded incompletely as pair {pair.id} (missing response body)"
+    assert found.nearest == pair.id
+    other = explain(asked.index, asked.request(get("", target="/job?a=2")))
+    assert "incompletely" not in other.reason
+
+
+def test_a_miss_says_that_its_request_was_recorded_incompletely(tmp_path: Path) -> None:
+    head = b"POST /v1/charges HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    asked = partial(tmp_path, head + b'{"a":123}', request_lost=5, response_lost=0)
+    [pair] = asked.snapshot.pairs()
+    found = explain(asked.index, asked.request(post("", '{"a":123}')))
+    assert found.reason == (
+        f"a request that is equal but for its body was recorded incompletely as pair {pair.id} (missing request body)"
+    )
+    assert "incompletely" not in explain(asked.index, asked.request(post("", '{"a":123}', target="/v2"))).reason
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_miss_costs_is_bounded(tmp_path: Path) -> None:
+    """A hundred recordings of large bodies, and each miss would read and part them all."""
+    rows = [f"[{n},{','.join('1' * 20_000)}]" for n in range(30)]
+    asked = Asked(tmp_path, *[post("", row) for row in rows])
+    loaded = 0
+
+    def load(row: int) -> RRPair:
+        nonlocal loaded
+        loaded += 1
+        return asked.snapshot.at(row)
+
+    asked.index.load = load
+    found = explain(asked.index, asked.request(post("", "[" + ",".join("2" * 20_000) + "]")))
+    assert 0 < loaded < 10
+    assert len(found.differences) <= 20
+    assert all(len(each.field) <= 200 and len(each.live or "") <= 210 for each in found.differences)
+
+
+def test_what_a_miss_names_can_be_sent(tmp_path: Path) -> None:
+    """Half a surrogate pair is JSON, but no text."""
+    asked = Asked(tmp_path, post("", '{"a":1}'))
+    found = explain(asked.index, asked.request(post("", '{"a":"\\ud83d","\\udc00b":"\\ud83d"}')))
+    for difference in found.differences:
+        f"{difference.field}{difference.live}{difference.recorded}".encode()
