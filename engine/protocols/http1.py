@@ -45,6 +45,8 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9][0-9])(?:[ \t].*)?", 
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
 _ABSOLUTE = re.compile(r"(?i)https?://([^/?#]*)")
 _VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
+_FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+"""What a start line begins with: so what is no HTTP is refused at its first byte, and not at the longest head."""
 
 
 @dataclass(slots=True)
@@ -190,10 +192,13 @@ def _content_length(fields: Fields, index: Index) -> int:
     return int(value)
 
 
-def _is_chunked(fields: Fields) -> bool:
+def is_chunked(fields: Fields) -> bool:
     """Whether chunked is the last of all transfer codings (RFC 9112 section 6.1)."""
     codings = b",".join(value for name, value in fields if name.lower() == b"transfer-encoding")
     return codings.rpartition(b",")[2].strip(b" \t").lower() == b"chunked"
+
+
+_START_LINES = {Part.REQUEST: "request line", Part.RESPONSE: "status line"}
 
 
 class Parser:
@@ -241,6 +246,27 @@ class Parser:
         """Offset of the first byte that an unfinished message still needs; of a body that is cut none is."""
         idle = self._offset < 0 or len(self._body) >= BODY_LIMIT
         return self._base + self._at if idle else self._offset
+
+    @property
+    def idle(self) -> bool:
+        """Whether no message is under way."""
+        return self._offset < 0 and self._at >= len(self._data)
+
+    @property
+    def awaited(self) -> Index | None:
+        """Header values of the message whose body is still to come, if there is one."""
+        return None if self._offset < 0 or self._step in (self._head, self._seek) else self._index
+
+    @property
+    def cut(self) -> bool:
+        """Whether bytes of the message under way are missing, or were more than are kept."""
+        return bool(self._missing)
+
+    def rest(self) -> bytes:
+        """Take the bytes that are not parsed yet: they are no HTTP/1.1 of this connection."""
+        rest = bytes(memoryview(self._data)[self._at :])
+        self._at = len(self._data)
+        return rest
 
     def receive(self, data: bytes, time: int) -> None:
         """Take the bytes that follow."""
@@ -339,6 +365,8 @@ class Parser:
                 if at >= len(data):
                     return None
             self._note_begin(at)
+            if data[at] not in _FIRST_BYTES:
+                raise _Malformed(f"malformed {_START_LINES[self.part]}")
         found = _BLANK_LINE.search(data, self._searched if self._searched > at else at)
         start, end = found.span() if found else (len(data), len(data))
         if start - at > HEAD_LIMIT:
@@ -526,7 +554,7 @@ class RequestParser(Parser):
     def _frame(self) -> _Outcome:
         """Section 6.3, rules 3 to 7."""
         if b"transfer-encoding" in self._index:
-            if not _is_chunked(self._fields):
+            if not is_chunked(self._fields):
                 raise _Malformed("a transfer coding that does not tell the length")
             return self._enter(self._chunk_line)
         if b"content-length" in self._index:
@@ -575,7 +603,7 @@ class ResponseParser(Parser):
             self._step = self._stopped
             return received
         if b"transfer-encoding" in index:
-            return self._enter(self._chunk_line if _is_chunked(self._fields) else self._until_end)
+            return self._enter(self._chunk_line if is_chunked(self._fields) else self._until_end)
         if b"content-length" in index:
             return self._begin_counted()
         return self._enter(self._until_end)

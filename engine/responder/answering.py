@@ -6,7 +6,7 @@ from engine.matching.explain import Difference, Explanation, explain
 from engine.matching.headers import idempotency_key
 from engine.matching.index import Request, Sequence, Undecided
 from engine.matching.shape import shape
-from engine.protocols.http1 import split_query, split_target
+from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import Redactor
 from engine.responder.backends import Backends, Place, Scope
 from engine.responder.misses import Missed
@@ -55,7 +55,7 @@ class Answering:
         line = f"{asked.method} {target} HTTP/1.1".encode("latin-1")
         message = self._redactor.message(Message(line, asked.headers, asked.body, asked.trailers), set())
         if message.start_line != line:
-            target = message.start_line.decode("latin-1").split(" ", 2)[1]
+            target = request_line(message.start_line)[1]
         path, _, query = target.partition("?")
         return Request.of(asked.method, path, split_query(query) if query else (), message)
 

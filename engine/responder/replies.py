@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.protocols.http1 import is_chunked
 from engine.rrpair import Fields, Message
 from engine.store import Answer
 
@@ -80,10 +81,11 @@ def encode(answer: Answer, way: Way) -> Reply:
     """Write an answer."""
     response = answer.response
     bodiless = answer.method == "HEAD" or answer.status in (204, 304)
-    chunked = not bodiless and response.header(b"transfer-encoding") is not None
-    until_end = not bodiless and not chunked and response.header(b"content-length") is None
+    coded = response.header(b"transfer-encoding") is not None
+    chunked = not bodiless and coded and is_chunked(response.headers)
+    until_end = not bodiless and not chunked and (coded or response.header(b"content-length") is None)
     close = way is not Way.KEEP or until_end or _ended_by_server(response)
-    headers = _framed(_connection(response.headers, close), response.body, bodiless, chunked, way)
+    headers = _framed(_connection(response.headers, close), response.body, bodiless, coded, way)
     interim = b"" if way is Way.OLD else b"".join([_head(m.start_line, m.headers) for m in answer.interim if not _is_continue(m)])
     body = b"" if bodiless else _chunked(response) if chunked and way is not Way.OLD else response.body
     head, rest, dated = _around_date(response.start_line, headers)
@@ -111,8 +113,8 @@ def _connection(headers: Fields, close: bool) -> Fields:
     return tuple([(n, v) for n, v in headers if n.lower() != b"connection" or v.lower() != b"close"])
 
 
-def _framed(headers: Fields, body: bytes, bodiless: bool, chunked: bool, way: Way) -> Fields:
-    """Make the headers that depend on the body fit it."""
+def _framed(headers: Fields, body: bytes, bodiless: bool, transfer_coded: bool, way: Way) -> Fields:
+    """Make the headers that depend on the body fit it. A transfer coding overrides the length (RFC 9112 section 6.3, rule 3)."""
     if bodiless:
         return headers
     coded = any(name.lower() == b"content-encoding" for name, _ in headers)
@@ -120,7 +122,7 @@ def _framed(headers: Fields, body: bytes, bodiless: bool, chunked: bool, way: Wa
     for name, value in headers:
         lower = name.lower()
         if lower == b"content-length":
-            if not chunked:
+            if not transfer_coded:
                 framed.append((name, b"%d" % len(body)))
         elif lower == b"x-amz-crc32" and not coded:
             framed.append((name, b"%d" % zlib.crc32(body)))

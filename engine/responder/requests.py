@@ -1,20 +1,13 @@
-"""Live requests out of the bytes of a connection, by llhttp. No I/O."""
+"""Live requests out of the bytes of a connection. No I/O."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import httptools
-
-from engine.protocols.http1 import split_target
+from engine.protocols.http1 import BODY_LIMIT, Broken, Received, RequestParser, request_line, split_target
 from engine.rrpair import Fields
 
-HEAD_LIMIT = 256 * 1024
-"""Longest request head: what was recorded must be heard again, and the recorder takes as much."""
-BODY_LIMIT = 64 * 1024 * 1024
-"""Longest body, for the same reason."""
-FIELD_OVERHEAD = 32
-"""What a trailer field counts for besides its texts: thousands without any would be memory, too."""
+CONTINUE = b"100-continue"
 REQUEST_OVERHEAD = 1024
 """Bytes that a request takes besides its texts."""
 
@@ -69,119 +62,67 @@ class RequestError(Exception):
 
 
 class RequestReader:
-    """Requests of one connection. `rest` is what follows a CONNECT: it is no HTTP of ours."""
+    """Requests of one connection, read as the recorder reads them: what could be recorded can be asked.
+
+    `rest` is what follows a CONNECT: it is no HTTP of ours.
+    """
 
     def __init__(self) -> None:
         self.rest = b""
-        self._parser = httptools.HttpRequestParser(self)
-        self._finished: list[Asked] = []
-        self._size = 0
-        self._forget()
+        self._parser = RequestParser()
+        self._continued = False
 
-    def _forget(self) -> None:
-        self.idle = True
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._trailers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
-        self._body_size = 0
-        self._trailers_size = 0
-        self._in_body = False
-        self._expects = False
-        self._version = ""
-        self._keep_alive = False
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._parser.idle
 
     def feed(self, data: bytes) -> list[Asked]:
         """Give the requests that these bytes end. Raises RequestError."""
-        while data:
-            data = self._feed(data)
-        self._size = 0 if self.idle or self._in_body else self._size
-        if not self._in_body:
-            if self._size > HEAD_LIMIT:
-                raise RequestError(431, f"a request head longer than {HEAD_LIMIT // 1024} KiB")
-        elif self._body_size > BODY_LIMIT:
-            raise RequestError(413, f"a request body longer than {BODY_LIMIT // 1024**2} MiB")
-        elif self._trailers_size > HEAD_LIMIT:
-            raise RequestError(431, f"request trailers longer than {HEAD_LIMIT // 1024} KiB")
-        finished, self._finished = self._finished, []
-        return finished
-
-    def _feed(self, data: bytes) -> bytes:
-        """Give what is left when a request asked for another protocol, which only CONNECT is given."""
-        self._size += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
-            if self._finished and self._finished[-1].method == "CONNECT":
-                self.rest = rest
-                return b""
-            self._parser = httptools.HttpRequestParser(self)
-            return rest
-        except httptools.HttpParserError as error:
-            raise RequestError(400, str(error) or "not HTTP/1.1") from error
-        return b""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the request that is not whole yet."""
-        return 0 if self.idle else self._size + min(self._body_size, BODY_LIMIT) + min(self._trailers_size, HEAD_LIMIT)
+        self._parser.receive(data, 0)
+        found: list[Asked] = []
+        while (request := self._parser.next()) is not None:
+            if isinstance(request, Broken):
+                raise RequestError(431 if "longer than" in request.reason else 400, request.reason)
+            if request.missing:
+                raise _TOO_LONG
+            self._continued = False
+            found.append(_asked(request))
+            if found[-1].method == "CONNECT":
+                self.rest = self._parser.rest()
+                break
+        if self._parser.cut:
+            raise _TOO_LONG
+        return found
 
     @property
     def waits_for_continue(self) -> bool:
         """Whether a request whose body is still to come asks whether to send it. True once."""
-        waits, self._expects = self._in_body and self._expects, False
-        return waits
+        awaited = self._parser.awaited
+        if self._continued or awaited is None:
+            return False
+        self._continued = awaited.get(b"expect", b"").lower() == CONTINUE
+        return self._continued
 
-    # -- what llhttp calls ---------------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self.idle = False
+_TOO_LONG = RequestError(413, f"a request body longer than {BODY_LIMIT // 1024**2} MiB")
 
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        self._url += url
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field, or a trailer field."""
-        field = (name, value.strip(b" \t"))
-        if not self._in_body:
-            self._headers.append(field)
-            return
-        self._trailers_size += len(name) + len(value) + FIELD_OVERHEAD
-        if self._trailers_size <= HEAD_LIMIT:
-            self._trailers.append(field)
-
-    def on_headers_complete(self) -> None:
-        """The head is whole."""
-        self._in_body = True
-        self._size = 0
-        self._version = self._parser.get_http_version()
-        self._keep_alive = self._parser.should_keep_alive()
-        self._expects = self._version == "1.1" and any(
-            len(name) == 6 and name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self._headers
-        )
-        self._continue_asked = self._expects
-
-    def on_body(self, part: bytes) -> None:
-        """A piece of the body."""
-        self._body_size += len(part)
-        if self._body_size <= BODY_LIMIT:
-            self._body.append(part)
-
-    def on_message_complete(self) -> None:
-        """The request is whole."""
-        self._finished.append(
-            Asked(
-                self._parser.get_method().decode("latin-1"),
-                self._url.decode("latin-1"),
-                self._version,
-                tuple(self._headers),
-                b"".join(self._body),
-                tuple(self._trailers),
-                self._keep_alive,
-                self._continue_asked,
-            )
-        )
-        self._forget()
+def _asked(request: Received) -> Asked:
+    message, index = request.message, request.index
+    method, target = request_line(message.start_line)
+    old = message.start_line.rstrip(b" \t").endswith(b"HTTP/1.0")
+    connection = b""
+    if b"connection" in index:
+        connection = b",".join(value for name, value in message.headers if name.lower() == b"connection").lower()
+    options = [option.strip(b" \t") for option in connection.split(b",")]
+    return Asked(
+        method,
+        target,
+        "1.0" if old else "1.1",
+        message.headers,
+        message.body,
+        message.trailers,
+        b"keep-alive" in options if old else b"close" not in options,
+        not old and index.get(b"expect", b"").lower() == CONTINUE,
+    )

@@ -5,7 +5,8 @@ An input is the size of the pieces (1 byte, 0 for one byte at a time), then what
 
 from __future__ import annotations
 
-from engine.responder.requests import BODY_LIMIT, HEAD_LIMIT, Asked, RequestError, RequestReader, encode
+from engine.protocols.http1 import BODY_LIMIT, HEAD_LIMIT
+from engine.responder.requests import Asked, RequestError, RequestReader, encode
 
 
 def one(data: bytes) -> None:

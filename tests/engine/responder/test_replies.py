@@ -147,3 +147,17 @@ def test_what_is_kept_is_bounded() -> None:
     for row in (1, 2, 3, 3, 2, 4, 4, 1):
         assert isinstance(replies.get(row, Way.KEEP).head, bytes)
     assert loaded == [1, 2, 3, 4, 1]
+
+
+@pytest.mark.parametrize(
+    "fields", ["Transfer-Encoding: identity", "Transfer-Encoding: gzip", "Transfer-Encoding: identity\nContent-Length: 1"]
+)
+@pytest.mark.parametrize("way", list(Way))
+def test_a_transfer_coding_without_chunks_ends_with_the_connection(fields: str, way: Way) -> None:
+    """RFC 9112 section 6.3, rule 4: as it was recorded. It is not sent in chunks, which nobody would take for chunks."""
+    reply = encode(recorded(f"HTTP/1.1 200 OK\n{fields}", b"all of it"), way)
+    sent = b"".join(reply.parts(DATE))
+    head, _, body = sent.partition(b"\r\n\r\n")
+    assert body == b"all of it"
+    assert reply.close
+    assert b"content-length" not in head.lower()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.responder.requests import BODY_LIMIT, HEAD_LIMIT, Asked, RequestError, RequestReader
+from engine.protocols.http1 import BODY_LIMIT, HEAD_LIMIT, Received, RequestParser, request_line
+from engine.responder.requests import Asked, RequestError, RequestReader
 
 POST = b"POST /a?b=c HTTP/1.1\r\nHost: h\r\nX-A:  1 \r\nx-a: 2\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"PUT /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: 1\r\n\r\n"
@@ -112,3 +113,51 @@ def test_trailers_are_bounded() -> None:
         read(reader, many)
     assert caught.value.status == 431
     assert reader.size <= 2 * HEAD_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "target"),
+    [
+        ("GET /caf\u00e9?q=\u20ac HTTP/1.1\r\nHost: h\r\n\r\n".encode(), "/caf\u00e9?q=\u20ac".encode().decode("latin-1")),
+        (b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", "/a b"),
+        (b"GET /a HTTP/1.1\r\nHost: h\r\nX: a\r\n  b\r\n\r\n", "/a"),
+        (b"GET /a HTTP/1.1\nHost: h\n\n", "/a"),
+        (b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n", "/a"),
+        (b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "/a"),
+        (b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 2, 2\r\n\r\nok", "/a"),
+        (b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2 ; a=b\r\nok\r\n0 \r\n\r\n", "/a"),
+        (b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\nok\n0\n\n", "/a"),
+        (b"BREW /a HTTP/1.1\r\nHost: h\r\n\r\n", "/a"),
+        (b"GET  /a  HTTP/1.1 \r\nHost: h\r\n\r\n", "/a"),
+        (b"GET /a HTTP/1.5\r\nHost: h\r\n\r\n", "/a"),
+    ],
+    ids=[
+        *["utf-8", "blank", "folded", "bare LF", "blank before colon", "equal lengths", "listed lengths", "chunk extension"],
+        *["chunks by bare LF", "unknown method", "blanks", "version"],
+    ],
+)
+def test_what_the_recorder_takes_can_be_asked(request_bytes: bytes, target: str) -> None:
+    parser = RequestParser()
+    parser.receive(request_bytes, 1)
+    recorded = parser.next()
+    assert isinstance(recorded, Received)
+    [asked] = read(RequestReader(), request_bytes)
+    assert (asked.method, asked.target) == request_line(recorded.message.start_line)
+    assert asked.target == target
+    assert (asked.headers, asked.body) == (recorded.message.headers, recorded.message.body)
+
+
+@pytest.mark.parametrize(
+    ("connection", "version", "keep_alive"),
+    [
+        (b"", b"1.1", True),
+        (b"Connection: close\r\n", b"1.1", False),
+        (b"Connection: x, Close\r\n", b"1.1", False),
+        (b"Connection: close\r\nConnection: x\r\n", b"1.1", False),
+        (b"", b"1.0", False),
+        (b"Connection: Keep-Alive\r\n", b"1.0", True),
+    ],
+)
+def test_what_a_request_says_of_its_connection(connection: bytes, version: bytes, keep_alive: bool) -> None:
+    [asked] = read(RequestReader(), b"GET / HTTP/%b\r\nHost: h\r\n%b\r\n" % (version, connection))
+    assert asked.keep_alive is keep_alive
