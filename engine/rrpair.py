@@ -6,7 +6,7 @@ Plain values only. Nothing here knows how they were captured, stored, matched or
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Fields = tuple[tuple[bytes, bytes], ...]
 """Header fields as on the wire: order kept, case kept, repeated names kept."""
@@ -41,7 +41,11 @@ class Direction(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What is known of the stream that a pair went over. Addresses are "" and ports 0 while the stream is not bound."""
+    """What is known of the stream that a pair went over. Addresses are "" and ports 0 while the stream is not bound.
+
+    `proxy` is the address and port of an HTTP proxy between: the remote end is then the server behind it, whose address only
+    the proxy knows.
+    """
 
     id: str
     tls: bool = False
@@ -56,6 +60,11 @@ class Connection:
     bound_by: str = ""
     pid: int = 0
     command: str = ""
+    proxy: str = ""
+
+    def behind_proxy(self, port: int) -> Connection:
+        """Give what is known of the way to a server that this connection leads to through a proxy."""
+        return replace(self, remote_address="", remote_port=port, proxy=f"{self.remote_address}:{self.remote_port}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,11 +195,13 @@ def _facts(pair: RRPair) -> list[str]:
     connection = pair.connection
     day = datetime.fromtimestamp(pair.time // 10**9, UTC).date()
     ends = f"{connection.local_address}:{connection.local_port} to {connection.remote_address}:{connection.remote_port}"
+    if connection.proxy:
+        ends = f"{connection.local_address}:{connection.local_port} through the proxy {connection.proxy}"
     return [
         f"id          {pair.id}",
         f"time        {day} {_clock(pair.time)} UTC, {pair.duration / 1e6:.3f} ms",
         f"direction   {'into' if pair.direction is Direction.IN else 'out of'} {pair.service}",
-        f"connection  {ends if connection.remote_address else 'not bound to a socket'}"
+        f"connection  {ends if connection.remote_address or connection.proxy else 'not bound to a socket'}"
         + (f", {connection.tls_version or 'TLS'}" if connection.tls else ""),
         f"technology  {', '.join(pair.technology)}",
         f"complete    {'yes' if pair.complete else 'no: ' + ', '.join(pair.missing)}",

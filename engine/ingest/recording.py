@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from engine.pairing import Conversation
+from engine.pairing.description import host_and_port
 from engine.rrpair import Connection, Flow, RRPair, Way
 from engine.snapshot import Finished, SnapshotError, SnapshotWriter
 from engine.store import Progress
@@ -25,6 +26,12 @@ HELD_BYTES = 64 * 1024 * 1024
 
 StreamKey = tuple[str, int]
 """An agent's instance, and the stream's number in it."""
+
+TUNNELS_LIMIT = 10_000
+"""Tunnels through proxies that are remembered, the latest: one for each connection that is open through them."""
+
+Ends = tuple[str, int, str, int]
+"""Both ends of a connection, the workload's first."""
 
 Wanted = Callable[[RRPair | Flow], bool]
 """Whether something goes into the snapshot."""
@@ -58,6 +65,8 @@ class Recording:
         self._heard: list[RRPair | Flow] = []
         self._moved: set[StreamKey] = set()
         self._relocated: dict[str, Connection] = {}
+        self._tunnels: dict[Ends, int] = {}
+        """The port of the server that a connection through a proxy leads to."""
 
     @property
     def added_pairs(self) -> int:
@@ -107,7 +116,7 @@ class Recording:
             self._opaque[key] = (_merged(connection, facts), time)
         elif key in self._conversations:
             conversation = self._conversations[key]
-            merged = _merged(conversation.connection, facts)
+            merged = self._located_behind_proxy(_merged(conversation.connection, facts))
             if merged != conversation.connection:
                 conversation.update(merged)
                 self._relocated[merged.id] = merged
@@ -118,6 +127,8 @@ class Recording:
         if conversation:
             self.received_bytes += len(data)
             self._take(key, conversation.data(way, offset, data, time))
+            if conversation.tunnel:
+                self._note_tunnel(conversation)
 
     def gap(self, key: StreamKey, way: Way, offset: int, length: int, reason: str) -> None:
         """Missing bytes."""
@@ -147,6 +158,8 @@ class Recording:
             self.fail(key, time, error)
             return
         del self._conversations[key]
+        if conversation.tunnel:
+            self._tunnels.pop(_ends(conversation.connection), None)
         self._note_position(key, conversation, finished=True)
 
     def fail(self, key: StreamKey, time: int, error: Exception) -> None:
@@ -168,6 +181,19 @@ class Recording:
         """Keep what was not captured but heard by ourselves."""
         self._heard += items
         self.commit()
+
+    def _note_tunnel(self, conversation: Conversation) -> None:
+        """Remember where a tunnel leads: TLS in it is a stream of its own on the same socket."""
+        _, port = host_and_port(conversation.tunnel)
+        self._tunnels[_ends(conversation.connection)] = port or 443
+        if len(self._tunnels) > TUNNELS_LIMIT:
+            del self._tunnels[next(iter(self._tunnels))]
+
+    def _located_behind_proxy(self, connection: Connection) -> Connection:
+        if not connection.tls or connection.proxy or not connection.remote_port:
+            return connection
+        port = self._tunnels.get(_ends(connection))
+        return connection.behind_proxy(port) if port else connection
 
     def _take(self, key: StreamKey, finished: Iterable[RRPair | Flow]) -> None:
         self._moved.add(key)
@@ -251,7 +277,13 @@ def _size(item: RRPair | Flow) -> int:
     return len(item.request.body) + (len(item.response.body) if item.response else 0)
 
 
+def _ends(connection: Connection) -> Ends:
+    return connection.local_address, connection.local_port, connection.remote_address, connection.remote_port
+
+
 def _merged(connection: Connection, facts: Connection) -> Connection:
+    if connection.proxy:  # what is told is the way to the proxy, which is known
+        facts = replace(facts, remote_address="", remote_port=0)
     return replace(
         connection,
         role=facts.role or connection.role,

@@ -40,6 +40,8 @@ class Conversation:
         self._flow: tuple[str, str] | None = None
         self._flow_from = (read_offset, write_offset)
         self._flow_time = 0
+        self.tunnel = ""
+        """Where a tunnel leads that was opened through a proxy, as the client named it."""
         self._ended: set[Way] = set()
         self._closed = False
 
@@ -203,6 +205,8 @@ class Conversation:
         return describe(self.connection, self._service, direction, exchange, missing)
 
     def _turn(self, turn: Turn, time: int) -> None:
+        if self._client is Way.WRITE:
+            self.tunnel = turn.target
         offsets = (turn.response_offset, turn.request_offset)
         self._become_flow(turn.protocol, turn.reason, offsets if self._client is Way.WRITE else offsets[::-1], time)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -15,6 +15,8 @@ from engine.technologies import technologies, with_tls
 
 HOSTS_LIMIT = 4096
 """Distinct Host values whose reading is remembered."""
+HOST_LENGTH = 512
+"""Characters of an authority that are looked at: a name has 253, and user information is deprecated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,9 @@ def describe(connection: Connection, service: str, direction: Direction, exchang
     method, target = request_line(request.message.start_line) if request else ("", "")
     authority, path, query = split_target(method, target)
     name, port = host_and_port(authority or index.get(b"host", b"").decode("latin-1"))
-    host = name or connection.server_name or _server_address(connection, direction)
+    if authority and direction is Direction.OUT:
+        connection = _behind_proxy(connection, name, port or default_port(target))
+    host = name or host_name(connection.server_name) or _server_address(connection, direction)
     body = request.message.body if request else b""
     answer = response.index if response else _NOTHING
     time = first.time
@@ -67,10 +71,25 @@ def describe(connection: Connection, service: str, direction: Direction, exchang
     )
 
 
+def _behind_proxy(connection: Connection, name: str, port: int) -> Connection:
+    """Absolute and authority form are for proxies (RFC 9112 sections 3.2.2 and 3.2.3).
+
+    One such connection leads to many servers, so the way to each counts as a connection of its own.
+    """
+    if connection.proxy:
+        return connection
+    return replace(connection.behind_proxy(port), id=f"{connection.id}>{name[:HOST_LENGTH]}:{port}")
+
+
+def default_port(target: str) -> int:
+    """Port of a target in absolute form that names none (RFC 9110 section 4.2)."""
+    return 443 if target[:6].lower() == "https:" else 80
+
+
 def placed(place: Place, direction: Direction, connection: Connection) -> Place:
     """The place of a pair's server with what became known of its connection since the pair was made."""
     address = _server_address(connection, direction)
-    host = place.host if place.host not in ("", address) else connection.server_name or address
+    host = place.host if place.host not in ("", address) else host_name(connection.server_name) or address
     port = server_port(connection, direction) or place.port
     return Place(host, port, with_tls(place.technology, connection.tls_version))
 
@@ -92,11 +111,20 @@ def _server_address(connection: Connection, direction: Direction) -> str:
     return connection.remote_address if direction is Direction.OUT else connection.local_address
 
 
-@lru_cache(HOSTS_LIMIT)
 def host_and_port(authority: str) -> tuple[str, int]:
-    """Split an authority, perhaps with user information: name in lower case without brackets, port or 0."""
+    """Split an authority, perhaps with user information: name as `host_name` writes it, without brackets; port or 0."""
+    return _host_and_port(authority if len(authority) <= HOST_LENGTH else authority[:HOST_LENGTH])
+
+
+@lru_cache(HOSTS_LIMIT)
+def _host_and_port(authority: str) -> tuple[str, int]:
     authority = authority.rpartition("@")[2]
     name, colon, port = authority.rpartition(":")
     if not colon or not port.isdecimal() or len(port) > 5:
         name, port = authority, "0"
-    return name.strip("[]").lower(), int(port)
+    return host_name(name.strip("[]")), int(port)
+
+
+def host_name(name: str) -> str:
+    """Write a name as all spellings of it are: case and a dot at the end say nothing (RFC 4343; RFC 1034 section 3.1)."""
+    return name.lower().removesuffix(".")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.pairing.order import No, Order
-from engine.protocols import HTTP1, Part
-from engine.protocols.http1 import Broken, Parser, Received, RequestParser, ResponseParser
+from engine.protocols import HTTP1, TUNNEL, Part
+from engine.protocols.http1 import Broken, Parser, Received, RequestParser, ResponseParser, request_line
 from engine.reassembly import Gap, Segment
 
 HELD_LIMIT = 8 * 1024 * 1024
@@ -40,6 +40,8 @@ class Turn:
     reason: str
     request_offset: int
     response_offset: int
+    target: str = ""
+    """Of a CONNECT: where the tunnel leads."""
 
 
 class End:
@@ -206,9 +208,10 @@ class Exchanges:
         tunnel = request is not None and request.message.start_line.startswith(b"CONNECT ") and response.status < 300
         if response.status != 101 and not tunnel:
             return
-        name = "tunnel" if tunnel else response.index.get(b"upgrade", b"unknown").decode("latin-1").lower()
+        name = TUNNEL if tunnel else response.index.get(b"upgrade", b"unknown").decode("latin-1").lower()
         offset = request.until if request else self._requests.parser.needed
-        self.turn = Turn(name, "tunnel opened" if tunnel else f"upgraded to {name}", offset, response.until)
+        target = request_line(request.message.start_line)[1] if request and tunnel else ""
+        self.turn = Turn(name, "tunnel opened" if tunnel else f"upgraded to {name}", offset, response.until, target)
         self._order.finish()
         self._take_unanswered()
 

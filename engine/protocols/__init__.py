@@ -14,6 +14,7 @@ HTTP1 = "http/1.1"
 HTTP2 = "h2"
 TLS = "tls"
 POSTGRES = "postgres"
+TUNNEL = "tunnel"
 UNKNOWN = "unknown"
 
 LONGEST_PREFACE = 24

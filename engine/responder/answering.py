@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.matching.explain import Difference, Explanation, explain
 from engine.matching.headers import idempotency_key
 from engine.matching.index import Request, Sequence, Undecided
 from engine.matching.shape import shape
+from engine.pairing.description import default_port, host_and_port
 from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import Redactor
 from engine.responder.backends import Backends, Place, Scope
@@ -41,6 +44,8 @@ class Answering:
     def answer(self, scope: Scope, asked: Asked) -> Plan | Missed:
         """Give a plan for a request that was recorded, else say why not. Raises SnapshotError."""
         authority, path, query = split_target(asked.method, asked.target)
+        if authority:
+            scope = _behind_proxy(scope, authority, asked.target)
         place = self._backends.place(scope, authority or _host(asked))
         request = self._redacted(asked, f"{path}?{query}" if query else path)
         index = self._backends.indexes.get(place)
@@ -82,6 +87,14 @@ class Answering:
                 differs = (Difference("host", f"{host}:{port}", name), *near.differences)
                 return Explanation(reason, near.nearest, near.operation, differs)
         return Explanation(reason)
+
+
+def _behind_proxy(scope: Scope, authority: str, target: str) -> Scope:
+    """A client that takes us for its proxy means the server of the target, wherever it connected to."""
+    if scope.destination is None:
+        return scope
+    host, port = host_and_port(authority)
+    return replace(scope, destination=(host, port or default_port(target)))
 
 
 def _host(asked: Asked) -> str:

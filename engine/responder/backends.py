@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from engine.matching.index import Index
-from engine.pairing.description import host_and_port
-from engine.protocols import HTTP1
+from engine.pairing.description import host_and_port, host_name
+from engine.protocols import HTTP1, TUNNEL
 from engine.responder.destination import Destination
 from engine.rrpair import Flow, Role
 from engine.snapshot import Snapshot
@@ -78,9 +78,10 @@ class Backends:
         """What was never parsed cannot be served."""
         for flow in flows:
             connection = flow.connection
-            host = connection.server_name or connection.remote_address
+            host = host_name(connection.server_name) or connection.remote_address
             place = (host, connection.remote_port)
-            if connection.role is Role.CLIENT and host and place not in self.indexes:
+            is_tunnel = flow.protocol == TUNNEL  # what went through it is recorded by itself, of the server that it led to
+            if connection.role is Role.CLIENT and host and place not in self.indexes and not is_tunnel:
                 self.off.add(place)
                 self.addresses.setdefault(place, set()).add(connection.remote_address)
 
@@ -99,14 +100,15 @@ class Backends:
         found = self._known(scope, host, port)
         if found or not _says_nothing(host):
             return found or (host, self._port(scope, port)[0])
-        for name in (scope.server_name, scope.destination[0] if scope.destination else ""):
+        server_name = host_name(scope.server_name)
+        for name in (server_name, scope.destination[0] if scope.destination else ""):
             if name and (found := self._known(scope, name, port)):
                 return found
         if port == scope.port and not scope.destination and len(self.indexes) == 1:  # it names the responder itself
             return next(iter(self.indexes))
         if host and port == scope.port and not scope.destination:
             return host, port
-        name = host or scope.server_name or (scope.destination[0] if scope.destination else "")
+        name = host or server_name or (scope.destination[0] if scope.destination else "")
         return name, self._port(scope, port)[0]
 
     def speaks_tls(self, place: Place, scope: Scope) -> bool:

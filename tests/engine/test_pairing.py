@@ -395,3 +395,41 @@ def test_offsets_and_times_that_cannot_be_stored_end_the_pairs_of_a_stream(offse
     assert isinstance(flow, Flow)
     assert flow.reason == "offsets or times out of range"
     assert max(flow.time, flow.read, flow.written, *talk.conversation.progress) < 2**63
+
+
+# -- names and proxies -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "port"),
+    [
+        ("http://api.example/a?b=c", "api.example", 80),
+        ("http://API.example.:8080/a?b=c", "api.example", 8080),
+        ("https://api.example/a?b=c", "api.example", 443),
+    ],
+)
+def test_a_request_to_a_proxy_is_one_to_the_server_that_it_names(target: str, host: str, port: int) -> None:
+    to_proxy = replace(CLIENT, tls=False, remote_address="192.0.2.5", remote_port=3128)
+    asked = b"GET %b HTTP/1.1\r\nHost: ignored.example\r\n\r\n" % target.encode()
+    other = b"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n"
+    first, second = Talk(to_proxy).say(WRITE, asked).say(READ, response(1)).say(WRITE, other).say(READ, response(2)).pairs
+    assert (first.host, first.port, first.path, first.query) == (host, port, "/a", (("b", "c"),))
+    assert (first.connection.proxy, first.connection.remote_address) == ("192.0.2.5:3128", "")
+    assert (second.host, second.port) == ("other.example", 80)
+    assert first.connection.id != second.connection.id
+
+
+def test_a_proxy_that_is_recorded_itself_is_asked_on_its_own_port() -> None:
+    asked = b"GET http://api.example/ HTTP/1.1\r\nHost: api.example\r\n\r\n"
+    [pair] = Talk(SERVER).say(READ, asked).say(WRITE, response(1)).pairs
+    assert (pair.port, pair.connection) == (8080, SERVER)
+
+
+def test_names_are_one_however_they_are_spelt() -> None:
+    """RFC 4343: case says nothing; nor does the dot at the end of a name that is whole."""
+    hosts = set()
+    for server_name, host in (("", b"API.Example"), ("", b"api.example."), ("Api.Example", b""), ("api.example.", b"")):
+        asked = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host
+        [pair] = Talk(replace(CLIENT, server_name=server_name)).say(WRITE, asked).say(READ, response(1)).pairs
+        hosts.add(pair.host)
+    assert hosts == {"api.example"}

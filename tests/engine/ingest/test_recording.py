@@ -14,6 +14,9 @@ from engine.snapshot import Snapshot, SnapshotWriter
 
 KEY = ("agent", 7)
 CONNECTION = Connection("agent-7", tls=True, role=Role.CLIENT)
+PROXIED = Connection(
+    "", role=Role.CLIENT, local_address="192.0.2.9", local_port=40000, remote_address="192.0.2.5", remote_port=3128
+)
 
 
 def recording(path: Path, *, resume: bool = False) -> Recording:
@@ -124,3 +127,45 @@ def test_an_engine_that_dies_and_goes_on_loses_and_doubles_nothing(
     assert paths(folder / "s") == [f"/{n}" for n in range(count)]
     with Snapshot(folder / "s") as snapshot:
         assert all(pair.complete for pair in snapshot.pairs())
+
+
+def test_what_goes_through_a_tunnel_is_of_the_server_behind_the_proxy(tmp_path: Path) -> None:
+    """The plain stream says where it leads; the TLS in it is a stream of its own on the same socket."""
+    got = recording(tmp_path / "s")
+    plain, inner = ("agent", 1), ("agent", 2)
+    got.opened(plain, Connection("agent-1"), 1, start_known=True, opaque=False)
+    got.located(plain, PROXIED)
+    got.data(plain, Way.WRITE, 0, b"CONNECT api.example:8443 HTTP/1.1\r\nHost: api.example:8443\r\n\r\n", 2)
+    got.data(plain, Way.READ, 0, b"HTTP/1.1 200 Connection established\r\n\r\n", 3)
+    got.opened(inner, Connection("agent-2", tls=True), 4, start_known=True, opaque=False)
+    got.data(inner, Way.WRITE, 0, b"GET /1 HTTP/1.1\r\nHost: api.example:8443\r\n\r\n", 5)
+    got.located(inner, PROXIED)
+    got.data(inner, Way.READ, 0, exchange(1)[1], 6)
+    got.located(inner, Connection("", remote_address="192.0.2.5", remote_port=3128, server_name="api.example"))
+    got.closed(inner, 7)
+    got.closed(plain, 8)
+    got.finish(9)
+    with Snapshot(tmp_path / "s") as snapshot:
+        found = {pair.method: pair for pair in snapshot.pairs()}
+        [entry] = [entry for entry in snapshot.entries() if entry.method == "GET"]
+    assert (found["GET"].host, found["GET"].port) == ("api.example", 8443)
+    assert (found["CONNECT"].host, found["CONNECT"].port) == ("api.example", 8443)
+    assert {pair.connection.proxy for pair in found.values()} == {"192.0.2.5:3128"}
+    assert (entry.host, entry.port, entry.address) == ("api.example", 8443, "")
+
+
+def test_another_connection_to_a_proxy_is_not_taken_for_the_tunnel(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+    got.opened(("agent", 1), Connection("agent-1"), 1, start_known=True, opaque=False)
+    got.located(("agent", 1), PROXIED)
+    got.data(("agent", 1), Way.WRITE, 0, b"CONNECT api.example:443 HTTP/1.1\r\n\r\n", 2)
+    got.data(("agent", 1), Way.READ, 0, b"HTTP/1.1 200 OK\r\n\r\n", 3)
+    got.closed(("agent", 1), 4)
+    got.opened(KEY, CONNECTION, 5, start_known=True, opaque=False)
+    got.located(KEY, PROXIED)
+    for way, data in zip((Way.WRITE, Way.READ), exchange(1), strict=True):
+        got.data(KEY, way, 0, data, 6)
+    got.finish(9)
+    with Snapshot(tmp_path / "s") as snapshot:
+        [pair] = [pair for pair in snapshot.pairs() if pair.method == "GET"]
+    assert (pair.port, pair.connection.proxy) == (3128, "")

@@ -34,6 +34,8 @@ def backends(path: Path, **options: tuple[str, ...]) -> Backends:
         (Scope(True, "api.example.com", None, OWN), "api.example.com", ("api.example.com", 443)),
         (Scope(True, "", None, OWN), "API.example.com:443", ("api.example.com", 443)),
         (Scope(True, "api.example.com", None, OWN), "", ("api.example.com", 443)),
+        (Scope(True, "API.example.com.", None, OWN), "", ("api.example.com", 443)),
+        (Scope(True, "", None, OWN), "api.example.com.", ("api.example.com", 443)),
         (Scope(True, "api.example.com", None, OWN), f"api.example.com:{OWN}", ("api.example.com", 443)),
         (Scope(False, "", None, OWN), "api.example.com", ("api.example.com", 443)),
         (Scope(True, "", ("api.example.com", 444), OWN), "api.example.com", ("api.example.com", 444)),

@@ -174,6 +174,14 @@ def test_plain_requests_of_a_proxy(serve: Serve) -> None:
         assert client.get("http://plain.example:9/a?b").status_code == 418
 
 
+def test_a_request_in_absolute_form_means_its_target_wherever_the_proxy_is(serve: Serve) -> None:
+    exchanges = (Exchange("GET /a", b"plain", host="plain.example", port=80, tls=False),)
+    responder = serve(*exchanges, original_destination=lambda _: ("192.0.2.5", 3128))
+    with httpx.Client(proxy=proxy(responder), trust_env=False) as client:
+        assert client.get("http://plain.example/a").content == b"plain"
+        assert client.get("http://plain.example:81/a").status_code == 404
+
+
 def test_the_original_destination_tells_where_nothing_else_does(serve: Serve) -> None:
     exchanges = [Exchange("GET /", b"%d" % port, host="10.9.8.7", port=port, tls=False) for port in (81, 82)]
     responder = serve(*exchanges, original_destination=lambda _: ("10.9.8.7", 82))
