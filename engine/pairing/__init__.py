@@ -136,7 +136,10 @@ class Conversation:
         self._after[way] = MISSING
 
     def _recognise(self, way: Way, segment: Segment) -> Finished:
-        if not segment.data.strip(b"\r\n"):  # RFC 9112 section 2.2: empty lines before a message say nothing, however many
+        begun = any(its_way is way for its_way, _ in self._waiting)
+        if not begun and not segment.data.strip(
+            b"\r\n"
+        ):  # RFC 9112 section 2.2: empty lines before a message say nothing, however many
             return []
         self._waiting.append((way, segment))
         start = b"".join(waiting.data for its_way, waiting in self._waiting if its_way is way)
