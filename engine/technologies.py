@@ -7,6 +7,8 @@ from functools import lru_cache
 
 CACHE_LIMIT = 4096
 """Distinct combinations of the few facts looked at that are remembered."""
+FACT_LENGTH = 128
+"""Characters of a value that are looked at: what is recognised is shorter, and what is remembered is bounded by it."""
 
 _HOSTS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
     (re.compile(rf"(?:^|\.)(?:{host})$"), names)
@@ -41,10 +43,10 @@ def technologies(
     target = request.get(b"x-amz-target", b"")
     return _named(
         protocol,
-        host,
-        target.partition(b"_")[0],
-        (request.get(b"content-type", b""), response.get(b"content-type", b"")),
-        scheme.lower(),
+        host[-FACT_LENGTH:],
+        target[:FACT_LENGTH].partition(b"_")[0],
+        (request.get(b"content-type", b"")[:FACT_LENGTH], response.get(b"content-type", b"")[:FACT_LENGTH]),
+        scheme[:FACT_LENGTH].lower(),
         _JWT in credentials[:3],
         "X-Amz-Signature=" in query,
         b"cookie" in request or b"set-cookie" in response,

@@ -42,6 +42,8 @@ ANSWER_HEADERS = frozenset(
 
 NAMES_LIMIT = 4096
 """Spellings of header names that are remembered: real traffic has a few hundred."""
+NAME_LENGTH = 256
+"""Longest name that is remembered: none in use is longer."""
 
 _SIGV4 = re.compile(rb"AWS4-\S+ .*?Credential=([^/,\s]+)")
 
@@ -56,7 +58,7 @@ class _Names(dict[bytes, bytes]):
     def __missing__(self, name: bytes) -> bytes:
         lower = name.lower()
         known = lower if self._wanted(lower) else b""
-        if len(self) < NAMES_LIMIT:
+        if len(self) < NAMES_LIMIT and len(name) <= NAME_LENGTH:
             self[name] = known
         return known
 

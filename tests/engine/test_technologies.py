@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.technologies import technologies, with_tls
+from engine.technologies import _named, technologies, with_tls
 
 CASES = [
     (
@@ -48,3 +48,13 @@ def test_presigned() -> None:
 
 def test_tls_is_added_once() -> None:
     assert with_tls(("HTTP", "TLS 1.3"), "TLS 1.3") == ("HTTP", "TLS 1.3")
+
+
+def test_what_is_remembered_is_short() -> None:
+    """Peers choose these values: whatever their length, they are one entry."""
+    before = _named.cache_info().currsize
+    for end in (b"a", b"b", b"c"):
+        long = b"application/json;" + b"x" * 10_000 + end
+        fields = {b"content-type": long, b"x-amz-target": long, b"authorization": long}
+        technologies("http/1.1", "h.example", fields, {b"content-type": long}, "", "")
+    assert _named.cache_info().currsize == before + 1
