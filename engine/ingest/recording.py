@@ -107,7 +107,7 @@ class Recording:
             self._opaque[key] = (connection, time)
             return
         read, write = known.read_offset, known.write_offset
-        self._conversations[key] = Conversation(connection, self.service, start_known, read, write)
+        self._conversations[key] = Conversation(connection, self.service, start_known and known.in_step, read, write)
 
     def located(self, key: StreamKey, facts: Connection) -> None:
         """Something became known of a stream; what is empty in `facts` says nothing."""
@@ -208,7 +208,7 @@ class Recording:
 
     def _note_position(self, key: StreamKey, conversation: Conversation, *, finished: bool = False) -> None:
         agent, stream = key
-        self._progress[agent][stream] = Progress(agent, stream, *conversation.progress, finished)
+        self._progress[agent][stream] = Progress(agent, stream, *conversation.progress, finished, conversation.in_step)
 
     def commit(self) -> list[Progress]:
         """Commit everything so far; returns how far the streams that moved have come: nowhere, where nothing can be written.

@@ -112,6 +112,11 @@ class Conversation:
             read, write = (segment.offset, write) if way is Way.READ else (read, segment.offset)
         return read, write
 
+    @property
+    def in_step(self) -> bool:
+        """Whether another conversation that goes on from `progress` may take both ways for followed from their start."""
+        return self._exchanges.in_step if self._exchanges else self._start_known
+
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _take(self, way: Way, event: Segment | Gap) -> Finished:

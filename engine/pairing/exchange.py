@@ -129,6 +129,11 @@ class Exchanges:
             self._interim[0].offset if self._interim else responses,
         )
 
+    @property
+    def in_step(self) -> bool:
+        """Whether it is proven which of the responses that follow answers which request."""
+        return self._order.counted
+
     # -- driving the parsers -------------------------------------------------------------------------------------------
 
     def _run(self, first: _Side) -> None:

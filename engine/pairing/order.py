@@ -123,6 +123,11 @@ class Order:
             self._give_up()
 
     @property
+    def counted(self) -> bool:
+        """Whether rule 3 holds for all that follows."""
+        return self.in_step and not (self._proven_by_turns or self._request_lost or self._behind_loss)
+
+    @property
     def _loss_is_next(self) -> bool:
         """Whether the oldest request without a response may be one that was not seen."""
         if self.pending:

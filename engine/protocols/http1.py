@@ -248,6 +248,11 @@ class Parser:
         return self._base + self._at if idle else self._offset
 
     @property
+    def size(self) -> int:
+        """Bytes that are kept of a message that is not whole."""
+        return len(self._data) - self._at + len(self._body) + self._trailer_size
+
+    @property
     def idle(self) -> bool:
         """Whether no message is under way."""
         return self._offset < 0 and self._at >= len(self._data)

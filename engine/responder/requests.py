@@ -77,6 +77,11 @@ class RequestReader:
         """Whether no request is under way."""
         return self._parser.idle
 
+    @property
+    def size(self) -> int:
+        """Bytes of the request that is not whole yet."""
+        return self._parser.size
+
     def feed(self, data: bytes) -> list[Asked]:
         """Give the requests that these bytes end. Raises RequestError."""
         self._parser.receive(data, 0)

@@ -19,13 +19,17 @@ class NotASnapshotError(SnapshotError):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Up to where a stream of an agent is committed: offsets of the first bytes that are still needed."""
+    """Up to where a stream of an agent is committed: offsets of the first bytes that are still needed.
+
+    `in_step`: whether it is known from there on which response answers which request.
+    """
 
     agent: str
     stream: int
     read_offset: int
     write_offset: int
     finished: bool = False
+    in_step: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,8 +182,8 @@ class SqliteStore:
             database.executemany("INSERT OR REPLACE INTO connections VALUES (?, ?)", map(storable, map(facts_row, known)))
             database.executemany("UPDATE connections SET facts = ?2 WHERE id = ?1", map(storable, map(facts_row, connections)))
             database.executemany(
-                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?)",
-                [(p.agent, p.stream, p.read_offset, p.write_offset, p.finished) for p in progress],
+                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?)",
+                [(p.agent, p.stream, p.read_offset, p.write_offset, p.finished, p.in_step) for p in progress],
             )
 
     def _storable(self, rows: _Rows) -> tuple[list[Values], list[Flow]]:
@@ -204,7 +204,7 @@ class SqliteStore:
     def progress(self, agent: str) -> dict[int, Progress]:
         """Up to where the streams of an agent are in, by stream."""
         rows = self._rows("SELECT * FROM progress WHERE agent = ?", (agent,))
-        return {row[1]: Progress(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows}
+        return {row[1]: Progress(row[0], row[1], row[2], row[3], bool(row[4]), bool(row[5])) for row in rows}
 
     def set_meta(self, name: str, value: str) -> None:
         """Keep a fact about the snapshot."""

@@ -169,3 +169,25 @@ def test_another_connection_to_a_proxy_is_not_taken_for_the_tunnel(tmp_path: Pat
     with Snapshot(tmp_path / "s") as snapshot:
         [pair] = [pair for pair in snapshot.pairs() if pair.method == "GET"]
     assert (pair.port, pair.connection.proxy) == (3128, "")
+
+
+def test_an_engine_that_goes_on_knows_what_the_one_before_was_in_doubt_of(tmp_path: Path) -> None:
+    """Its offsets say what is committed; that a response was lost, so the next may answer another request, they do not."""
+    asked = [exchange(n)[0] for n in range(3)]
+    answered = [exchange(n)[1] for n in range(3)]
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, 0, asked[0] + asked[1], 2)
+    got.gap(KEY, Way.READ, 0, len(answered[0]), "lost")
+    [progress] = got.commit()
+    got.abandon()
+    got = recording(tmp_path / "s", resume=True)
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, 0, asked[0] + asked[1], 2)
+    assert progress.read_offset == len(answered[0])
+    got.data(KEY, Way.READ, progress.read_offset, answered[1], 3)
+    got.closed(KEY, 4)
+    got.finish(5)
+    with Snapshot(tmp_path / "s") as snapshot:
+        pairs = list(snapshot.pairs())
+    assert not any(pair.complete for pair in pairs)
