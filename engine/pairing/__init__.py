@@ -49,8 +49,11 @@ class Conversation:
         """Take bytes that went this way; those seen before are dropped."""
         if offset > END - len(data) or time > END:
             return self._refuse()
+        events = self._ways[way].data(offset, data, time)
+        if len(events) == 1:  # all but always
+            return self._take(way, events[0])
         finished: Finished = []
-        for event in self._ways[way].data(offset, data, time):
+        for event in events:
             finished += self._take(way, event)
         return finished
 
@@ -123,7 +126,8 @@ class Conversation:
         if self._flow or self._closed:
             return []
         if self._exchanges:
-            return self._pairs(self._exchanges.take(self._part(way), event), getattr(event, "time", 0))
+            part = Part.REQUEST if way is self._client else Part.RESPONSE
+            return self._pairs(self._exchanges.take(part, event), event.time if type(event) is Segment else 0)
         if type(event) is Gap:
             self._lose_start(way)
             return []
@@ -198,10 +202,13 @@ class Conversation:
     # -- results -------------------------------------------------------------------------------------------------------
 
     def _pairs(self, exchanges: list[Exchange], time: int) -> Finished:
-        pairs: Finished = [self._pair(exchange) for exchange in exchanges]
         assert self._exchanges is not None
-        if self._exchanges.turn:
-            self._turn(self._exchanges.turn, time)
+        turn = self._exchanges.turn
+        if not exchanges and not turn:
+            return []
+        pairs: Finished = [self._pair(exchange) for exchange in exchanges]
+        if turn:
+            self._turn(turn, time)
         return pairs
 
     def _pair(self, exchange: Exchange) -> RRPair:

@@ -39,7 +39,7 @@ def describe(connection: Connection, service: str, direction: Direction, exchang
     index = request.index if request else _NOTHING
     method, target = request_line(request.message.start_line) if request else ("", "")
     authority, path, query = split_target(method, target)
-    name, port = host_and_port(authority or index.get(b"host", b"").decode("latin-1"))
+    name, port = _host_and_port((authority or index.get(b"host", b"").decode("latin-1"))[:HOST_LENGTH])
     if authority and direction is Direction.OUT:
         connection = _behind_proxy(connection, name, port or default_port(target))
     host = name or host_name(connection.server_name) or _server_address(connection, direction)
@@ -113,7 +113,7 @@ def _server_address(connection: Connection, direction: Direction) -> str:
 
 def host_and_port(authority: str) -> tuple[str, int]:
     """Split an authority, perhaps with user information: name as `host_name` writes it, without brackets; port or 0."""
-    return _host_and_port(authority if len(authority) <= HOST_LENGTH else authority[:HOST_LENGTH])
+    return _host_and_port(authority[:HOST_LENGTH])
 
 
 @lru_cache(HOSTS_LIMIT)

@@ -186,7 +186,7 @@ class Exchanges:
 
     def _asked(self, request: Received) -> None:
         self._order.asked(request)
-        if b"upgrade" in request.index or request.message.start_line.startswith(b"CONNECT "):
+        if b"upgrade" in request.index or is_connect(request):
             self._upgrade = request  # what follows may be no HTTP: its answer decides
         self._take_unanswered()
 
@@ -204,13 +204,14 @@ class Exchanges:
         missing = (*(request.missing if request else ("request",)), *response.missing)
         missing += tuple(name for part in interim for name in part.missing)
         self._finished.append(Exchange(request, response, interim, missing if certain else (*missing, "pairing")))
-        self._decide_upgrade(request, response)
+        if request is None or request is self._upgrade or self._responses.parser.stopped:
+            self._decide_upgrade(request, response)
 
     def _decide_upgrade(self, request: Received | None, response: Received) -> None:
         """RFC 9110 sections 7.8 and 9.3.6: 101, or success of a CONNECT, changes the protocol; else HTTP goes on."""
         if request is self._upgrade:
             self._upgrade = None
-        tunnel = request is not None and request.message.start_line.startswith(b"CONNECT ") and response.status < 300
+        tunnel = request is not None and is_connect(request) and response.status < 300
         if response.status != 101 and not tunnel:
             return
         name = TUNNEL if tunnel else response.index.get(b"upgrade", b"unknown").decode("latin-1").lower()
@@ -254,3 +255,8 @@ class Exchanges:
     def _take_finished(self) -> list[Exchange]:
         finished, self._finished = self._finished, []
         return finished
+
+
+def is_connect(request: Received) -> bool:
+    """Whether a request is for a tunnel."""
+    return request.message.start_line.startswith(b"CONNECT ")

@@ -83,8 +83,8 @@ class Order:
 
     def asked(self, request: Received) -> None:
         """Add a request."""
-        if self.in_step and not self.pending and self._last:
-            self._refutes(request, self._last)
+        if not self.pending and self.in_step and self._last and request.time < self._last.ended:
+            self._refuted()
         self.pending.append(request)
         if self._request_lost:
             self._request_lost = False
@@ -96,7 +96,7 @@ class Order:
 
     def answered(self, offset: int, time: int, after: int) -> tuple[Received, bool] | No:
         """Find the request of a response, and say whether that is proven. The three are those of `Received`, of its first byte."""
-        if self._loss_is_next:
+        if (self._request_lost or self._behind_loss) and self._loss_is_next:
             self.doubt()
         if not self.pending:
             return No.NEVER if self.complete or self.hurry else No.NOT_YET
@@ -115,7 +115,9 @@ class Order:
     def ended(self, response: Received) -> bool:
         """Take the end of a final response; return whether it takes back what was said of its request (rule 5)."""
         self._last = response
-        return self.in_step and bool(self.pending) and self._refutes(self.pending[0], response)
+        if self.pending and self.in_step and self.pending[0].time < response.ended:
+            return self._refuted()
+        return False
 
     def finish(self) -> None:
         """Give up what is left."""
@@ -144,10 +146,8 @@ class Order:
             self._pipelines = True
         return len(asked) == 1 and asked[0].after != MISSING and asked[0].after <= last.ended
 
-    def _refutes(self, request: Received, before: Received) -> bool:
-        """Rule 5, for the request that follows the one that was answered by `before`."""
-        if request.time >= before.ended:
-            return False
+    def _refuted(self) -> bool:
+        """Rule 5: a request began before the answer to the one before it had ended. Return whether that takes something back."""
         self._pipelines = True
         if not self._proven_by_turns:
             return False

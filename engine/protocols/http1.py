@@ -29,7 +29,7 @@ NAMES_LIMIT = 4096
 """Most field names remembered in lower case: real traffic has a few hundred."""
 FIELDS_LIMIT = 4096
 """Most header lines remembered as split: those of a few services."""
-REMEMBERED_LENGTH = 256
+REMEMBERED_LENGTH = 1024
 """Longest line or name that is remembered: longer ones (cookies, tokens) seldom come again, and memory is bounded by it."""
 
 MISSING = -1
@@ -111,9 +111,12 @@ class _Names(dict[bytes, bytes]):
 _NAMES = _Names()
 
 
-def parse_fields(lines: list[bytes]) -> tuple[Fields, Index]:
-    """Split header lines (RFC 9112 section 5). Raises ValueError."""
-    found = [_field(line) if len(line) <= REMEMBERED_LENGTH else _split_field(line) for line in lines]
+def parse_fields(lines: list[bytes], size: int) -> tuple[Fields, Index]:
+    """Split header lines (RFC 9112 section 5) of so many bytes in all. Raises ValueError."""
+    if size <= REMEMBERED_LENGTH:
+        found = [_field(line) for line in lines]
+    else:
+        found = [_field(line) if len(line) <= REMEMBERED_LENGTH else _split_field(line) for line in lines]
     return tuple([field for field, _ in found]), {name: field[1] for field, name in found}
 
 
@@ -129,7 +132,7 @@ _field = lru_cache(FIELDS_LIMIT)(_split_field)
 
 def _parse_fields_leniently(lines: list[bytes]) -> Fields:
     try:
-        return parse_fields(lines)[0]
+        return parse_fields(lines, HEAD_LIMIT)[0]
     except ValueError:
         raise _Malformed("malformed trailer") from None
 
@@ -155,7 +158,7 @@ def _without_blank_before_colon(line: bytes) -> bytes:
 def _words(line: bytes) -> tuple[bytes, bytes, bytes]:
     """Method, target and version of a request line with any blanks between and within (RFC 9112 section 3, "lenient parsing")."""
     words = line.split(b" ", 3)
-    if len(words) == 3 and words[2] in _VERSIONS and b"\t" not in line:
+    if len(words) == 3 and words[2] in _VERSIONS and words[0] in _NAMES:
         return words[0], words[1], words[2]
     line = line.replace(b"\t", b" ").rstrip(b" ")
     method, _, rest = line.partition(b" ")
@@ -170,12 +173,12 @@ def parse_block(block: bytes) -> tuple[bytes, Fields, Index]:
     lines = block.split(b"\r\n")
     if block.count(b"\n") == block.count(b"\r") == len(lines) - 1:
         try:
-            return lines[0], *parse_fields(lines[1:])
+            return lines[0], *parse_fields(lines[1:], len(block))
         except ValueError:
             pass
     lines = _lenient_lines(block)
     try:
-        return lines[0], *parse_fields(lines[1:])
+        return lines[0], *parse_fields(lines[1:], len(block))
     except ValueError:
         raise _Malformed("malformed header line") from None
 
@@ -211,17 +214,20 @@ class Parser:
         self.waiting = False
         self.lost_count = False
         """Set where messages may have passed unseen; whoever reads it clears it."""
+        self.stopped = False
+        """Set where the connection speaks something else from here on."""
         self._previous = 0
-        """Time of the segment before the latest one."""
+        """Time of the segment before the latest one, or MISSING."""
+        self._before = after
+        """The same of the segment before the next one."""
         self._forgiving = not synchronised
         self._data: bytes | bytearray = b""
         self._at = 0
-        self._gap = after == MISSING
         self._latest = 0
         """Where in the data the latest segment begins."""
         self._base = offset
         self._searched = 0
-        self._time = after
+        self._time = 0
         self._ready: list[Received] = []
         self._step: Callable[[], _Outcome] = self._head if synchronised else self._seek
         self._forget()
@@ -235,7 +241,7 @@ class Parser:
         self._status = 0
         self._body: bytes | bytearray = b""
         self._remaining = 0
-        self._trailers: list[tuple[bytes, bytes]] = []
+        self._trailers: list[tuple[bytes, bytes]] | None = None
         self._trailer_size = 0
         self._missing: tuple[str, ...] = ()
 
@@ -275,8 +281,8 @@ class Parser:
 
     def receive(self, data: bytes, time: int) -> None:
         """Take the bytes that follow."""
-        self._previous, self._time = MISSING if self._gap else self._time, time
-        self._gap = False
+        self._previous = self._before
+        self._before = self._time = time
         left = len(self._data) - self._at
         if not left:
             self._base += self._at
@@ -344,7 +350,8 @@ class Parser:
             if starts_message(begin) is self.part or may_start_message(begin, self.part):
                 self._drop(start - at)
                 if self._offset < 0:
-                    self._note_begin(start)
+                    self._offset, self._begun = self._base + start, self._time
+                    self._after = self._previous if start == self._latest else self._time
                 return None if starts_message(begin) is not self.part else self._enter(self._head)
         self._drop(len(data) - at)
         return None
@@ -355,11 +362,6 @@ class Parser:
             self._at += length
             self._offset = -1
 
-    def _note_begin(self, at: int) -> None:
-        """A message begins here, in the latest segment."""
-        self._offset, self._begun = self._base + at, self._time
-        self._after = self._previous if at == self._latest else self._time
-
     def _head(self) -> _Outcome:
         data, at = self._data, self._at
         if at >= len(data):
@@ -369,7 +371,8 @@ class Parser:
                 at = self._at = at + 1
                 if at >= len(data):
                     return None
-            self._note_begin(at)
+            self._offset, self._begun = self._base + at, self._time
+            self._after = self._previous if at == self._latest else self._time
             if data[at] not in _FIRST_BYTES:
                 raise _Malformed(f"malformed {_START_LINES[self.part]}")
         found = _BLANK_LINE.search(data, self._searched if self._searched > at else at)
@@ -434,6 +437,8 @@ class Parser:
         self._trailer_size += len(line) + 1
         if self._trailer_size > HEAD_LIMIT:
             raise _Malformed(f"trailers longer than {HEAD_LIMIT // 1024} KiB")
+        if self._trailers is None:
+            self._trailers = []
         self._trailers += _parse_fields_leniently([line])
         return _Go.ON
 
@@ -483,8 +488,9 @@ class Parser:
     def _finish(self) -> Received:
         """Hand the message over and begin the next."""
         body = self._body
+        trailers = tuple(self._trailers) if self._trailers else ()
         received = Received(
-            Message(self._line, self._fields, body if type(body) is bytes else bytes(body), tuple(self._trailers)),
+            Message(self._line, self._fields, body if type(body) is bytes else bytes(body), trailers),
             self._index,
             self._offset,
             self._base + self._at,
@@ -529,7 +535,7 @@ class Parser:
         """Step over bytes that are missing; nothing unread lies before them."""
         self._base += len(self._data) + length
         self._data, self._at, self._searched, self._latest = b"", 0, 0, 0
-        self._gap = True
+        self._before = MISSING
 
     def _malformed(self, reason: str) -> Received | Broken | None:
         """Give up; or seek the next start line where it may be that only the place was wrong."""
@@ -547,6 +553,9 @@ class RequestParser(Parser):
     part = Part.REQUEST
 
     def _check_line(self, line: bytes) -> int:
+        words = line.split(b" ", 3)
+        if len(words) == 3 and words[2] in _VERSIONS and words[1] and words[0] in _NAMES:
+            return 0
         method, target, version = _words(line)
         if not target or (version not in _VERSIONS and not _VERSION.fullmatch(version)):
             raise _Malformed("malformed request line")
@@ -605,7 +614,7 @@ class ResponseParser(Parser):
             return self._finish()
         if status == 101 or (method == b"CONNECT" and 200 <= status < 300):
             received = self._finish()
-            self._step = self._stopped
+            self._step, self.stopped = self._stopped, True
             return received
         if b"transfer-encoding" in index:
             return self._enter(self._chunk_line if is_chunked(self._fields) else self._until_end)
@@ -616,6 +625,9 @@ class ResponseParser(Parser):
 
 def request_line(line: bytes) -> tuple[str, str]:
     """Method and target of a request line that was parsed (RFC 9112 section 3)."""
+    words = line.decode("latin-1").split(" ")
+    if len(words) == 3 and words[2] in ("HTTP/1.1", "HTTP/1.0") and b"\t" not in line:
+        return words[0], words[1]
     method, target, _ = _words(line)
     return method.decode("latin-1"), target.decode("latin-1")
 
