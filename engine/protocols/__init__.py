@@ -99,5 +99,5 @@ def may_start_message(data: bytes, part: Part) -> bool:
     """Whether bytes that are no whole start line may become one with those that follow."""
     if part is Part.RESPONSE:
         return bool(_RESPONSE_BEGUN.fullmatch(data))
-    start = data.lstrip(b"\r\n")
+    start = data.removeprefix(b"\r").removeprefix(b"\n")
     return any(method.startswith(start) for method in _REQUEST_STARTS) or bool(_REQUEST_BEGUN.fullmatch(data))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.protocols import HTTP1, HTTP2, POSTGRES, TLS, UNKNOWN, Part, Verdict, detect, starts_message
+from engine.protocols import HTTP1, HTTP2, POSTGRES, TLS, UNKNOWN, Part, Verdict, detect, may_start_message, starts_message
 
 KNOWN = [
     (b"GET / HTTP/1.1\r\n", Verdict(HTTP1, Part.REQUEST)),
@@ -44,3 +44,18 @@ def test_start_lines_only() -> None:
     assert starts_message(b"HTTP/1.1 204 \r\n") is Part.RESPONSE
     assert starts_message(b"GET ready for the party\r\n") is None
     assert starts_message(b'{"GET": 1}') is None
+
+
+@pytest.mark.parametrize("line", [b"GET /a?b=c HTTP/1.1\r\n", b"\r\nM-SEARCH * HTTP/1.0\r\n", b"HTTP/1.1 200 OK\r\n"])
+def test_the_beginning_of_a_start_line_may_become_one(line: bytes) -> None:
+    part = Part.RESPONSE if line.startswith(b"HTTP") else Part.REQUEST
+    for length in range(1, len(line) + 1):
+        assert starts_message(line[:length]) is part or may_start_message(line[:length], part), line[:length]
+
+
+@pytest.mark.parametrize(
+    "data", [b"\r\n" * 2, b"\r\n" * 100_000, b"GOT", b"GET /a XTTP", b"HTTP/2", b"HTTP/1.1 0", b"x", b"GET /a HTTP/1.1 \r"]
+)
+@pytest.mark.parametrize("part", list(Part))
+def test_what_cannot_become_a_start_line_is_not_kept(data: bytes, part: Part) -> None:
+    assert not may_start_message(data, part)
