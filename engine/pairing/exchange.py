@@ -170,11 +170,10 @@ class Exchanges:
         else:
             self._answered(message)
 
-    def _method_of(self, offset: int, time: int, after: int) -> bytes | None:
+    def _method_of(self, time: int, after: int) -> bytes | None:
         if self._interim:
-            first = self._interim[0]
-            offset, time, after = first.offset, first.time, first.after
-        found = self._order.answered(offset, time, after)
+            time, after = self._interim[0].time, self._interim[0].after
+        found = self._order.answered(time, after)
         if found is No.NOT_YET:
             return None
         if found is No.NEVER:

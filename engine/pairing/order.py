@@ -10,7 +10,7 @@ says nothing: the two ways come in any order.
    request. A loss in the requests' way leaves that true for the requests before it; a loss in the responses' way ends it.
 4. Out of step nothing is proven until a response is found whose request can be no other, given that the client asks one
    request at a time, so has read the whole of an answer before it asks again. That is so where
-   a. the response (or the first of its interim responses) follows another final response without a byte between them;
+   a. the response (or the first of its interim responses) follows another final response with no byte missing between them;
    b. exactly one request began after that other response had ended and before this one began;
    c. it is the first that passed in its way since then: the byte before it was seen, and passed before.
    By c the client had turned from reading to asking, so that is where a request begins and not a part of a body that looks
@@ -66,7 +66,7 @@ class Order:
         self._behind_loss: deque[Received] = deque()
         """Pending requests before which others may have passed unseen."""
         self._last: Received | None = None
-        """The last final response."""
+        """The last final response; None where responses may have passed unseen since."""
         self._bytes = 0
 
     def lost(self, part: Part) -> None:
@@ -94,8 +94,8 @@ class Order:
             self._give_up()
             self.doubt()
 
-    def answered(self, offset: int, time: int, after: int) -> tuple[Received, bool] | No:
-        """Find the request of a response, and say whether that is proven. The three are those of `Received`, of its first byte."""
+    def answered(self, time: int, after: int) -> tuple[Received, bool] | No:
+        """Find the request of a response, and say whether that is proven. `time` and `after` are those of its first byte."""
         if (self._request_lost or self._behind_loss) and self._loss_is_next:
             self.doubt()
         if not self.pending:
@@ -104,7 +104,7 @@ class Order:
             return No.NEVER
         if self.in_step:
             return self._pop(), True
-        if self._turn_proves(offset, time, after):
+        if self._turn_proves(time, after):
             self.in_step = self._proven_by_turns = True
         elif self.pending[-1].time <= time and not self.complete and not self.hurry:
             return No.NOT_YET
@@ -136,10 +136,10 @@ class Order:
             return bool(self._behind_loss) and self._behind_loss[0] is self.pending[0]
         return self._request_lost
 
-    def _turn_proves(self, offset: int, time: int, after: int) -> bool:
+    def _turn_proves(self, time: int, after: int) -> bool:
         """Rule 4."""
         last = self._last
-        if self._pipelines or last is None or last.until != offset or after == MISSING:
+        if self._pipelines or last is None or after == MISSING:
             return False
         asked = [request for request in self.pending if last.ended < request.time <= time]
         if len(asked) > 1:

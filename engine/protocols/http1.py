@@ -77,7 +77,7 @@ class Broken:
     offset: int
 
 
-MethodOf = Callable[[int, int, int], bytes | None]
+MethodOf = Callable[[int, int], bytes | None]
 
 
 class _Go(enum.Enum):
@@ -579,8 +579,8 @@ class RequestParser(Parser):
 class ResponseParser(Parser):
     """The responses of a connection.
 
-    `method_of` is given offset and time of a response's first byte and the time of the byte before (see `Received`), and returns
-    the method of the request that it answers, b"" where that will never be known, None where it is not known yet.
+    `method_of` is given the time of a response's first byte and that of the byte before (see `Received`), and returns the method
+    of the request that it answers, b"" where that will never be known, None where it is not known yet.
     """
 
     part = Part.RESPONSE
@@ -605,7 +605,7 @@ class ResponseParser(Parser):
         return self._final()
 
     def _final(self) -> _Outcome:
-        method = self._method_of(self._offset, self._begun, self._after)
+        method = self._method_of(self._begun, self._after)
         self.waiting = method is None
         if method is None:
             return None

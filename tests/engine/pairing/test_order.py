@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.pairing import Conversation
+from engine.reassembly import LOST
 from engine.rrpair import Connection, Role, RRPair, Way
 from tests.engine.dialogue import Choices, check, watch
 
@@ -158,3 +159,16 @@ def test_a_joined_stream_that_another_engine_goes_on_with_is_still_in_doubt() ->
     [pair] = found
     assert isinstance(pair, RRPair)
     assert pair.missing == ("pairing",)
+
+
+def test_a_loss_before_a_response_leaves_open_what_it_is() -> None:
+    """The answer to a HEAD that was not seen seems to have a body: what seems to be its end is the head of the next response."""
+    head = b"HTTP/1.1 200 OK\r\nX-N: 1\r\nContent-Length: 46\r\n\r\n"
+    conversation = Conversation(Connection("a:1", role=Role.CLIENT), "shop", False)
+    first = b"HTTP/1.1 200 OK\r\nX-N: 0\r\nContent-Length: %d\r\n\r\n" % len(head)
+    found = conversation.data(READ, 0, first, 1) + conversation.data(WRITE, 0, request(1), 2)
+    found += conversation.gap(READ, len(first), len(head), LOST)
+    found += conversation.data(READ, len(first + head), response(666), 3) + conversation.close(9)
+    pairs = [item for item in found if isinstance(item, RRPair)]
+    assert [pair.path for pair in pairs] == ["/", "/1"]
+    assert not any(pair.complete for pair in pairs)
