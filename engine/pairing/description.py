@@ -8,7 +8,8 @@ from hashlib import blake2b
 
 from engine.pairing.exchange import Exchange
 from engine.protocols import HTTP1
-from engine.protocols.http1 import Index, request_line, split_query, split_target
+from engine.protocols.heads import Index
+from engine.protocols.http1 import request_line, split_query, split_target
 from engine.protocols.operations import operation
 from engine.rrpair import Connection, Direction, Message, RRPair
 from engine.technologies import technologies, with_tls

@@ -14,9 +14,19 @@ import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from engine.protocols import Part, may_start_message, starts_message
+from engine.protocols.heads import (
+    NAMES,
+    VERSIONS,
+    Index,
+    Malformed,
+    content_length,
+    is_chunked,
+    parse_block,
+    parse_trailer,
+    request_words,
+)
 from engine.rrpair import Fields, Message
 
 HEAD_LIMIT = 256 * 1024
@@ -25,26 +35,16 @@ LINE_LIMIT = 16 * 1024
 """Longest line of a chunk header, with its extensions (llhttp and h11 take 16 KiB)."""
 BODY_LIMIT = 64 * 1024 * 1024
 """Most bytes of a body that are kept: one message must not take the memory of the engine."""
-NAMES_LIMIT = 4096
-"""Most field names remembered in lower case: real traffic has a few hundred."""
-FIELDS_LIMIT = 4096
-"""Most header lines remembered as split: those of a few services."""
-REMEMBERED_LENGTH = 1024
-"""Longest line or name that is remembered: longer ones (cookies, tokens) seldom come again, and memory is bounded by it."""
 
 MISSING = -1
 """The time of a byte that was lost."""
 
-Index = dict[bytes, bytes]
-"""Header values by lower-case name; of repeated names the last."""
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION = re.compile(rb"HTTP/1\.[0-9]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9][0-9])(?:[ \t].*)?", re.DOTALL)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
 _ABSOLUTE = re.compile(r"(?i)https?://([^/?#]*)")
-_VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
 _FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 """What a start line begins with: so what is no HTTP is refused at its first byte, and not at the longest head."""
 
@@ -90,115 +90,6 @@ class _Go(enum.Enum):
 
 
 _Outcome = Received | Broken | _Go | None
-
-
-class _Malformed(ValueError):
-    """Not HTTP/1.1; does not leave this module."""
-
-
-class _Names(dict[bytes, bytes]):
-    """Field names in lower case, checked to be tokens when first seen (RFC 9110 section 5.1)."""
-
-    def __missing__(self, name: bytes) -> bytes:
-        if not _TOKEN.fullmatch(name):
-            raise _Malformed("malformed header line")
-        lower = name.lower()
-        if len(self) < NAMES_LIMIT and len(name) <= REMEMBERED_LENGTH:
-            self[name] = lower
-        return lower
-
-
-_NAMES = _Names()
-
-
-def parse_fields(lines: list[bytes], size: int) -> tuple[Fields, Index]:
-    """Split header lines (RFC 9112 section 5) of so many bytes in all. Raises ValueError."""
-    if size <= REMEMBERED_LENGTH:
-        found = [_field(line) for line in lines]
-    else:
-        found = [_field(line) if len(line) <= REMEMBERED_LENGTH else _split_field(line) for line in lines]
-    return tuple([field for field, _ in found]), {name: field[1] for field, name in found}
-
-
-def _split_field(line: bytes) -> tuple[tuple[bytes, bytes], bytes]:
-    """Split one header line into name and value, and the name in lower case. Raises ValueError."""
-    name, value = line.split(b":", 1)
-    return (name, value.strip(b" \t")), _NAMES[name]
-
-
-_field = lru_cache(FIELDS_LIMIT)(_split_field)
-"""Most lines come again and again."""
-
-
-def _parse_fields_leniently(lines: list[bytes]) -> Fields:
-    try:
-        return parse_fields(lines, HEAD_LIMIT)[0]
-    except ValueError:
-        raise _Malformed("malformed trailer") from None
-
-
-def _lenient_lines(block: bytes) -> list[bytes]:
-    """Lines of a block with bare LF, obs-fold (section 5.2) or blanks before the colon; a bare CR is a blank (2.2)."""
-    folded: list[list[bytes]] = []
-    for line in block.split(b"\n"):
-        line = line.removesuffix(b"\r").replace(b"\r", b" ")
-        if folded and line[:1] in (b" ", b"\t"):
-            folded[-1].append(line.strip(b" \t"))
-        else:
-            folded.append([line.rstrip(b" \t")])
-    lines = [b" ".join(parts) for parts in folded]
-    return lines[:1] + [_without_blank_before_colon(line) for line in lines[1:]]
-
-
-def _without_blank_before_colon(line: bytes) -> bytes:
-    name, colon, value = line.partition(b":")
-    return name.rstrip(b" \t") + colon + value
-
-
-def _words(line: bytes) -> tuple[bytes, bytes, bytes]:
-    """Method, target and version of a request line with any blanks between and within (RFC 9112 section 3, "lenient parsing")."""
-    words = line.split(b" ", 3)
-    if len(words) == 3 and words[2] in _VERSIONS and words[0] in _NAMES:
-        return words[0], words[1], words[2]
-    line = line.replace(b"\t", b" ").rstrip(b" ")
-    method, _, rest = line.partition(b" ")
-    target, _, version = rest.rpartition(b" ")
-    return method, target.strip(b" "), version
-
-
-def parse_block(block: bytes) -> tuple[bytes, Fields, Index]:
-    """Split a header block without its blank line into the start line and the fields. Raises ValueError."""
-    if b"\0" in block:
-        raise _Malformed("NUL in a header block")
-    lines = block.split(b"\r\n")
-    if block.count(b"\n") == block.count(b"\r") == len(lines) - 1:
-        try:
-            return lines[0], *parse_fields(lines[1:], len(block))
-        except ValueError:
-            pass
-    lines = _lenient_lines(block)
-    try:
-        return lines[0], *parse_fields(lines[1:], len(block))
-    except ValueError:
-        raise _Malformed("malformed header line") from None
-
-
-def _content_length(fields: Fields, index: Index) -> int:
-    """The one value of all Content-Length fields (RFC 9112 section 6.3, rule 5)."""
-    value = index[b"content-length"]
-    if len(fields) == len(index) and value.isdigit() and len(value) <= 18:
-        return int(value)
-    values = {item.strip(b" \t") for name, value in fields if name.lower() == b"content-length" for item in value.split(b",")}
-    value = values.pop()
-    if values or not value.isdigit() or len(value) > 18:
-        raise _Malformed("invalid Content-Length")
-    return int(value)
-
-
-def is_chunked(fields: Fields) -> bool:
-    """Whether chunked is the last of all transfer codings (RFC 9112 section 6.1)."""
-    codings = b",".join(value for name, value in fields if name.lower() == b"transfer-encoding")
-    return codings.rpartition(b",")[2].strip(b" \t").lower() == b"chunked"
 
 
 _START_LINES = {Part.REQUEST: "request line", Part.RESPONSE: "status line"}
@@ -303,7 +194,7 @@ class Parser:
             while (outcome := self._step()) is _Go.ON:
                 pass
             return outcome
-        except _Malformed as error:
+        except Malformed as error:
             return self._malformed(str(error))
 
     def skip(self, length: int) -> None:
@@ -374,11 +265,11 @@ class Parser:
             self._offset, self._begun = self._base + at, self._time
             self._after = self._previous if at == self._latest else self._time
             if data[at] not in _FIRST_BYTES:
-                raise _Malformed(f"malformed {_START_LINES[self.part]}")
+                raise Malformed(f"malformed {_START_LINES[self.part]}")
         found = _BLANK_LINE.search(data, self._searched if self._searched > at else at)
         start, end = found.span() if found else (len(data), len(data))
         if start - at > HEAD_LIMIT:
-            raise _Malformed(f"header block longer than {HEAD_LIMIT // 1024} KiB")
+            raise Malformed(f"header block longer than {HEAD_LIMIT // 1024} KiB")
         if not found:
             self._searched = max(at, end - 2)
             return None
@@ -392,7 +283,7 @@ class Parser:
 
     def _begin_counted(self) -> _Outcome:
         """Section 6.2. Most bodies are there as soon as their header block is: they need no more states."""
-        length = self._remaining = _content_length(self._fields, self._index)
+        length = self._remaining = content_length(self._fields, self._index)
         data, start = self._data, self._at
         if length > len(data) - start or length > BODY_LIMIT:
             return self._enter(self._counted)
@@ -416,7 +307,7 @@ class Parser:
             return None
         size = _CHUNK_LINE.fullmatch(line)
         if size is None:
-            raise _Malformed("malformed chunk size")
+            raise Malformed("malformed chunk size")
         self._remaining = int(size[1], 16)
         return self._enter(self._chunk_data if self._remaining else self._trailer_line)
 
@@ -426,7 +317,7 @@ class Parser:
     def _chunk_end(self) -> _Outcome:
         line = self._next_line(LINE_LIMIT)
         if line:
-            raise _Malformed("chunk longer than its size")
+            raise Malformed("chunk longer than its size")
         return None if line is None else self._enter(self._chunk_line)
 
     def _trailer_line(self) -> _Outcome:
@@ -436,10 +327,10 @@ class Parser:
             return None if line is None else self._finish()
         self._trailer_size += len(line) + 1
         if self._trailer_size > HEAD_LIMIT:
-            raise _Malformed(f"trailers longer than {HEAD_LIMIT // 1024} KiB")
+            raise Malformed(f"trailers longer than {HEAD_LIMIT // 1024} KiB")
         if self._trailers is None:
             self._trailers = []
-        self._trailers += _parse_fields_leniently([line])
+        self._trailers += parse_trailer(line)
         return _Go.ON
 
     def _stopped(self) -> _Outcome:
@@ -454,7 +345,7 @@ class Parser:
         if end < 0:
             self._searched = len(data)
             if len(data) - at > limit:
-                raise _Malformed(f"line longer than {limit // 1024} KiB")
+                raise Malformed(f"line longer than {limit // 1024} KiB")
             return None
         self._at = self._searched = end + 1
         return bytes(data[at:end]).removesuffix(b"\r")
@@ -554,22 +445,22 @@ class RequestParser(Parser):
 
     def _check_line(self, line: bytes) -> int:
         words = line.split(b" ", 3)
-        if len(words) == 3 and words[2] in _VERSIONS and words[1] and words[0] in _NAMES:
+        if len(words) == 3 and words[2] in VERSIONS and words[1] and words[0] in NAMES:
             return 0
-        method, target, version = _words(line)
-        if not target or (version not in _VERSIONS and not _VERSION.fullmatch(version)):
-            raise _Malformed("malformed request line")
+        method, target, version = request_words(line)
+        if not target or (version not in VERSIONS and not _VERSION.fullmatch(version)):
+            raise Malformed("malformed request line")
         try:
-            _NAMES[method]
-        except _Malformed:
-            raise _Malformed("malformed request line") from None
+            NAMES[method]
+        except Malformed:
+            raise Malformed("malformed request line") from None
         return 0
 
     def _frame(self) -> _Outcome:
         """Section 6.3, rules 3 to 7."""
         if b"transfer-encoding" in self._index:
             if not is_chunked(self._fields):
-                raise _Malformed("a transfer coding that does not tell the length")
+                raise Malformed("a transfer coding that does not tell the length")
             return self._enter(self._chunk_line)
         if b"content-length" in self._index:
             return self._begin_counted()
@@ -594,7 +485,7 @@ class ResponseParser(Parser):
             return int(line[9:12])
         found = _STATUS_LINE.fullmatch(line)
         if found is None:
-            raise _Malformed("malformed status line")
+            raise Malformed("malformed status line")
         return int(found[1])
 
     def _frame(self) -> _Outcome:
@@ -628,7 +519,7 @@ def request_line(line: bytes) -> tuple[str, str]:
     words = line.decode("latin-1").split(" ")
     if len(words) == 3 and words[2] in ("HTTP/1.1", "HTTP/1.0") and b"\t" not in line:
         return words[0], words[1]
-    method, target, _ = _words(line)
+    method, target, _ = request_words(line)
     return method.decode("latin-1"), target.decode("latin-1")
 
 

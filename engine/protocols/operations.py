@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.protocols import dynamodb
-from engine.protocols.http1 import Index
+from engine.protocols.heads import Index
 
 
 def operation(method: str, path: str, index: Index, body: bytes) -> str:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.protocols.http1 import is_chunked
+from engine.protocols.heads import is_chunked
 from engine.rrpair import Fields, Message
 from engine.store import Answer
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.protocols import http1
+from engine.protocols import heads, http1
 from engine.protocols.http1 import Broken, Parser, Received, RequestParser, ResponseParser
 from engine.rrpair import Fields, Message
 
@@ -480,13 +480,13 @@ def test_the_longest_malformed_request_line_is_refused_in_linear_time(line: byte
 
 def test_long_lines_and_names_are_not_remembered() -> None:
     """The caches hold a few thousand entries: what they take is bounded only if each is short."""
-    name, value = b"N" * (http1.REMEMBERED_LENGTH + 1), b"v" * 100_000
-    before = http1._field.cache_info().currsize
-    names = len(http1._NAMES)
+    name, value = b"N" * (heads.REMEMBERED_LENGTH + 1), b"v" * 100_000
+    before = heads._field.cache_info().currsize
+    names = len(heads.NAMES)
     feed(RequestParser(), [b"GET / HTTP/1.1\r\n%b: x\r\nA: %b\r\n\r\n" % (name, value)])
-    assert http1._field.cache_info().currsize == before
-    assert len(http1._NAMES) <= names + 1
-    assert name not in http1._NAMES
+    assert heads._field.cache_info().currsize == before
+    assert len(heads.NAMES) <= names + 1
+    assert name not in heads.NAMES
 
 
 @pytest.mark.parametrize(
