@@ -216,7 +216,7 @@ class Parser:
         """Take the end of the stream: a body that lasts until then is whole (section 6.3 rule 8), others are not."""
         if self._step == self._until_end:
             self._ready.append(self._finish())
-        elif self._offset >= 0:
+        elif self._offset >= 0 and self._step != self._stopped:
             self._break_off()
 
     # -- the parts that the halves differ in ---------------------------------------------------------------------------
@@ -432,7 +432,9 @@ class Parser:
         """Give up; or seek the next start line where it may be that only the place was wrong."""
         if not self._forgiving:
             self._step = self._stopped
-            return Broken(f"{self.part.value}: {reason}", self._offset if self._offset >= 0 else self._base + self._at)
+            offset = self._offset if self._offset >= 0 else self._base + self._at
+            self._pass(0)
+            return Broken(f"{self.part.value}: {reason}", offset)
         self._step = self._counted if self._index else self._head
         self._break_off()
         return self._ready.pop(0) if self._ready else None
