@@ -179,7 +179,7 @@ def test_a_request_in_absolute_form_means_its_target_wherever_the_proxy_is(serve
     responder = serve(*exchanges, original_destination=lambda _: ("192.0.2.5", 3128))
     with httpx.Client(proxy=proxy(responder), trust_env=False) as client:
         assert client.get("http://plain.example/a").content == b"plain"
-        assert client.get("http://plain.example:81/a").status_code == 404
+        assert client.get("http://plain.example:81/a").status_code == 418
 
 
 def test_the_original_destination_tells_where_nothing_else_does(serve: Serve) -> None:
