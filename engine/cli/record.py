@@ -23,13 +23,16 @@ from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.render import render_snapshot
 from engine.cli.terminal import console
-from engine.cli.text import clean
+from engine.cli.text import clean, counted
 from engine.snapshot import Snapshot, SnapshotError
 
 LOOK_SECONDS = 1.0
 """How soon it shows that a recording cannot be written."""
 ENGINE_RESTARTS = 3
 """An engine that dies oftener will not live."""
+PROGRESS_PAUSE = 2.0
+"""Seconds to the first line of progress of a command; each pause is twice the one before, up to the limit."""
+PROGRESS_PAUSE_LIMIT = 64.0
 REMAINING_NAMED = 5
 """Processes named that a command left behind: a line's worth."""
 
@@ -108,6 +111,8 @@ class Recorder:
         self._engine_restarts = 0
         self._snapshot = control_pb2.Snapshot()
         self._next_look = 0.0
+        self._shown: tuple[int, int] | None = None
+        self._pause, self._next_line = PROGRESS_PAUSE, 0.0
         self._told_error = False
 
     def run(self) -> int:
@@ -211,12 +216,30 @@ class Recorder:
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Callable[[], None]]:
-        """Show how far it is, on a terminal only."""
-        if not self._console.is_terminal or self._aim.command:  # the terminal is the command's
+        """Show how far it is, on a terminal only: all the time, or where the terminal is the command's, a line now and then."""
+        if not self._console.is_terminal:
             yield _show_nothing
+        elif self._aim.command:
+            yield self._now_and_then
+        else:
+            with self._console.status(f"recording {self._so_far()}") as line:
+                yield lambda: line.update(f"recording {self._so_far()}")
+
+    def _so_far(self) -> str:
+        found = self._snapshot
+        lost = f"{found.missing_bytes:,} bytes missing" if found.missing_bytes else "nothing lost"
+        ends = "its end ends the recording" if self._aim.command else "Ctrl-C ends it"
+        return f"{clean(self._service)}: {counted(found.pairs, 'pair')}, {counted(found.backends, 'backend')}, {lost}; {ends}"
+
+    def _now_and_then(self) -> None:
+        """A line where something has come since the last, ever more seldom: the output is the command's."""
+        now, state = time.monotonic(), (self._snapshot.pairs, self._snapshot.missing_bytes)
+        if now < self._next_line or state == self._shown:
             return
-        with self._console.status("recording; Ctrl-C ends it") as line:
-            yield lambda: line.update(f"recording; {self._snapshot.pairs} pairs; Ctrl-C ends it")
+        if self._shown is not None:
+            self._say(f"recording {self._so_far()}")
+            self._pause = min(self._pause * 2, PROGRESS_PAUSE_LIMIT)
+        self._shown, self._next_line = state, now + self._pause
 
     def _conclude(self, parts: Parts, status: int) -> int:
         """Settle the ledger, finish the snapshot, print the summary."""

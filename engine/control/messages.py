@@ -60,6 +60,8 @@ def recording_message(name: str, recording: Recording) -> pb.Snapshot:
         ledger=_ledger_message(recording.ledger),
         error=well_formed(recording.error),
         lost_pairs=writer.lost_pairs,
+        backends=recording.backends,
+        missing_bytes=recording.missing_bytes,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from engine.pairing import Conversation
 from engine.pairing.description import host_and_port
-from engine.rrpair import Connection, Flow, RRPair, Way
+from engine.rrpair import Connection, Direction, Flow, RRPair, Way
 from engine.snapshot import Finished, SnapshotError, SnapshotWriter
 from engine.store import Progress
 from engine.store.rows import INTEGER_LIMIT
@@ -29,6 +29,9 @@ StreamKey = tuple[str, int]
 
 TUNNELS_LIMIT = 10_000
 """Tunnels through proxies that are remembered, the latest: one for each connection that is open through them."""
+
+BACKENDS_COUNTED = 10_000
+"""Backends that are told apart while a recording is on: for people, who will not count further."""
 
 Ends = tuple[str, int, str, int]
 """Both ends of a connection, the workload's first."""
@@ -53,6 +56,8 @@ class Recording:
         self._progress: dict[str, dict[int, Progress]] = {}
         self.lock = threading.RLock()
         self.received_bytes = 0
+        self.missing_bytes = 0
+        self._backends: set[tuple[str, int]] = set()
         self.error = ""
         """Why what was taken in last is not written; "" while all is well."""
         self.over = False
@@ -72,6 +77,11 @@ class Recording:
     def added_pairs(self) -> int:
         """Pairs that came to those that were there at the beginning."""
         return self.writer.pairs - self._present
+
+    @property
+    def backends(self) -> int:
+        """Backends that were called so far."""
+        return len(self._backends)
 
     @property
     def capture_ended(self) -> bool:
@@ -134,6 +144,7 @@ class Recording:
         """Missing bytes."""
         conversation = self._conversations.get(key)
         if conversation:
+            self.missing_bytes += length
             self._take(key, conversation.gap(way, offset, length, reason))
 
     def half_closed(self, key: StreamKey, way: Way, time: int) -> None:
@@ -230,6 +241,9 @@ class Recording:
         finished = [item for item in self._finished if self._wanted(item)] if self._wanted else self._finished
         if moved or self._relocated or finished or self._heard:
             self.writer.add([*finished, *self._heard] if self._heard else finished, moved, self._relocated.values())
+        if len(self._backends) < BACKENDS_COUNTED:
+            calls = (item for item in finished if isinstance(item, RRPair) and item.direction is Direction.OUT)
+            self._backends.update((pair.host, pair.port) for pair in calls)
         self._finished, self._heard, self._moved, self._relocated, self.error = [], [], set(), {}, ""
         return moved
 

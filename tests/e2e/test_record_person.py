@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ class Person:
     home: Path
     closed: Path | None = None
     """The folder above the clone that this person may not enter, if there is one."""
+    mode: int = 0o755
+    """What that folder gets for the time of a command."""
 
     def run(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
         """Runs a command as this person, at home."""
@@ -48,10 +51,11 @@ class Person:
         )
 
     def _opened(self) -> list[str]:
-        """Words before a command that let it reach the clone: in a mount namespace in which the closed folder is open."""
+        """Words before a command that let it reach the clone: in a mount namespace in which the folder has the other mode."""
         if self.closed is None:
             return []
-        script = 'mount -t tmpfs -o mode=755 tmpfs "$0" && mkdir -p "$PWD" && mount --no-canonicalize --bind . "$PWD" && exec "$@"'
+        mount = f"mount -t tmpfs -o mode={self.mode:o} tmpfs"
+        script = mount + ' "$0" && mkdir -p "$PWD" && mount --no-canonicalize --bind . "$PWD" && exec "$@"'
         return ["unshare", "--mount", "sh", "-c", script, str(self.closed)]
 
     def record(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -124,3 +128,10 @@ def test_the_snapshot_belongs_to_the_person(person: Person, tls_server: TruthSer
     assert [path for path in person.home.rglob("*") if path.stat().st_uid != person.uid and path != trusted] == []
     assert [pair["status"] for pair in pairs(snapshot)] == [200]
     assert person.run(UNDERSTUDY, "inspect", "snapshot").returncode == 0
+
+
+def test_an_interpreter_that_the_person_cannot_reach(person: Person) -> None:
+    done = replace(person, closed=ROOT.parent, mode=0o700).record("true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith(f"understudy: {NAME} cannot run {sys.executable}")
+    assert done.stderr.count("\n") == 1

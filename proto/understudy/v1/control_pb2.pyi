@@ -92,6 +92,8 @@ class Snapshot(_message.Message):
     LEDGER_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     LOST_PAIRS_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    MISSING_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its file's name in the engine's store."""
     state: Global___SnapshotState.ValueType
@@ -114,6 +116,10 @@ class Snapshot(_message.Message):
     """What is wrong with it: that what arrives cannot be written at present, or that its file is damaged. Empty while all is well."""
     lost_pairs: _builtins.int
     """Pairs that could not be written."""
+    backends: _builtins.int
+    """While it is being recorded: backends that were called so far."""
+    missing_bytes: _builtins.int
+    """While it is being recorded: bytes of its streams that passed and are missing."""
     @_builtins.property
     def ledger(self) -> _capture_pb2.Ledger:
         """The account of its capture, summed over its agents; unset until it ended."""
@@ -133,10 +139,12 @@ class Snapshot(_message.Message):
         ledger: _capture_pb2.Ledger | None = ...,
         error: _builtins.str = ...,
         lost_pairs: _builtins.int = ...,
+        backends: _builtins.int = ...,
+        missing_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_ended", b"capture_ended", "capture_id", b"capture_id", "complete_pairs", b"complete_pairs", "created_unix_nano", b"created_unix_nano", "error", b"error", "ledger", b"ledger", "lost_pairs", b"lost_pairs", "name", b"name", "pairs", b"pairs", "received_bytes", b"received_bytes", "service", b"service", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "capture_ended", b"capture_ended", "capture_id", b"capture_id", "complete_pairs", b"complete_pairs", "created_unix_nano", b"created_unix_nano", "error", b"error", "ledger", b"ledger", "lost_pairs", b"lost_pairs", "missing_bytes", b"missing_bytes", "name", b"name", "pairs", b"pairs", "received_bytes", b"received_bytes", "service", b"service", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

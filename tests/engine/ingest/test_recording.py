@@ -191,3 +191,16 @@ def test_an_engine_that_goes_on_knows_what_the_one_before_was_in_doubt_of(tmp_pa
     with Snapshot(tmp_path / "s") as snapshot:
         pairs = list(snapshot.pairs())
     assert not any(pair.complete for pair in pairs)
+
+
+def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
+    taking = recording(tmp_path / "a.snapshot")
+    taking.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    request, response = exchange(1)
+    taking.data(KEY, Way.WRITE, 0, request, 1)
+    taking.data(KEY, Way.READ, 0, response, 2)
+    taking.commit()
+    assert (taking.writer.pairs, taking.backends, taking.missing_bytes) == (1, 1, 0)
+    taking.gap(KEY, Way.READ, len(response), 70, "lost")
+    assert (taking.backends, taking.missing_bytes) == (1, 70)
+    taking.finish(3)
