@@ -136,8 +136,6 @@ class Chunk(Structure):
     head: Head
     offset: int
     lost: int
-    call: int
-    call_length: int
     length: int
     direction: int
     source: int
@@ -145,8 +143,6 @@ class Chunk(Structure):
         ("head", Head),
         ("offset", c_uint64),
         ("lost", c_uint64),
-        ("call", c_uint64),
-        ("call_length", c_uint64),
         ("length", c_uint32),
         ("direction", c_uint8),
         ("source", c_uint8),
@@ -203,8 +199,7 @@ class Closed(Structure):
 
     head: Head
     tally: tuple[Tally, Tally]
-    socket: SocketFacts
-    _fields_ = [("head", Head), ("tally", Tally * 2), ("socket", SocketFacts)]
+    _fields_ = [("head", Head), ("tally", Tally * 2)]
 
 
 class ProcessNews(Structure):
@@ -251,7 +246,6 @@ class StreamEntry(Structure):
     _fields_ = [
         ("id", c_uint64),
         ("tally", Tally * 2),
-        ("calls", c_uint64 * 2),
         ("process", Process),
         ("socket", SocketFacts),
         ("sock", c_uint64),

@@ -81,8 +81,6 @@ struct event_chunk {
 	struct event_head head;
 	u64 offset; /* of the first byte, in its direction */
 	u64 lost;   /* bytes of this direction lost so far */
-	u64 call;   /* counts the calls of this direction that carried bytes, from 0 */
-	u64 call_length;
 	u32 length; /* of data */
 	u8 direction;
 	u8 source;
@@ -120,7 +118,6 @@ struct tally {
 struct event_closed {
 	struct event_head head;
 	struct tally tally[2]; /* by direction */
-	struct socket_facts socket;
 };
 
 struct event_process {
@@ -147,7 +144,6 @@ struct event_mapped {
 struct stream {
 	u64 id;
 	struct tally tally[2];
-	u64 calls[2];
 	struct process process;
 	struct socket_facts socket;
 	u64 sock;	/* struct sock * that a TLS stream is bound to; 0 while it is not */
@@ -183,7 +179,7 @@ enum counter {
 	COUNT_DELIVERED,	 /* bytes put into the ring */
 	COUNT_LOST_RING,	 /* bytes lost for want of room in the ring */
 	COUNT_LOST_FAULT,	 /* bytes lost because they could not be copied */
-	COUNT_LOST_UNREADABLE,	 /* bytes out of reach: sendfile, splice, sendmmsg */
+	COUNT_LOST_UNREADABLE,	 /* bytes out of reach: sendfile, splice, sendmmsg, MSG_TRUNC */
 	COUNT_UNATTRIBUTED,	 /* bytes lost because a map was full */
 	COUNT_OPAQUE,		 /* bytes of ciphertext, left out */
 	COUNT_CALLS_UNRETURNED,	 /* TLS calls whose return was not seen */

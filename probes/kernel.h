@@ -73,13 +73,16 @@ struct sock_common {
 	u16 skc_dport; /* network order */
 	u16 skc_num;   /* host order */
 	u16 skc_family;
+	u8 skc_state;
+	unsigned long skc_flags;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };
+struct socket;
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_type;
-	u8 sk_shutdown;
+	struct socket *sk_socket;
 };
 struct socket {
 	struct sock *sk;
@@ -113,12 +116,20 @@ struct linux_binprm {
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
-#define RCV_SHUTDOWN 1
+#define SOCK_DONE 1 /* enum sock_flags: the number of a bit */
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
+#define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
+#define TCP_LAST_ACK 9
+#define TCP_CLOSING 11
+#define MSG_OOB 1
 #define MSG_PEEK 2
+#define MSG_TRUNC 0x20
 #define MSG_ERRQUEUE 0x2000
+#define MSG_SOCK_DEVMEM 0x2000000 /* Linux 6.12: into a device's memory */
+#define UIO_MAXIOV 1024
 #define PROT_EXEC 4
 #define SIGSTOP 19
 #define EINPROGRESS 115
@@ -136,7 +147,7 @@ struct linux_binprm {
 enum syscall {
 	SYS_read = 0, SYS_write = 1, SYS_mmap = 9, SYS_readv = 19, SYS_writev = 20, SYS_sendfile = 40, SYS_connect = 42,
 	SYS_accept = 43, SYS_sendto = 44, SYS_recvfrom = 45, SYS_sendmsg = 46, SYS_recvmsg = 47, SYS_splice = 275,
-	SYS_accept4 = 288, SYS_recvmmsg = 299, SYS_sendmmsg = 307,
+	SYS_accept4 = 288, SYS_recvmmsg = 299, SYS_sendmmsg = 307, SYS_preadv2 = 327, SYS_pwritev2 = 328,
 };
 #else
 #define RETURN_POPS 0
@@ -149,7 +160,7 @@ enum syscall {
 enum syscall {
 	SYS_read = 63, SYS_write = 64, SYS_readv = 65, SYS_writev = 66, SYS_sendfile = 71, SYS_splice = 76, SYS_accept = 202,
 	SYS_connect = 203, SYS_sendto = 206, SYS_recvfrom = 207, SYS_sendmsg = 211, SYS_recvmsg = 212, SYS_mmap = 222,
-	SYS_accept4 = 242, SYS_recvmmsg = 243, SYS_sendmmsg = 269,
+	SYS_accept4 = 242, SYS_recvmmsg = 243, SYS_sendmmsg = 269, SYS_preadv2 = 286, SYS_pwritev2 = 287,
 };
 #endif
 

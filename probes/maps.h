@@ -121,8 +121,16 @@ struct call {
 	u64 buffer; /* or the struct iovec array, or the struct mmsghdr array */
 	u64 count;  /* bytes or elements */
 	u64 time;
-	u32 vectored;
+	u32 shape; /* enum call_shape */
 	u32 number;
+};
+
+/* Where a call's bytes are. */
+enum call_shape {
+	SHAPE_BUFFER = 0,
+	SHAPE_VECTOR,	  /* struct iovec */
+	SHAPE_MESSAGES,	  /* struct mmsghdr: rare on TCP, so their bytes are counted, not copied */
+	SHAPE_UNREADABLE, /* nowhere that we can read, or not at their place in the stream */
 };
 
 /* Threads inside such a call; servers keep one blocked per connection. */

@@ -104,24 +104,62 @@ static __always_inline void begin_socket(int fd, u8 role, u32 capture)
 	open_socket((u64)sk, &facts, capture, 1);
 }
 
+/* The flags of a call that has some: MSG_PEEK and the like. */
+static __always_inline u32 call_flags(u32 number, struct pt_regs *regs)
+{
+	switch (number) {
+	case SYS_sendto:
+	case SYS_recvfrom:
+	case SYS_sendmmsg:
+	case SYS_recvmmsg:
+		return SYSCALL_ARGUMENT_4(regs);
+	case SYS_sendmsg:
+	case SYS_recvmsg:
+		return SYSCALL_ARGUMENT_3(regs);
+	}
+	return 0;
+}
+
+/* MSG_TRUNC takes bytes of TCP without storing them. Urgent ones (MSG_OOB) are not where they would be read in order. */
+static __always_inline u32 shape_of(u32 number, u32 flags)
+{
+	if (flags & (MSG_TRUNC | MSG_OOB | MSG_SOCK_DEVMEM))
+		return number == SYS_sendmmsg || number == SYS_recvmmsg ? SHAPE_MESSAGES : SHAPE_UNREADABLE;
+	switch (number) {
+	case SYS_readv:
+	case SYS_writev:
+	case SYS_preadv2:
+	case SYS_pwritev2:
+	case SYS_sendmsg:
+	case SYS_recvmsg:
+		return SHAPE_VECTOR;
+	case SYS_sendmmsg:
+	case SYS_recvmmsg:
+		return SHAPE_MESSAGES;
+	case SYS_sendfile:
+	case SYS_splice:
+		return SHAPE_UNREADABLE;
+	}
+	return SHAPE_BUFFER;
+}
+
 /* Notes a call that is to be looked at when it returns. */
 static __noinline int note_call(struct pt_regs *regs, u32 number, int fd)
 {
-	struct call call = { .number = number, .time = bpf_ktime_get_ns() };
+	u32 flags = call_flags(number, regs);
+	if (flags & (MSG_PEEK | MSG_ERRQUEUE))
+		return 0; /* looks only */
+	struct call call = { .number = number, .time = bpf_ktime_get_ns(), .shape = shape_of(number, flags) };
 	call.sock = (u64)tcp_socket(fd, &call.facts);
 	if (!call.sock)
 		return 0;
-	u64 argument = SYSCALL_ARGUMENT_2(regs);
-	call.buffer = argument;
+	call.buffer = SYSCALL_ARGUMENT_2(regs);
 	call.count = SYSCALL_ARGUMENT_3(regs);
-	if (number == SYS_readv || number == SYS_writev) {
-		call.vectored = 1;
-	} else if (number == SYS_sendmsg || number == SYS_recvmsg) {
+	if (number == SYS_sendmsg || number == SYS_recvmsg) {
 		u64 message[2] = {}; /* struct msghdr: msg_iov at 16, msg_iovlen at 24 */
-		bpf_probe_read_user(message, sizeof(message), (void *)(argument + 16));
+		bpf_probe_read_user(message, sizeof(message), (void *)(call.buffer + 16));
 		call.buffer = message[0];
 		call.count = message[1];
-		call.vectored = 1;
 	}
 	u64 thread = bpf_get_current_pid_tgid();
 	if (bpf_map_update_elem(&calls, &thread, &call, BPF_ANY))
@@ -140,16 +178,6 @@ static __always_inline bool compat_task(void)
 #endif
 }
 
-static __always_inline bool looks_only(u32 number, struct pt_regs *regs)
-{
-	u64 flags = 0;
-	if (number == SYS_recvfrom)
-		flags = SYSCALL_ARGUMENT_4(regs);
-	else if (number == SYS_recvmsg)
-		flags = SYSCALL_ARGUMENT_3(regs);
-	return flags & (MSG_PEEK | MSG_ERRQUEUE);
-}
-
 SEC("raw_tp/sys_enter")
 int syscall_enter(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -166,13 +194,15 @@ int syscall_enter(struct bpf_raw_tracepoint_args *ctx)
 	case SYS_recvmsg:
 	case SYS_sendmmsg:
 	case SYS_recvmmsg:
+	case SYS_preadv2:
+	case SYS_pwritev2:
 	case SYS_sendfile:
 	case SYS_splice:
 		break;
 	default:
 		return 0;
 	}
-	if (!capture_of_current() || compat_task() || looks_only(number, regs))
+	if (!capture_of_current() || compat_task())
 		return 0;
 	int fd = SYSCALL_ARGUMENT_1(regs);
 	if (number == SYS_splice) { /* of the two descriptors, one is a pipe */
@@ -192,6 +222,7 @@ static __always_inline int call_direction(u32 number)
 	case SYS_recvfrom:
 	case SYS_recvmsg:
 	case SYS_recvmmsg:
+	case SYS_preadv2:
 	case SYS_splice:
 		return DIRECTION_READ;
 	}
@@ -288,24 +319,26 @@ static __noinline int bind_by_tag(const struct call *call, u64 address, u64 leng
 	return bind_tls(&key, call, BOUND_CIPHERTEXT, capture);
 }
 
-/* Bytes that sendmmsg or recvmmsg carried: rare on TCP, so they are counted, not copied. */
-static __noinline u64 messages_length(u64 vector, u64 messages)
+/* Bytes that sendmmsg or recvmmsg carried. sendmmsg takes no more than UIO_MAXIOV messages. Not static: as emit_step(). */
+__noinline u64 messages_length(u64 vector, u64 messages)
 {
 	u64 total = 0;
-	for (u32 i = 0; i < 16; i++) {
+	for (u32 i = 0; i < UIO_MAXIOV; i++) {
 		u32 length = 0;
 		if (i >= messages)
 			break;
 		bpf_probe_read_user(&length, sizeof(length), (void *)(vector + i * 64 + 56)); /* struct mmsghdr.msg_len */
 		total += length;
 	}
+	if (messages > UIO_MAXIOV)
+		count(COUNT_CALLS_UNTRACKED, 1); /* of recvmmsg: the rest is not in the account */
 	return total;
 }
 
 static __always_inline u64 first_segment(const struct call *call, u64 length, u64 *first_length)
 {
 	*first_length = length;
-	if (!call->vectored)
+	if (call->shape != SHAPE_VECTOR)
 		return call->buffer;
 	struct user_vector vector = {};
 	bpf_probe_read_user(&vector, sizeof(vector), (void *)call->buffer);
@@ -323,7 +356,7 @@ static __noinline int emit_bytes(struct stream *stream, const struct call *call,
 		.source = stream->encrypted ? SOURCE_OPAQUE : SOURCE_SOCKET,
 	};
 	e.time = e.direction == DIRECTION_WRITE ? call->time : bpf_ktime_get_ns();
-	if (call->vectored) {
+	if (call->shape == SHAPE_VECTOR) {
 		e.vector = call->buffer;
 		e.segments = call->count;
 	} else {
@@ -336,10 +369,14 @@ static __noinline int emit_bytes(struct stream *stream, const struct call *call,
 static __noinline int emit_call(struct stream *stream, struct call *call, u64 length, u32 capture)
 {
 	u8 direction = call_direction(call->number);
-	if (call->number == SYS_sendfile || call->number == SYS_splice)
-		return emit_gap(stream, direction, length);
-	if (call->number == SYS_sendmmsg || call->number == SYS_recvmmsg)
-		return emit_gap(stream, direction, messages_length(call->buffer, length));
+	if (call->shape == SHAPE_MESSAGES)
+		length = messages_length(call->buffer, length);
+	if (call->shape >= SHAPE_MESSAGES) {
+		if (!stream->encrypted)
+			return emit_gap(stream, direction, length);
+		pass_opaque(stream, direction, length);
+		return 0;
+	}
 	u64 first_length;
 	u64 first = first_segment(call, length, &first_length);
 	classify(stream, first, first_length, direction);
@@ -376,7 +413,7 @@ static __noinline int leave_call(struct call *call, s64 result)
 	announce(stream, call->sock);
 	if (result > 0)
 		return emit_call(stream, call, result, capture);
-	if (result == 0 && call->count && call_direction(call->number) == DIRECTION_READ && !stream->encrypted)
+	if (result == 0 && call->count && call_direction(call->number) == DIRECTION_READ && !stream->encrypted && peer_has_ended(sk))
 		return tell_read_ended(stream);
 	return 0;
 }
@@ -412,15 +449,23 @@ int syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Runs for whatever task the packet interrupted: only sockets that are known already count. */
+/* Where a socket's stream ends: not when its TCP connection does (TCP_CLOSE), for what came before waits to be read still, but when
+ * the socket is destroyed, which is when its last descriptor is closed or later. The two programs run for whatever task a packet
+ * interrupted: only sockets that are known already count. */
+SEC("raw_tp/tcp_destroy_sock")
+int socket_destroyed(struct bpf_raw_tracepoint_args *ctx)
+{
+	return end_socket(ctx->args[0]);
+}
+
+/* Two ends that tcp_destroy_sock does not tell: a socket that connects anew, and MPTCP's, whose last change of state comes after its
+ * last descriptor has let go of it. */
 SEC("raw_tp/inet_sock_set_state")
 int socket_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sock = ctx->args[0];
-	if (ctx->args[2] != TCP_CLOSE)
-		return 0;
-	struct stream *stream = bpf_map_lookup_elem(&sockets, &sock);
-	if (stream)
-		end_socket(sock);
+	struct sock *sk = (void *)ctx->args[0];
+	u64 state = ctx->args[2];
+	if (state == TCP_SYN_SENT || (state == TCP_CLOSE && !BPF_CORE_READ(sk, sk_socket, sk)))
+		end_socket((u64)sk);
 	return 0;
 }

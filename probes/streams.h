@@ -6,7 +6,11 @@
 #include "maps.h"
 
 #define HELLO_MAX 4096 /* of a socket with TLS, so much of each direction is carried: the hellos, not the ciphertext */
-#define STEPS_MAX 2048 /* per call: 1024 segments (UIO_MAXIOV) and as many chunks: 16 MiB, the size of the ring */
+
+/* A call's steps, in two loops, because the verifier follows at most 8192 branches: 262,144 steps are the 2 GiB that a call carries at most
+ * (MAX_RW_COUNT) in chunks, and its 1024 segments (UIO_MAXIOV). */
+#define STEPS_IN_BATCH 512
+#define BATCHES_MAX 512
 
 static __always_inline void count(enum counter which, u64 n)
 {
@@ -117,7 +121,6 @@ static __noinline int tell_closed(struct stream *stream)
 	fill_head(&event->head, EVENT_CLOSED, stream->id, &stream->process);
 	event->tally[0] = stream->tally[0];
 	event->tally[1] = stream->tally[1];
-	event->socket = stream->socket;
 	submit_small(event);
 	return 1;
 }
@@ -131,6 +134,14 @@ static __noinline int tell_bound(struct stream *stream)
 	event->socket = stream->socket;
 	submit_small(event);
 	return 0;
+}
+
+/* Whether a peer's FIN has come. That a read yields nothing does not tell: it does so after shutdown(SHUT_RD), and once more after a reset.
+ * TCP keeps the flag to the end; MPTCP has but the state. */
+static __always_inline bool peer_has_ended(struct sock *sk)
+{
+	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	return (BPF_CORE_READ(sk, __sk_common.skc_flags) & (1 << SOCK_DONE)) || state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_CLOSING;
 }
 
 /* The peer has ended its direction: what it said before is all. Told once. */
@@ -161,9 +172,7 @@ struct emission {
 	u64 stream;
 	u64 time;
 	u64 offset;
-	u64 lost; /* of this direction so far */
-	u64 call;
-	u64 call_length;
+	u64 lost;      /* of this direction so far */
 	u64 vector;    /* user address of the next segment's struct iovec */
 	u64 segments;  /* segments left there */
 	u64 address;   /* of the next byte */
@@ -190,8 +199,6 @@ static __always_inline int put_chunk(struct emission *e, u64 n, const u64 room, 
 	event->head.time = e->time;
 	event->offset = e->offset;
 	event->lost = e->lost;
-	event->call = e->call;
-	event->call_length = e->call_length;
 	event->length = n;
 	event->direction = e->direction;
 	event->source = e->source;
@@ -245,6 +252,22 @@ __noinline int emit_step(struct emission *e)
 	return 0;
 }
 
+/* Takes many steps; returns 1 when there is nothing left to do. Not static, for the same reason. */
+__noinline int emit_batch(struct emission *e)
+{
+	for (int i = 0; i < STEPS_IN_BATCH; i++)
+		if (emit_step(e))
+			return 1;
+	return 0;
+}
+
+/* Ciphertext passed; returns how much did before. */
+static __always_inline u64 pass_opaque(struct stream *stream, u8 direction, u64 length)
+{
+	count(COUNT_OPAQUE, length);
+	return __sync_fetch_and_add(&stream->tally[direction & 1].opaque, length);
+}
+
 /* Emits what the caller described: time, direction, remaining, and address with left, or vector with segments. */
 static __noinline int emit(struct stream *stream, struct emission *e)
 {
@@ -257,10 +280,8 @@ static __noinline int emit(struct stream *stream, struct emission *e)
 	e->stream = stream->id;
 	e->process = stream->process;
 	e->ring_limit = set->ring_limit;
-	e->call_length = length;
 	if (e->source == SOURCE_OPAQUE) {
-		count(COUNT_OPAQUE, length);
-		e->offset = __sync_fetch_and_add(&tally->opaque, length);
+		e->offset = pass_opaque(stream, e->direction, length);
 		if (e->offset >= HELLO_MAX)
 			return 0;
 		if (e->remaining > HELLO_MAX - e->offset)
@@ -273,9 +294,8 @@ static __noinline int emit(struct stream *stream, struct emission *e)
 	}
 	u64 lost_before = tally->lost;
 	e->lost = lost_before;
-	e->call = __sync_fetch_and_add(&stream->calls[e->direction & 1], 1);
-	for (int i = 0; i < STEPS_MAX; i++)
-		if (emit_step(e))
+	for (int i = 0; i < BATCHES_MAX; i++)
+		if (emit_batch(e))
 			break;
 	if (e->source == SOURCE_OPAQUE)
 		return 0;

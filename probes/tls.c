@@ -176,13 +176,13 @@ static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
 #define SSL_ERROR_ZERO_RETURN 6
 
 /* Whether the peer of a TLS stream has ended its TCP connection. */
-static __always_inline bool peer_has_closed(struct stream *stream)
+static __always_inline bool carrier_has_ended(struct stream *stream)
 {
 	u64 sock = stream->sock;
 	struct stream *carrier = sock ? bpf_map_lookup_elem(&sockets, &sock) : 0;
 	if (!carrier || carrier->socket.inode != stream->socket.inode)
 		return false;
-	return BPF_CORE_READ((struct sock *)sock, sk_shutdown) & RCV_SHUTDOWN;
+	return peer_has_ended((struct sock *)sock);
 }
 
 /* A call carried nothing, and the program asks why: the peer said close_notify, or hung up without (which OpenSSL 3 calls
@@ -192,7 +192,7 @@ static __noinline int tell_error(struct tls_key *key, u32 error)
 	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
 	if (!stream || !stream->announced)
 		return 0;
-	bool hung_up = (error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL) && peer_has_closed(stream);
+	bool hung_up = (error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL) && carrier_has_ended(stream);
 	if (error == SSL_ERROR_ZERO_RETURN || hung_up)
 		tell_read_ended(stream);
 	return 0;

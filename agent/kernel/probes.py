@@ -34,6 +34,7 @@ _RAW_TRACEPOINTS = (
     "process_exec",
     "process_exit",
     "socket_state",
+    "socket_destroyed",
     "syscall_exit",
     "syscall_enter",
 )

@@ -1,0 +1,425 @@
+"""Plain sockets: each way to move bytes is counted as the peer counts it, and a stream is one for as long as the socket is."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.streams import StreamHalfClosed
+from tests.kernel.probing import READ, WRITE, Probing, probing, read_exactly, read_to_end, serving
+
+pytestmark = pytest.mark.kernel
+
+QUESTION = b"GET / HTTP/1.1\r\nHost: peer\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+
+
+@pytest.fixture
+def probes() -> Iterator[Probing]:
+    with probing() as made:
+        yield made
+
+
+def answer_at_end(connection: socket.socket) -> None:
+    """Answers when the other side has ended its direction."""
+    assert read_to_end(connection) == QUESTION
+    connection.sendall(ANSWER)
+
+
+def answer_at_once(connection: socket.socket) -> None:
+    """Answers a question, and waits for the other side to close."""
+    assert read_exactly(connection, len(QUESTION)) == QUESTION
+    connection.sendall(ANSWER)
+    assert read_to_end(connection) == b""
+
+
+def check_exchange(probes: Probing) -> None:
+    """One stream, with the whole question and the whole answer."""
+    probes.only()
+    assert (probes.said(WRITE), probes.said(READ)) == (QUESTION, ANSWER)
+    probes.check_ledger()
+
+
+def test_an_answer_that_is_read_after_both_sides_have_ended(probes: Probing) -> None:
+    """The connection is over (TIME_WAIT) while its answer waits to be read."""
+    program = f"""
+connection = connect()
+connection.sendall({QUESTION!r})
+connection.shutdown(socket.SHUT_WR)
+poll = select.poll()
+poll.register(connection, select.POLLRDHUP)
+poll.poll()
+read_all(connection)
+"""
+    with serving(answer_at_end) as port:
+        probes.run(program, port)
+    check_exchange(probes)
+
+
+def test_an_answer_that_is_read_after_a_reset(probes: Probing) -> None:
+    """A server refuses an upload before it has read it: closing with unread bytes resets the connection."""
+    body, refusal = b"x" * 20000, b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    sent = threading.Event()
+
+    def refuse(connection: socket.socket) -> None:
+        read_exactly(connection, 100)
+        assert sent.wait(60)
+        connection.sendall(refusal)
+
+    program = f"""
+connection = connect()
+connection.sendall({body!r})
+print("sent", flush=True)
+poll = select.poll()
+poll.register(connection, 0)
+poll.poll()  # POLLERR or POLLHUP
+try:
+    read_all(connection)
+except ConnectionResetError:
+    print("reset")
+"""
+    with serving(refuse) as port:
+        process = probes.start(program, port)
+        assert process.stdout
+        assert process.stdout.readline() == "sent\n"
+        sent.set()
+        assert process.communicate(timeout=60)[0] == "reset\n"
+    probes.take()
+    probes.only()
+    assert (probes.said(WRITE), probes.said(READ)) == (body, refusal)
+    probes.check_ledger()
+
+
+def test_a_stream_ends_when_its_last_descriptor_is_closed(probes: Probing) -> None:
+    """The process lives on, and so does a duplicate of the socket for a while."""
+    program = f"""
+connection = connect()
+duplicate = connection.dup()
+connection.sendall({QUESTION[:5]!r})
+connection.close()
+duplicate.sendall({QUESTION[5:]!r})
+read_all(duplicate)
+print("read", flush=True)
+sys.stdin.readline()
+duplicate.close()
+print("closed", flush=True)
+sys.stdin.readline()
+"""
+
+    def answer(connection: socket.socket) -> None:
+        assert read_exactly(connection, len(QUESTION)) == QUESTION
+        connection.sendall(ANSWER)
+
+    with serving(answer) as port:
+        process = probes.start(program, port)
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "read\n"
+        probes.take()
+        assert len(probes.streams) == 1
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "closed\n"
+        probes.take()
+        check_exchange(probes)
+        process.communicate(timeout=60)
+
+
+def test_a_socket_that_connects_anew_is_another_stream(probes: Probing) -> None:
+    """connect(AF_UNSPEC) dissolves a connection, and the socket may make another."""
+    program = f"""
+connection = connect(arguments[0])
+connection.sendall({QUESTION!r})
+assert connection.recv(1000)
+assert libc.connect(connection.fileno(), (ctypes.c_char * 16)(), 16) == 0
+connection.connect(("127.0.0.1", int(arguments[1])))
+connection.sendall({QUESTION!r})
+assert connection.recv(1000)
+"""
+
+    def answer(connection: socket.socket) -> None:
+        assert read_exactly(connection, len(QUESTION)) == QUESTION
+        connection.sendall(ANSWER)
+
+    def answer_until_reset(connection: socket.socket) -> None:
+        answer(connection)
+        with pytest.raises(ConnectionResetError):
+            read_to_end(connection)
+
+    with serving(answer_until_reset) as first, serving(answer) as second:
+        probes.run(program, first, second)
+    assert [stream.start_known for stream in probes.opened()] == [True, True]
+    probes.wait_for_ends()
+    for stream in probes.opened():
+        assert (probes.said(WRITE, stream.stream), probes.said(READ, stream.stream)) == (QUESTION, ANSWER)
+    probes.check_ledger()
+
+
+def test_a_refused_connection_does_not_become_the_next_one(probes: Probing) -> None:
+    """A non-blocking connect that was refused, and another one with the same socket."""
+    program = f"""
+connection = socket.socket()
+connection.setblocking(False)
+connection.connect_ex(("127.0.0.1", int(arguments[1])))
+poll = select.poll()
+poll.register(connection, select.POLLOUT)
+poll.poll()
+connection.setblocking(True)
+assert connection.connect_ex(("127.0.0.1", int(arguments[1])))  # how it went; the socket is free again
+connection.connect(("127.0.0.1", int(arguments[0])))
+connection.sendall({QUESTION!r})
+assert connection.recv(1000)
+"""
+    with serving(answer_at_once) as port, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and does not listen
+        probes.run(program, port, silent.getsockname()[1])
+    check_exchange(probes)
+    facts = [item.facts for item in probes.news if hasattr(item, "facts")]
+    assert {each.remote for each in facts} == {("127.0.0.1", port)}
+
+
+def test_mptcp(probes: Probing) -> None:
+    """Its sockets end by another way than TCP's."""
+    protocol = 262  # IPPROTO_MPTCP
+    program = f"""
+connection = connect(protocol={protocol})
+connection.sendall({QUESTION!r})
+connection.recv(1000)
+connection.close()
+"""
+    with serving(answer_at_once, protocol) as port:
+        probes.run(program, port)
+    check_exchange(probes)
+
+
+def test_a_connection_that_is_shared_by_a_fork(probes: Probing) -> None:
+    """The parent asks and closes; the child reads the answer."""
+    program = f"""
+connection = connect()
+child = os.fork()
+if child:
+    connection.sendall({QUESTION!r})
+    connection.close()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+else:
+    assert connection.recv(1000)
+    os._exit(0)
+"""
+    with serving(answer_at_once) as port:
+        probes.run(program, port)
+    check_exchange(probes)
+
+
+def test_a_connection_that_is_inherited_by_another_program(probes: Probing) -> None:
+    """It asks one half before it executes another program, which asks the rest."""
+    rest = f"import os; os.write(50, {QUESTION[9:]!r}); os.read(50, 1000)"
+    program = f"""
+connection = connect()
+connection.sendall({QUESTION[:9]!r})
+os.dup2(connection.fileno(), 50)
+os.execv(sys.executable, [sys.executable, "-c", {rest!r}])
+"""
+    with serving(answer_at_once) as port:
+        probes.run(program, port)
+    check_exchange(probes)
+
+
+def test_what_is_peeked_at_is_not_read_twice(probes: Probing) -> None:
+    program = f"""
+connection = connect()
+connection.sendall({QUESTION!r})
+assert connection.recv(9, socket.MSG_PEEK | socket.MSG_WAITALL) == {ANSWER[:9]!r}
+assert connection.recvmsg(9, 0, socket.MSG_PEEK)[0] == {ANSWER[:9]!r}
+assert connection.recv({len(ANSWER)}, socket.MSG_WAITALL) == {ANSWER!r}
+"""
+    with serving(answer_at_once) as port:
+        probes.run(program, port)
+    check_exchange(probes)
+
+
+@pytest.mark.parametrize("how", ["libc.recv(fd, buffer, 5, TRUNC)", "libc.recvmsg(fd, ctypes.byref(message), TRUNC)"])
+def test_bytes_that_are_thrown_away_are_a_gap(probes: Probing, how: str) -> None:
+    """MSG_TRUNC leaves the buffer as it was: what is in it is the program's own."""
+    program = f"""
+TRUNC = socket.MSG_TRUNC | socket.MSG_WAITALL
+connection = connect()
+connection.sendall({QUESTION!r})
+connection.recv({len(ANSWER) - 5}, socket.MSG_WAITALL)
+buffer = ctypes.create_string_buffer(b"SECRET")
+vector = Vector(ctypes.addressof(buffer), 5)
+message = Message(vector=ctypes.pointer(vector), count=1)
+fd = connection.fileno()
+assert {how} == 5
+assert buffer.value == b"SECRET"
+"""
+    with serving(answer_at_once) as port:
+        probes.run(program, port)
+    assert (probes.said(READ), probes.gaps(READ)) == (ANSWER[:-5], 5)
+    probes.check_ledger()
+
+
+def test_urgent_bytes_are_counted_and_not_put_into_the_stream(probes: Probing) -> None:
+    """What is sent with MSG_OOB is read out of its order."""
+
+    def urgent(connection: socket.socket) -> None:
+        assert read_exactly(connection, len(QUESTION)) == QUESTION
+        connection.sendall(b"before")
+        connection.send(b"!", socket.MSG_OOB)
+        connection.sendall(b"after")
+
+    program = f"""
+connection = connect()
+connection.sendall({QUESTION!r})
+poll = select.poll()
+poll.register(connection, select.POLLPRI)
+poll.poll()
+assert connection.recv(1, socket.MSG_OOB) == b"!"
+read_all(connection)
+"""
+    with serving(urgent) as port:
+        probes.run(program, port)
+    assert (probes.said(READ), probes.gaps(READ)) == (b"beforeafter", 1)
+    probes.check_ledger()
+
+
+MESSAGES = """
+def messages(parts):
+    buffers = [ctypes.create_string_buffer(part, len(part)) for part in parts]
+    vectors = (Vector * len(parts))(*(Vector(ctypes.addressof(each), len(each)) for each in buffers))
+    found = (ManyMessage * len(parts))()
+    for index in range(len(parts)):
+        found[index].message.vector, found[index].message.count = ctypes.pointer(vectors[index]), 1
+    return buffers, vectors, found
+"""
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 63, 1024])
+def test_many_messages_in_one_call(probes: Probing, count: int) -> None:
+    """sendmmsg and recvmmsg: their bytes are a gap of the right length."""
+    length = 3 * count
+
+    def echo(connection: socket.socket) -> None:
+        connection.sendall(read_exactly(connection, length))
+        assert read_to_end(connection) == b""
+
+    program = (
+        MESSAGES
+        + f"""
+connection = connect()
+kept = messages([b"abc"] * {count})
+assert libc.sendmmsg(connection.fileno(), kept[2], {count}, 0) == {count}
+connection.recv({length}, socket.MSG_PEEK | socket.MSG_WAITALL)
+assert libc.recvmmsg(connection.fileno(), kept[2], {count}, socket.MSG_PEEK | socket.MSG_DONTWAIT, None) == {count}
+assert libc.recvmmsg(connection.fileno(), kept[2], {count}, socket.MSG_DONTWAIT, None) == {count}
+"""
+    )
+    with serving(echo) as port:
+        probes.run(program, port)
+    assert (probes.passed(WRITE), probes.passed(READ)) == (length, length)
+    probes.check_ledger()
+
+
+def echo_to_end(connection: socket.socket) -> None:
+    connection.sendall(read_to_end(connection))
+
+
+@pytest.mark.parametrize(
+    ("write", "read"),
+    [
+        ("os.writev(fd, parts)", "os.readv(fd, buffers)"),
+        ("os.pwritev(fd, parts, -1)", "os.preadv(fd, buffers, -1)"),
+        ("connection.sendmsg(parts)", "connection.recvmsg_into(buffers)[0]"),
+    ],
+)
+def test_many_segments_in_one_call(probes: Probing, write: str, read: str) -> None:
+    """As many as the kernel takes (UIO_MAXIOV), some empty, one longer than a chunk."""
+    parts = [bytes([65 + index % 26]) * (index % 5) for index in range(1023)] + [b"z" * 40000]
+    whole = b"".join(parts)
+    program = f"""
+parts = [bytes([65 + index % 26]) * (index % 5) for index in range(1023)] + [b"z" * 40000]
+buffers = [bytearray(max(len(part), 1)) for part in parts]
+connection = connect()
+fd = connection.fileno()
+assert {write} == {len(whole)}
+connection.shutdown(socket.SHUT_WR)
+left = {len(whole)}
+while left:
+    left -= {read}
+"""
+    with serving(echo_to_end) as port:
+        probes.run(program, port)
+    assert (probes.said(WRITE), probes.said(READ)) == (whole, whole)
+    probes.check_ledger()
+
+
+def test_bytes_that_bypass_the_program_are_gaps(probes: Probing, tmp_path: Path) -> None:
+    """sendfile out of a file, and splice through a pipe, in both directions."""
+    file = tmp_path / "file"
+    file.write_bytes(b"f" * 30000)
+    program = f"""
+connection = connect()
+connection.sendall({QUESTION!r})
+file = os.open({str(file)!r}, os.O_RDONLY)
+left = 30000
+while left:
+    left -= os.sendfile(connection.fileno(), file, None, left)
+reader, writer = os.pipe()
+os.write(writer, b"p" * 4000)
+assert os.splice(reader, connection.fileno(), 4000) == 4000
+connection.shutdown(socket.SHUT_WR)
+left = {len(QUESTION)} + 34000
+while left:
+    moved = os.splice(connection.fileno(), writer, left)
+    assert moved
+    left -= len(os.read(reader, moved))
+"""
+    with serving(echo_to_end) as port:
+        probes.run(program, port)
+    assert (probes.said(WRITE), probes.gaps(WRITE)) == (QUESTION, 34000)
+    assert (probes.said(READ), probes.gaps(READ)) == (b"", len(QUESTION) + 34000)
+    probes.check_ledger()
+
+
+ENDS = {
+    "the peer closes": ("connection.shutdown(socket.SHUT_WR)", "read_all(connection)", True),
+    "reading is given up here": ("", "connection.shutdown(socket.SHUT_RD); read_all(connection)", False),
+    "a reset": (
+        "connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0')",
+        "assert libc.recv(connection.fileno(), buffer, 99, 0) == -1; assert libc.recv(connection.fileno(), buffer, 99, 0) == 0",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_only_the_peer_ends_what_it_says(probes: Probing, how: str) -> None:
+    """A read of nothing also follows a reset, and giving up reading: then a body that lasts until the end is not whole."""
+    there, here, ended = ENDS[how]
+    done = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        assert read_exactly(connection, len(QUESTION)) == QUESTION
+        connection.sendall(ANSWER)
+        connection.recv(1)  # the answer was read
+        exec(there, {"connection": connection, "socket": socket})
+        if not there:
+            assert done.wait(60)
+
+    program = f"""
+buffer = ctypes.create_string_buffer(99)
+connection = connect()
+connection.sendall({QUESTION!r})
+connection.recv({len(ANSWER)}, socket.MSG_WAITALL)
+connection.sendall(b"!")
+{"select.select([connection], [], [])" if there else ""}
+{here}
+"""
+    with serving(answer) as port:
+        probes.run(program, port)
+        done.set()
+    probes.only()
+    assert any(isinstance(item, StreamHalfClosed) for item in probes.news) == ended
