@@ -13,12 +13,12 @@ static __always_inline void key_of(struct tls_key *key, u64 ssl, const struct pr
 	key->padding = 0;
 }
 
-static __noinline int open_tls(struct tls_key *key, u32 capture, u8 start_known)
+static __noinline int open_tls(struct tls_key *key, u32 capture, u8 start_known, u32 references)
 {
 	struct stream stream = {
 		.id = next_stream_id(),
 		.process = { key->started, key->execution, key->tgid, capture & ~CAPTURE_HOLDS },
-		.references = 1,
+		.references = references,
 		.source = SOURCE_TLS,
 		.start_known = start_known,
 	};
@@ -32,7 +32,7 @@ static __always_inline struct stream *tls_stream(struct tls_key *key, u32 captur
 	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
 	if (stream)
 		return stream;
-	open_tls(key, capture, 0);
+	open_tls(key, capture, 0, 1);
 	return bpf_map_lookup_elem(&tls_streams, key);
 }
 
@@ -233,6 +233,14 @@ int tls_return(struct pt_regs *ctx)
 	return 0;
 }
 
+/* Begins a generation: what is heard of this pointer from now on has nothing to do with what was heard before. */
+static __always_inline void begin_tls(struct tls_key *key, u32 capture, u32 references)
+{
+	end_tls(key);
+	bpf_map_delete_elem(&tls_streams, key); /* one whose end found no room: its bytes stay in the totals */
+	open_tls(key, capture, 1, references);
+}
+
 SEC("uretprobe")
 int tls_new(struct pt_regs *ctx)
 {
@@ -244,9 +252,7 @@ int tls_new(struct pt_regs *ctx)
 	struct tls_key key;
 	current_process(&process, capture);
 	key_of(&key, ssl, &process);
-	end_tls(&key);
-	bpf_map_delete_elem(&tls_streams, &key); /* one whose end found no room: its bytes stay in the totals */
-	open_tls(&key, capture, 1);
+	begin_tls(&key, capture, 1);
 	return 0;
 }
 
@@ -261,11 +267,7 @@ int tls_clear(struct pt_regs *ctx)
 	current_process(&process, capture);
 	key_of(&key, PT_REGS_PARM1(ctx), &process);
 	struct stream *stream = bpf_map_lookup_elem(&tls_streams, &key);
-	if (stream && !stream->tally[0].seen && !stream->tally[1].seen)
-		return 0; /* SSL_new clears what it makes */
-	end_tls(&key);
-	bpf_map_delete_elem(&tls_streams, &key);
-	open_tls(&key, capture, 1);
+	begin_tls(&key, capture, stream ? stream->references : 1);
 	return 0;
 }
 

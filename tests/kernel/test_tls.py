@@ -1,0 +1,229 @@
+"""TLS libraries: what is a stream, where it ends, which socket carries it. By a private copy of OpenSSL, which nobody else maps."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.attach import system_libraries
+from agent.streams import Facts, StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
+from tests.e2e.conftest import Authority
+from tests.kernel.probing import READ, WRITE, Probing, probing, read_exactly, serving
+
+pytestmark = pytest.mark.kernel
+
+QUESTION, ANSWER = b"GET / HTTP/1.1\r\nHost: peer\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+OPENSSL = f"""
+ctypes.CDLL(arguments[0], ctypes.RTLD_GLOBAL)
+openssl = ctypes.CDLL(arguments[1])
+arguments = arguments[2:]
+for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
+    getattr(openssl, name).restype = ctypes.c_void_p
+pointer = ctypes.c_void_p
+context = openssl.SSL_CTX_new(pointer(openssl.TLS_client_method()))
+buffer = ctypes.create_string_buffer(65536)
+
+def new():
+    return pointer(openssl.SSL_new(pointer(context)))
+
+def handshake(ssl, port):
+    connection = connect(port)
+    assert openssl.SSL_set_fd(ssl, connection.fileno()) == 1
+    assert openssl.SSL_connect(ssl) == 1
+    return connection
+
+def ask(ssl):
+    assert openssl.SSL_write(ssl, {QUESTION!r}, {len(QUESTION)}) == {len(QUESTION)}
+    assert openssl.SSL_read(ssl, buffer, 1) == 1
+    nothing = openssl.SSL_read(ssl, buffer, 0)
+    assert nothing <= 0
+    openssl.SSL_get_error(ssl, nothing)
+    left = {len(ANSWER)} - 1
+    while left:
+        length = openssl.SSL_read(ssl, buffer, left)
+        assert length > 0
+        left -= length
+"""
+
+
+@pytest.fixture
+def libraries(tmp_path: Path) -> list[Path]:
+    """Copies of libcrypto and libssl, in this order."""
+    found = [Path(path) for path in system_libraries() if path.endswith(".so.3")]
+    return [Path(shutil.copy(path, tmp_path)) for path in sorted(found)]
+
+
+@pytest.fixture
+def probes(libraries: list[Path]) -> Iterator[Probing]:
+    with probing() as made:
+        made.attach(*libraries)
+        yield made
+
+
+@pytest.fixture
+def run(probes: Probing, libraries: list[Path]) -> Callable[..., str]:
+    """Runs a program that uses the copies."""
+    return lambda source, *arguments: probes.run(OPENSSL + source, *libraries, *arguments)
+
+
+Serve = Callable[[Callable[[ssl.SSLSocket], None]], Callable[[socket.socket], None]]
+
+
+@pytest.fixture
+def over_tls(authority: Authority) -> Serve:
+    """Makes what serves a TLS connection into what serves a connection."""
+
+    def wrap(serve: Callable[[ssl.SSLSocket], None]) -> Callable[[socket.socket], None]:
+        def wrapped(connection: socket.socket) -> None:
+            with authority.context.wrap_socket(connection, server_side=True, suppress_ragged_eofs=True) as stream:
+                serve(stream)
+
+        return wrapped
+
+    return wrap
+
+
+def answer(stream: ssl.SSLSocket) -> None:
+    """Answers every question. Who closes without having read the session tickets resets the connection."""
+    with contextlib.suppress(ConnectionResetError):
+        while first := stream.recv(1):
+            assert first + read_exactly(stream, len(QUESTION) - 1) == QUESTION
+            stream.sendall(ANSWER)
+
+
+def facts_of(probes: Probing, stream: int) -> Facts:
+    """The last that is known of a stream's socket."""
+    return [item.facts for item in probes.news if isinstance(item, StreamBound) and item.stream == stream][-1]
+
+
+def streams_with_bytes(probes: Probing) -> list[int]:
+    """In their order."""
+    return list(dict.fromkeys(item.stream for item in probes.news if isinstance(item, StreamChunk)))
+
+
+def check_exchange(probes: Probing, stream: int, port: int) -> None:
+    """A stream with a question and its answer, seen from its start, on a connection with the port."""
+    assert (probes.said(WRITE, stream), probes.said(READ, stream)) == (QUESTION, ANSWER)
+    assert next(opened for opened in probes.opened() if opened.stream == stream).start_known
+    assert facts_of(probes, stream).remote == ("127.0.0.1", port)
+    probes.check_ledger()
+
+
+def test_clearing_after_a_handshake_forgets_the_socket(probes: Probing, run: Callable[..., str], over_tls: Serve) -> None:
+    """A connection was made and given up without a word; the next exchange belongs to the next connection."""
+    program = """
+ssl = new()
+handshake(ssl, arguments[0]).close()
+openssl.SSL_clear(ssl)
+connection = handshake(ssl, arguments[1])
+ask(ssl)
+"""
+    with serving(over_tls(answer)) as first, serving(over_tls(answer)) as second:
+        run(program, first, second)
+    (stream,) = streams_with_bytes(probes)
+    check_exchange(probes, stream, second)
+
+
+def test_clearing_after_an_exchange_begins_another_stream(probes: Probing, run: Callable[..., str], over_tls: Serve) -> None:
+    program = """
+ssl = new()
+for port in arguments:
+    connection = handshake(ssl, port)
+    ask(ssl)
+    connection.close()
+    openssl.SSL_clear(ssl)
+openssl.SSL_free(ssl)
+"""
+    with serving(over_tls(answer)) as first, serving(over_tls(answer)) as second:
+        run(program, first, second)
+    streams = streams_with_bytes(probes)
+    for stream, port in zip(streams, (first, second), strict=True):
+        check_exchange(probes, stream, port)
+    assert {item.stream for item in probes.news if isinstance(item, StreamClosed)} >= set(streams)
+
+
+def test_clearing_keeps_the_references(probes: Probing, run: Callable[..., str], over_tls: Serve) -> None:
+    """An SSL with two owners lives until both have freed it, cleared or not."""
+    program = """
+ssl = new()
+openssl.SSL_up_ref(ssl)
+openssl.SSL_clear(ssl)
+openssl.SSL_free(ssl)
+connection = handshake(ssl, arguments[0])
+ask(ssl)
+openssl.SSL_free(ssl)
+"""
+    with serving(over_tls(answer)) as port:
+        run(program, port)
+    (stream,) = streams_with_bytes(probes)
+    check_exchange(probes, stream, port)
+
+
+def test_freeing_ends_a_stream(probes: Probing, run: Callable[..., str], over_tls: Serve) -> None:
+    """The allocator gives the same pointer again."""
+    program = """
+for port in arguments:
+    ssl = new()
+    connection = handshake(ssl, port)
+    ask(ssl)
+    openssl.SSL_free(ssl)
+    connection.close()
+    print(ssl.value)
+"""
+    with serving(over_tls(answer)) as first, serving(over_tls(answer)) as second:
+        pointers = run(program, first, second).split()
+    assert pointers[0] == pointers[1]
+    for stream, port in zip(streams_with_bytes(probes), (first, second), strict=True):
+        check_exchange(probes, stream, port)
+
+
+TLS_ENDS = {
+    "close_notify": ("stream.unwrap()", True),
+    "a FIN without close_notify": ("stream.shutdown(socket.SHUT_RDWR)", True),
+    "a reset": ("stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0')", False),
+}
+
+
+@pytest.mark.parametrize("how", TLS_ENDS)
+def test_the_end_of_what_the_peer_says(probes: Probing, libraries: list[Path], over_tls: Serve, how: str) -> None:
+    """A read of nothing (in `ask`) tells nothing; then the peer ends, each time in another way."""
+    there, ended = TLS_ENDS[how]
+
+    def serve(stream: ssl.SSLSocket) -> None:
+        assert read_exactly(stream, len(QUESTION)) == QUESTION
+        stream.sendall(ANSWER)
+        assert stream.recv(1) == b"!"
+        exec(there, {"stream": stream, "socket": socket})
+
+    program = """
+ssl = new()
+connection = handshake(ssl, arguments[0])
+ask(ssl)
+print("asked", flush=True)
+sys.stdin.readline()
+assert openssl.SSL_write(ssl, b"!", 1) == 1
+result = openssl.SSL_read(ssl, buffer, 100)
+assert result <= 0
+openssl.SSL_get_error(ssl, result)
+if arguments[1] == "close_notify":
+    openssl.SSL_shutdown(ssl)
+connection.close()
+"""
+    with serving(over_tls(serve)) as port:
+        process = probes.start(OPENSSL + program, *libraries, port, how)
+        assert process.stdout
+        assert process.stdout.readline() == "asked\n"
+        probes.take()
+        assert not [item for item in probes.news if isinstance(item, StreamHalfClosed)]
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+        probes.take()
+    assert any(isinstance(item, StreamHalfClosed) for item in probes.news) == ended
+    assert probes.said(READ) == ANSWER
