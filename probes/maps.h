@@ -4,8 +4,7 @@
 
 #include "kernel.h"
 
-/* The stream of events. The agent sets its size before loading: 16 MiB held 32,080 events of 16 KiB at a 5 ms timer
- * without loss where 1 MiB lost three in four. */
+/* The stream of events. The agent sets its size before loading. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16 << 20);

@@ -20,8 +20,12 @@ from agent.events import CAPTURE_HOLDS, Counter, FileKey, Settings, StreamEntry,
 from agent.kernel import libbpf
 from agent.kernel.planner import Site
 
-RING_BYTES = 16 << 20
-"""Default size of the ring of events. With a reader every 5 ms, 1 MiB lost three in four events of 16 KiB, this none."""
+RING_BYTES = 128 << 20
+"""Default size of the ring of events. A call's bytes are put there at once, when it returns, faster than anybody reads them: so this holds
+one write of 64 MiB, the largest body that the engine keeps, and what else is said meanwhile. (A power of two.)"""
+
+WAKE_BYTES = 4 << 20
+"""Wake the reader when so much waits: less than fills in the 5 ms after which it looks by itself, more than is worth a wake-up."""
 
 SMALL_EVENTS_SHARE = 8
 """One part in so many of the ring is kept for the small events, which tell how streams begin, bind and end."""
@@ -156,7 +160,7 @@ class CoreProbes:
     def _write_settings(self) -> None:
         settings = Settings(
             ring_limit=self._ring_bytes - self._ring_bytes // SMALL_EVENTS_SHARE,
-            wake_at=self._ring_bytes // 4,
+            wake_at=min(self._ring_bytes // 4, WAKE_BYTES),
             cgroup_levels=self._levels,
         )
         self._maps["settings"].put(c_uint32(0), settings)
