@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry, start_http_server
 from understudy.v1 import agent_pb2_grpc, capture_pb2
 
-from agent import streams, window, wire, workloads
+from agent import describe, streams, window, wire, workloads
 from agent.capture import Captures, Ledger
 from agent.coredumps import forbid_core_dumps
 from agent.kernel.probes import RING_BYTES, CoreProbes
@@ -43,14 +43,22 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 @click.option("--engine", default="", help="Address of the engine; without one nothing can be captured.")
 @click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
 @click.option("--ring-bytes", default=RING_BYTES, show_default=True, callback=_ring_bytes, help="Size of the ring of events.")
+@click.option(
+    "--probe-filtered",
+    is_flag=True,
+    help="Probe libraries that processes under a seccomp filter use, too, on kernels (6.11 to 6.13) on which that may end them.",
+)
 @click.option("--lease", default="", help="End when standard input ends, and remove this folder: for a parent that may die.")
-def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease: str) -> None:
+def main(listen: str, engine: str, metrics: str, ring_bytes: int, probe_filtered: bool, lease: str) -> None:
     """Capture what workloads of this node say, send it to an engine, and take over what they call."""
     forbid_core_dumps()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server, captures, redirects, uplink = build(listen, engine, ring_bytes)
+    for check in describe.checks():
+        if check.name == "seccomp" and not check.ok:
+            click.echo(f"{check.detail}; {check.remedy}", err=True)
+    server, captures, redirects, uplink = build(listen, engine, ring_bytes, probe_filtered)
     if metrics:
         host, _, port = metrics.rpartition(":")
         registry = CollectorRegistry()
@@ -70,7 +78,9 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, lease: str) ->
     captures.wait_for_cgroups()
 
 
-def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captures, Redirects, Uplink | None]:
+def build(
+    listen: str, engine: str, ring_bytes: int, probe_filtered: bool
+) -> tuple[grpc.Server, Captures, Redirects, Uplink | None]:
     """Put the agent together; nothing is in the kernel before its first capture or takeover."""
     known: dict[streams.Process, workloads.Workload] = {}
 
@@ -87,7 +97,7 @@ def build(listen: str, engine: str, ring_bytes: int) -> tuple[grpc.Server, Captu
         return encoder.event(item)
 
     uplink = Uplink(engine, uuid.uuid4().hex, encode) if engine else None
-    captures = Captures(lambda: CoreProbes(ring_bytes), uplink)
+    captures = Captures(lambda: CoreProbes(ring_bytes, probe_filtered=probe_filtered), uplink)
     redirects = Redirects()
     encoder = wire.Encoder(time.time_ns() - time.monotonic_ns(), platform.node(), look_up, captures.name_of)
     server = grpc.server(ThreadPoolExecutor(CAPTURES_AT_ONCE, thread_name_prefix="rpc"))

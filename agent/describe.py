@@ -14,6 +14,7 @@ from agent import workloads
 from agent.attach import not_capturable
 from agent.kernel.planner import Plan, plan
 from agent.kernel.probes import multi_supported, object_path
+from agent.kernel.seccomp import filters_break_returns
 from agent.workloads import Workload
 
 _CAPABILITIES = {"BPF": 39, "PERFMON": 38, "SYS_PTRACE": 19, "CHECKPOINT_RESTORE": 40}
@@ -61,11 +62,24 @@ def checks() -> Iterator[Check]:
     yield _object_check()
     yield _capability_check()
     yield _takeover_check()
+    yield _seccomp_check(release, machine)
     yield Check(
         "uprobe_multi",
         multi_supported(),
         "Linux 6.6 or later" if multi_supported() else "older: perf uprobes are used, which need CAP_SYS_ADMIN",
         "" if multi_supported() else "run Linux 6.6 or later to do without CAP_SYS_ADMIN",
+        required=False,
+    )
+
+
+def _seccomp_check(release: str, machine: str) -> Check:
+    if not filters_break_returns(release, machine):
+        return Check("seccomp", True, "return probes pass seccomp filters", required=False)
+    return Check(
+        "seccomp",
+        False,
+        f"on Linux {release} a return probe may end a process under a seccomp filter: libraries of such processes are not probed",
+        "run Linux 6.12.14, 6.13.3, 6.14 or later",
         required=False,
     )
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.resources
 import os
 import platform
@@ -17,12 +18,12 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.events import CAPTURE_HOLDS, Counter, FileKey, Settings, StreamEntry, TlsKey
-from agent.kernel import libbpf
+from agent.kernel import libbpf, seccomp
 from agent.kernel.planner import Site
 
 RING_BYTES = 128 << 20
-"""Default size of the ring of events. A call's bytes are put there at once, when it returns, faster than anybody reads them: so this holds
-one write of 64 MiB, the largest body that the engine keeps, and what else is said meanwhile. (A power of two.)"""
+"""Default size of the ring of events. A call's bytes are put there at once, when it returns, faster than anybody reads them: so
+this holds one write of 64 MiB, the largest body that the engine keeps, and what else is said meanwhile. (A power of two.)"""
 
 WAKE_BYTES = 4 << 20
 """Wake the reader when so much waits: less than fills in the 5 ms after which it looks by itself, more than is worth a wake-up."""
@@ -120,11 +121,15 @@ def multi_supported() -> bool:
 class CoreProbes:
     """Probes from the prebuilt object."""
 
-    def __init__(self, ring_bytes: int = RING_BYTES, path: Path | None = None, multi: bool | None = None) -> None:
+    def __init__(
+        self, ring_bytes: int = RING_BYTES, path: Path | None = None, multi: bool | None = None, *, probe_filtered: bool = False
+    ) -> None:
         """Load and attach what is not bound to a file.
 
         `ring_bytes` is a power of two, at least a page. `multi` False attaches uprobes by perf events, the legacy way.
+        `probe_filtered` attaches return probes on kernels, too, on which they end processes with a seccomp filter.
         """
+        self._spare_filtered = not probe_filtered and seccomp.filters_break_returns(platform.release(), platform.machine())
         self._object = libbpf.Object(path or object_path())
         self._multi = multi_supported() if multi is None else multi
         self._links: list[libbpf.Link] = []
@@ -167,6 +172,13 @@ class CoreProbes:
 
     def attach(self, path: str, sites: Iterable[Site]) -> None:
         """See Probes."""
+        sites = list(sites)
+        if self._spare_filtered and any(site.returns for site in sites) and (pid := seccomp.filtered_user(os.stat(path).st_ino)):
+            raise PermissionError(
+                errno.EPERM,
+                f"process {pid} uses it under a seccomp filter, and a return probe would end that process on Linux "
+                f"{platform.release()}: run 6.14 or later, or start the agent with --probe-filtered if this kernel is mended",
+            )
         for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
             program = self._programs[name]
             places = [(site.offset, site.cookie) for site in group]

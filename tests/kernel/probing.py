@@ -53,8 +53,8 @@ def read_all(connection):
 class Probing:
     """Loaded probes, and everything that they told."""
 
-    def __init__(self, ring_bytes: int = 4 << 20) -> None:
-        self.probes = CoreProbes(ring_bytes)
+    def __init__(self, ring_bytes: int = 4 << 20, *, probe_filtered: bool = False) -> None:
+        self.probes = CoreProbes(ring_bytes, probe_filtered=probe_filtered)
         self.streams = Streams()
         self.news: list[News] = []
         self._processes: list[subprocess.Popen[str]] = []
@@ -154,9 +154,9 @@ class Probing:
 
 
 @contextlib.contextmanager
-def probing(ring_bytes: int = 4 << 20) -> Iterator[Probing]:
+def probing(ring_bytes: int = 4 << 20, *, probe_filtered: bool = False) -> Iterator[Probing]:
     """Probes for a test."""
-    made = Probing(ring_bytes)
+    made = Probing(ring_bytes, probe_filtered=probe_filtered)
     try:
         yield made
     finally:

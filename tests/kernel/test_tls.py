@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.attach import system_libraries
+from agent.kernel import seccomp
 from agent.streams import Facts, StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
 from tests.e2e.conftest import Authority
 from tests.kernel.probing import READ, WRITE, Probing, probing, read_exactly, serving
@@ -227,3 +228,55 @@ connection.close()
         probes.take()
     assert any(isinstance(item, StreamHalfClosed) for item in probes.news) == ended
     assert probes.said(READ) == ANSWER
+
+
+FILTER = """
+import struct
+
+def refuse(action):
+    # Of the calls' numbers, those from 335 to 423: nothing that a filter knows which lists what it allows.
+    parts = [(0x20, 0, 0, 0), (0x35, 0, 2, 335), (0x35, 1, 0, 424), (0x06, 0, 0, action), (0x06, 0, 0, 0x7FFF0000)]
+    program = b"".join(struct.pack("HBBI", *part) for part in parts)
+    kept = ctypes.create_string_buffer(program, len(program))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, struct.pack("HxxxxxxQ", len(parts), ctypes.addressof(kept)), 0, 0) == 0  # PR_SET_SECCOMP
+    assert libc.syscall(400) == -1 if action == 0x50001 else True
+"""
+
+
+@pytest.mark.parametrize("action", [0x80000000, 0x00050001], ids=["kill", "errno"])
+def test_a_process_under_a_seccomp_filter_is_captured_unharmed(
+    probes: Probing, run: Callable[..., str], over_tls: Serve, action: int
+) -> None:
+    """Its filter does not know the system calls of probes (uretprobe is 335, uprobe 336)."""
+    program = f"""
+refuse({action})
+ssl = new()
+connection = handshake(ssl, arguments[0])
+ask(ssl)
+print("unharmed")
+"""
+    with serving(over_tls(answer)) as port:
+        assert run(FILTER + program, port) == "unharmed"
+    (stream,) = streams_with_bytes(probes)
+    check_exchange(probes, stream, port)
+
+
+def test_what_a_filtered_process_maps_is_not_probed_where_that_would_end_it(
+    libraries: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seccomp, "filters_break_returns", lambda _release, _machine: True)
+    program = OPENSSL + FILTER + "refuse(0x00050001); print('filtered', flush=True); sys.stdin.readline()"
+    with probing() as unaware, probing() as careful, probing(probe_filtered=True) as told:
+        unaware.attach(*libraries)  # nobody maps them yet
+        process = careful.start(program, *libraries)
+        assert process.stdout
+        assert process.stdout.readline() == "filtered\n"
+        libcrypto, libssl = libraries
+        careful.attach(libcrypto)  # has no return probes
+        with pytest.raises(PermissionError, match=f"process {process.pid} uses it under a seccomp filter"):
+            careful.attach(libssl)
+        told.attach(libssl)
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+        careful.attach(libssl)
