@@ -147,6 +147,7 @@ class _Session:
             for item in self.streams.take(record):
                 if isinstance(item, streams.StreamOrphaned):
                     found += self._settle_stream(item.key)
+                    found += self.streams.abandon(item.stream, time.monotonic_ns())  # where its entry is gone: its end was lost
                 else:
                     found.append(item)
         return found
@@ -164,6 +165,7 @@ class _Session:
                 time.sleep(READ_SECONDS)
         for key, _ in list(self.probes.streams(capture.number)):
             self.uplink.put(self._settle_stream(key))
+        self.uplink.put(self.streams.end(capture.number, time.monotonic_ns()))
         capture.ledger = self._ledger(capture.number)
         self.uplink.put([window.Marker(capture.number, ended=capture.ledger)])
         capture.settled.set()

@@ -305,4 +305,13 @@ def decode(record: bytes) -> Event:
     kind = KINDS.get(int.from_bytes(record[:4], "little"))
     if kind is None:
         raise ValueError(f"unknown event kind {record[:4].hex()}: the probes' object is of another version")
-    return kind.from_buffer_copy(record)
+    event = kind.from_buffer_copy(record)
+    if isinstance(event, Chunk):
+        sound = 1 <= event.source <= Source.OPAQUE and event.direction <= 1 and event.length <= len(record) - CHUNK_HEAD
+    elif isinstance(event, Opened):
+        sound = event.source in (Source.TLS, Source.SOCKET)
+    else:
+        sound = not isinstance(event, Gap | HalfClosed) or event.direction <= 1
+    if not sound:
+        raise ValueError(f"{kind.__name__} with impossible fields: the probes' object is of another version")
+    return event

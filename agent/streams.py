@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,13 @@ _AF_INET, _AF_INET6 = 2, 10
 
 PENDING_CHUNKS = 256
 """Chunks that wait for an earlier one, per direction: two threads in one call each are a few; past it the range is given up."""
+
+PENDING_BYTES = 32 << 20
+"""The same for all streams together: 2,000 chunks of 16 KiB."""
+
+STREAMS_LIMIT = 262_144
+"""Streams that are open at once: as many as the kernel's two maps hold. More are known only where ends were lost for want of room
+in the ring: then the oldest is taken for ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +156,8 @@ class _Stream:
     source: Source
     process: Process
     capture: int
-    command: str
-    start_known: bool
+    command: str = ""
+    start_known: bool = False
     key: int = 0
     told: bool = False
     facts: Facts = field(default_factory=Facts)
@@ -169,13 +177,14 @@ class Account:
 
 
 class Streams:
-    """All streams of an agent. Bounded by the kernel's maps: what is closed there is forgotten here."""
+    """All streams of an agent. What is closed in the kernel is forgotten here."""
 
     def __init__(self) -> None:
         self._streams: dict[int, _Stream] = {}
         self._tls_of_socket: dict[int, int] = {}
         self._socket_of_inode: dict[int, int] = {}
         self._of_process: dict[tuple[int, int], set[int]] = {}
+        self._pending_bytes = 0
         self.accounts: dict[int, Account] = {}
 
     def __len__(self) -> int:
@@ -186,14 +195,19 @@ class Streams:
         return self.accounts.setdefault(capture, Account())
 
     def take(self, record: bytes) -> Iterator[News | StreamOrphaned]:
-        """Take one record of the ring of events."""
+        """Take one record of the ring of events. ValueError where it is none, as events.decode."""
         event = events.decode(record)
+        if len(self._streams) > STREAMS_LIMIT:
+            return itertools.chain(self.abandon(next(iter(self._streams)), event.head.time), self._event(event, record))
+        return self._event(event, record)
+
+    def _event(self, event: events.Event, record: bytes) -> Iterator[News | StreamOrphaned]:
         if isinstance(event, events.Chunk):
             return self._chunk(event, record[CHUNK_HEAD : CHUNK_HEAD + event.length])
         if isinstance(event, events.Opened):
             return self._opened(event)
         if isinstance(event, events.Closed):
-            return self._closed(event.head.stream, event.head.time, event.tally)
+            return self._closed(event.head.stream, event.head.time, (_tally(event.tally[READ]), _tally(event.tally[WRITE])))
         if isinstance(event, events.Bound):
             return self._bound(event)
         if isinstance(event, events.Gap):
@@ -206,29 +220,43 @@ class Streams:
 
     def settle(self, entry: events.StreamEntry, time: int) -> Iterator[News]:
         """Close a stream whose entry was taken from the kernel."""
-        return self._closed(entry.id, time, entry.tally)
+        return self._closed(entry.id, time, (_tally(entry.tally[READ]), _tally(entry.tally[WRITE])))
+
+    def abandon(self, stream_id: int, time: int) -> Iterator[News]:
+        """Close a stream, if it is open, of whose end nothing will be told any more."""
+        stream = self._streams.get(stream_id)
+        if stream:
+            for direction in (READ, WRITE):
+                yield from self._flush(stream, direction, time)
+            read, write = stream.directions
+            yield from self._closed(stream_id, time, (Tally(read.expected, read.lost), Tally(write.expected, write.lost)))
+
+    def end(self, capture: int, time: int) -> Iterator[News]:
+        """Close what is left of a capture when the kernel's entries were settled: streams whose end found no room in the ring."""
+        for stream in [stream for stream in self._streams.values() if stream.capture == capture]:
+            yield from self.abandon(stream.id, time)
 
     # One method an event, each a generator of news.
 
     def _opened(self, event: events.Opened) -> Iterator[News]:
-        stream = self._add(event.head, Source(event.source), event.command.decode(errors="replace"), bool(event.start_known))
+        stream = self._find(event.head, Source(event.source))
         stream.key = event.key
+        if not stream.told:  # else its first bytes overtook this, which found no room then: its start stays unknown
+            stream.command, stream.start_known = event.command.decode(errors="replace"), bool(event.start_known)
         if stream.source is Source.TLS:
             yield from self._tell(stream, event.head.time)
         if event.socket.method:
             yield from self._learn(stream, event.head.time, _facts(event.socket))
 
-    def _add(self, head: events.Head, source: Source, command: str, start_known: bool) -> _Stream:
-        process = _process(head.process)
-        stream = _Stream(head.stream, source, process, head.process.capture, command, start_known)
-        self._streams[stream.id] = stream
-        if source is Source.TLS:
-            self._of_process.setdefault((process.pid, process.started), set()).add(stream.id)
-        return stream
-
     def _find(self, head: events.Head, source: Source) -> _Stream:
-        """The stream, or a new one where the event that opened it was lost."""
-        return self._streams.get(head.stream) or self._add(head, source, "", start_known=False)
+        """The stream, or a new one: where the event that opened it was lost, this is all that is known of it."""
+        stream = self._streams.get(head.stream)
+        if stream is None:
+            process = _process(head.process)
+            stream = self._streams[head.stream] = _Stream(head.stream, source, process, head.process.capture)
+            if source is Source.TLS:
+                self._of_process.setdefault((process.pid, process.started), set()).add(stream.id)
+        return stream
 
     def _tell(self, stream: _Stream, time: int) -> Iterator[News]:
         if stream.told:
@@ -242,6 +270,8 @@ class Streams:
 
     def _learn(self, stream: _Stream, time: int, facts: Facts) -> Iterator[News]:
         """Note a socket's facts and join a TLS stream with what its socket's hellos told."""
+        if stream.facts.inode != facts.inode:
+            self._forget_inode(stream)
         stream.facts = replace(
             facts,
             server_name=stream.facts.server_name,
@@ -278,13 +308,31 @@ class Streams:
             yield from self._advance(stream, direction, item)
             return
         way.pending.append(item)
+        self._pending_bytes += len(item[3] or b"")
         if len(way.pending) > 1:
             way.pending = deque(sorted(way.pending, key=lambda waiting: waiting[0]))
-        missing = way.pending[0][0] - way.expected
-        if missing > 0 and (lost - way.lost >= missing or len(way.pending) > PENDING_CHUNKS):
-            yield from self._missing(stream, direction, missing, item[2])
-        while way.pending and way.pending[0][0] <= way.expected:
-            yield from self._advance(stream, direction, way.pending.popleft())
+        while way.pending:
+            missing = way.pending[0][0] - way.expected
+            full = len(way.pending) > PENDING_CHUNKS or self._pending_bytes > PENDING_BYTES
+            if missing > 0:
+                if lost - way.lost < missing and not full:
+                    return
+                yield from self._missing(stream, direction, missing, item[2])
+            yield from self._advance(stream, direction, self._next(way))
+
+    def _flush(self, stream: _Stream, direction: int, time: int) -> Iterator[News]:
+        """Wait no longer for what is missing."""
+        way = stream.directions[direction]
+        while way.pending:
+            item = self._next(way)
+            if item[0] > way.expected:
+                yield from self._missing(stream, direction, item[0] - way.expected, time)
+            yield from self._advance(stream, direction, item)
+
+    def _next(self, way: _Direction) -> _Item:
+        item = way.pending.popleft()
+        self._pending_bytes -= len(item[3] or b"")
+        return item
 
     def _advance(self, stream: _Stream, direction: int, item: _Item) -> Iterator[News]:
         offset, length, time, data = item
@@ -326,11 +374,10 @@ class Streams:
         if stream and stream.told:
             yield StreamHalfClosed(stream.id, event.head.time, event.direction)
 
-    def _closed(self, stream_id: int, time: int, tally: tuple[events.Tally, events.Tally]) -> Iterator[News]:
+    def _closed(self, stream_id: int, time: int, tallies: tuple[Tally, Tally]) -> Iterator[News]:
         stream = self._streams.pop(stream_id, None)
         if stream is None:
             return
-        tallies = (_tally(tally[READ]), _tally(tally[WRITE]))
         account = self.account(stream.capture)
         account.opaque += tallies[READ].opaque + tallies[WRITE].opaque
         if stream.source is Source.SOCKET:
@@ -341,10 +388,7 @@ class Streams:
             return
         yield from self._tell(stream, time)
         for direction, way in enumerate(stream.directions):
-            for item in way.pending:
-                if item[0] > way.expected:
-                    yield from self._missing(stream, direction, item[0] - way.expected, time)
-                yield from self._advance(stream, direction, item)
+            yield from self._flush(stream, direction, time)
             if tallies[direction].seen > way.expected:
                 yield from self._missing(stream, direction, tallies[direction].seen - way.expected, time)
         account.seen += tallies[READ].seen + tallies[WRITE].seen
@@ -352,21 +396,30 @@ class Streams:
         yield StreamClosed(stream.id, time, tallies)
 
     def _close_socket(self, stream: _Stream, time: int, tallies: tuple[Tally, Tally]) -> Iterator[News]:
-        inode = stream.facts.inode
-        self._socket_of_inode.pop(inode, None)
-        covered = self._tls_of_socket.pop(inode, None) is not None
+        covered = self._forget_inode(stream)
         opaque = tallies[READ].opaque or tallies[WRITE].opaque
         if opaque and not covered and not stream.told:
             stream.source = Source.OPAQUE
             yield from self._tell(stream, time)
 
     def _forget_tls(self, stream: _Stream) -> None:
-        of_process = self._of_process.get((stream.process.pid, stream.process.started))
-        if of_process:
-            of_process.discard(stream.id)
+        process = (stream.process.pid, stream.process.started)
+        of_process = self._of_process.get(process, set())
+        of_process.discard(stream.id)
+        if not of_process:
+            self._of_process.pop(process, None)
         # A socket that is followed stays known as covered until it closes, which may be later (a shutdown that waits).
         if stream.facts.inode not in self._socket_of_inode:
-            self._tls_of_socket.pop(stream.facts.inode, None)
+            self._forget_inode(stream)
+
+    def _forget_inode(self, stream: _Stream) -> bool:
+        """Find a stream by its inode no more; returns whether it is a socket that carried a TLS stream."""
+        inode = stream.facts.inode
+        table = self._tls_of_socket if stream.source is Source.TLS else self._socket_of_inode
+        if table.get(inode) != stream.id:
+            return False
+        del table[inode]
+        return table is self._socket_of_inode and self._tls_of_socket.pop(inode, None) is not None
 
     def _process(self, event: events.ProcessNews) -> Iterator[StreamOrphaned]:
         """A process ended or became another: its memory is gone, and its TLS streams with it."""

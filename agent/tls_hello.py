@@ -21,6 +21,10 @@ class Hello:
     version: str = ""
 
 
+HELLO_BYTES = 4096
+"""What the probes carry of a direction (HELLO_MAX in probes/streams.h)."""
+
+
 @dataclass(slots=True)
 class HelloReader:
     """Collects the first bytes of one direction until its hello is whole. Bytes out of order end the reading."""
@@ -32,8 +36,9 @@ class HelloReader:
         """Take bytes; the hello when it is whole, once."""
         if self.done:
             return None
-        if offset != len(self.data):
+        if offset != len(self.data) or offset + len(data) > HELLO_BYTES:
             self.done = True
+            self.data.clear()
             return None
         self.data += data
         message = handshake_message(self.data)

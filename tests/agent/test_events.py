@@ -130,3 +130,20 @@ def test_a_field_added_on_one_side_is_found(dies: dict[str, DIE]) -> None:
 def test_what_is_no_event_is_refused() -> None:
     with pytest.raises(ValueError, match="another version"):
         events.decode(b"\xff" * 200)
+
+
+def test_fields_that_no_probe_writes_are_refused() -> None:
+    chunk = events.Chunk(head=events.Head(kind=events.Kind.CHUNK), length=5, direction=1, source=1)
+    assert isinstance(events.decode(bytes(chunk) + b"12345"), events.Chunk)
+    broken = [
+        bytes(chunk) + b"1234",
+        bytes(events.Chunk(head=chunk.head, direction=2, source=1)),
+        bytes(events.Chunk(head=chunk.head, direction=1, source=4)),
+        bytes(events.Opened(head=events.Head(kind=events.Kind.OPENED), source=0)),
+        bytes(events.Gap(head=events.Head(kind=events.Kind.GAP), direction=9)),
+        bytes(events.HalfClosed(head=events.Head(kind=events.Kind.HALF_CLOSED), direction=9)),
+        bytes(chunk)[:-1],
+    ]
+    for record in broken:
+        with pytest.raises(ValueError, match=r"another version|instead of"):
+            events.decode(record)

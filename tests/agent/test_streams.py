@@ -7,6 +7,7 @@ import ctypes
 import ssl
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from agent.streams import (
     StreamOpened,
     StreamOrphaned,
     Streams,
+    Tally,
 )
 
 PROCESS = events.Process(started=5, execution=1, tgid=77, capture=1)
@@ -236,3 +238,53 @@ def client_hello(name: bytes) -> bytes:
     with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(incoming, outgoing, server_hostname=name.decode()).do_handshake()
     return outgoing.read()
+
+
+def test_an_opening_that_comes_late_changes_no_bytes() -> None:
+    """It found no room in the ring at first, and the kernel told it again with the next bytes."""
+    streams = Streams()
+    got = news(streams, [chunk(0, b"GET / "), opened(Source.TLS), chunk(6, b"HTTP/1.1\r\n"), process_news(Kind.EXITED)])
+    assert [type(item) for item in got] == [StreamOpened, StreamChunk, StreamChunk, StreamOrphaned]
+    assert bytes_of(got) == b"GET / HTTP/1.1\r\n"
+    assert isinstance(got[-1], StreamOrphaned)
+    assert got[-1].key.ssl == 0xABC
+    assert [type(item) for item in news(streams, [closed((0, 16))])] == [StreamClosed]
+    assert (streams.account(1).seen, streams.account(1).delivered) == (16, 16)
+
+
+def test_a_stream_whose_end_was_lost_ends_with_its_capture() -> None:
+    streams = Streams()
+    news(streams, [opened(Source.TLS), chunk(0, b"ab"), chunk(5, b"yz", direction=0), opened(Source.SOCKET, 2, socket_facts())])
+    got = list(streams.end(1, 20))
+    assert got == [StreamGap(1, 20, 0, 0, 5), StreamChunk(1, 10, 0, 5, b"yz"), StreamClosed(1, 20, (Tally(7, 5), Tally(2, 0)))]
+    assert len(streams) == 0
+    account = streams.account(1)
+    assert account.seen == account.delivered + account.lost == 9
+
+
+def test_a_stream_whose_end_was_lost_can_be_abandoned() -> None:
+    streams = Streams()
+    news(streams, [opened(Source.TLS), chunk(0, b"a")])
+    assert list(streams.abandon(1, 20)) == [StreamClosed(1, 20, (Tally(), Tally(1)))]
+    assert not list(streams.abandon(1, 30))
+
+
+def test_more_streams_than_the_kernel_holds_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each end found no room in the ring."""
+    monkeypatch.setattr("agent.streams.STREAMS_LIMIT", 100)
+    streams = Streams()
+    got = news(streams, [chunk(0, b"a", stream=number) for number in range(300)])
+    assert len(streams) == 101
+    assert [item.stream for item in got if isinstance(item, StreamClosed)] == list(range(199))
+    assert sum(item.tally[1].seen for item in got if isinstance(item, StreamClosed)) == 199
+
+
+def test_what_waits_for_earlier_bytes_is_bounded_over_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.streams.PENDING_BYTES", 10_000)
+    streams = Streams()
+    got = news(streams, [chunk(1, b"x" * 1000, stream=number) for number in range(50)])
+    waiting = 50_000 - sum(len(item.data) for item in got if isinstance(item, StreamChunk))
+    assert waiting == 10_000
+    got += list(streams.end(1, 20))
+    assert sum(len(item.data) for item in got if isinstance(item, StreamChunk)) == 50_000
+    assert sum(item.length for item in got if isinstance(item, StreamGap)) == 50
