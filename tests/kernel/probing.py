@@ -150,6 +150,10 @@ class Probing:
         assert count(Counter.SEEN) == count(Counter.DELIVERED) + lost
         assert count(Counter.DELIVERED) == delivered
         assert self.gaps(READ) + self.gaps(WRITE) == lost
+        if not len(self.streams):
+            tallies = [tally for item in self.news if isinstance(item, StreamClosed) for tally in item.tally]
+            assert sum(tally.seen for tally in tallies) == count(Counter.SEEN)
+            assert sum(tally.lost for tally in tallies) == lost
         assert self.probes.missed().calls == self.probes.missed().runs == 0
 
 

@@ -6,20 +6,27 @@ import contextlib
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from understudy.v1 import agent_pb2
 
 from agent.attach import system_libraries
 from agent.kernel import seccomp
 from agent.streams import Facts, StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
 from tests.e2e.conftest import Authority
-from tests.kernel.probing import READ, WRITE, Probing, probing, read_exactly, serving
+from tests.kernel.conftest import Capturing
+from tests.kernel.probing import PROGRAM, READ, WRITE, Probing, probing, read_exactly, serving
 
 pytestmark = pytest.mark.kernel
 
 QUESTION, ANSWER = b"GET / HTTP/1.1\r\nHost: peer\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+BOUND_CIPHERTEXT = 3
+"""enum bind_method of probes/events.h."""
 
 OPENSSL = f"""
 ctypes.CDLL(arguments[0], ctypes.RTLD_GLOBAL)
@@ -167,8 +174,8 @@ openssl.SSL_free(ssl)
     check_exchange(probes, stream, port)
 
 
-def test_freeing_ends_a_stream(probes: Probing, run: Callable[..., str], over_tls: Serve) -> None:
-    """The allocator gives the same pointer again."""
+def test_freeing_ends_a_stream(probes: Probing, libraries: list[Path], over_tls: Serve) -> None:
+    """At once, and not when the allocator gives the same pointer again."""
     program = """
 for port in arguments:
     ssl = new()
@@ -176,13 +183,55 @@ for port in arguments:
     ask(ssl)
     openssl.SSL_free(ssl)
     connection.close()
-    print(ssl.value)
+    print(ssl.value, flush=True)
+    sys.stdin.readline()
 """
     with serving(over_tls(answer)) as first, serving(over_tls(answer)) as second:
-        pointers = run(program, first, second).split()
-    assert pointers[0] == pointers[1]
-    for stream, port in zip(streams_with_bytes(probes), (first, second), strict=True):
-        check_exchange(probes, stream, port)
+        process = probes.start(OPENSSL + program, *libraries, first, second)
+        assert process.stdin
+        assert process.stdout
+        pointers = set()
+        for port in (first, second):
+            pointers.add(process.stdout.readline())
+            probes.wait_for_ends()
+            check_exchange(probes, streams_with_bytes(probes)[-1], port)
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert len(pointers) == 1
+        assert len(streams_with_bytes(probes)) == 2
+
+
+def test_a_library_without_the_socket_is_bound_by_its_ciphertext(probes: Probing, run: Callable[..., str], over_tls: Serve) -> None:
+    """Memory BIOs, as asyncio and Node use them: the program itself moves the ciphertext."""
+    program = f"""
+for name in ("BIO_s_mem", "BIO_new"):
+    getattr(openssl, name).restype = ctypes.c_void_p
+incoming, outgoing = (pointer(openssl.BIO_new(pointer(openssl.BIO_s_mem()))) for _ in range(2))
+ssl = new()
+openssl.SSL_set_bio(ssl, incoming, outgoing)
+connection = connect()
+
+def move(call, *arguments):
+    while True:
+        result = call(ssl, *arguments)
+        length = openssl.BIO_read(outgoing, buffer, 65536)
+        if length > 0:
+            connection.sendall(buffer.raw[:length])
+        if result > 0:
+            return result
+        data = connection.recv(65536)
+        assert openssl.BIO_write(incoming, data, len(data)) == len(data)
+
+move(openssl.SSL_connect)
+move(openssl.SSL_write, {QUESTION!r}, {len(QUESTION)})
+plain = ctypes.create_string_buffer(1000)
+assert move(openssl.SSL_read, plain, {len(ANSWER)}) == {len(ANSWER)}
+"""
+    with serving(over_tls(answer)) as port:
+        run(program, port)
+    (stream,) = streams_with_bytes(probes)
+    check_exchange(probes, stream, port)
+    assert facts_of(probes, stream).method == BOUND_CIPHERTEXT
 
 
 TLS_ENDS = {
@@ -227,7 +276,7 @@ connection.close()
         assert process.returncode == 0
         probes.take()
     assert any(isinstance(item, StreamHalfClosed) for item in probes.news) == ended
-    assert probes.said(READ) == ANSWER
+    assert (probes.said(READ), probes.gaps(READ)) == (ANSWER, 0)
 
 
 FILTER = """
@@ -280,3 +329,20 @@ def test_what_a_filtered_process_maps_is_not_probed_where_that_would_end_it(
         process.communicate("\n", timeout=60)
         assert process.returncode == 0
         careful.attach(libssl)
+
+
+def test_a_library_that_is_loaded_later(capturing: Callable[..., Capturing], libraries: list[Path], over_tls: Serve) -> None:
+    """By dlopen, beside the one that the program has: its first exchange is whole."""
+    program = PROGRAM + OPENSSL + "ssl = new(); connection = handshake(ssl, arguments[0]); ask(ssl)"
+    with serving(over_tls(answer)) as port:
+        command = [sys.executable, "-c", "import ssl\n" + program, *map(str, libraries), str(port)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        capture = capturing()
+        capture.start(agent_pb2.Target(launched_pid=process.pid))
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    assert capture.stop().unknown_starts == 0
+    with capture.snapshot() as snapshot:
+        (pair,) = snapshot.pairs()
+        assert pair.complete
+        assert (pair.request.start_line, pair.port) == (b"GET / HTTP/1.1", port)
