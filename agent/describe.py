@@ -14,7 +14,7 @@ from agent import workloads
 from agent.attach import not_capturable
 from agent.kernel.planner import Plan, plan
 from agent.kernel.probes import multi_supported, object_path
-from agent.kernel.seccomp import filters_break_returns
+from agent.kernel.seccomp import returns_are_dangerous
 from agent.workloads import Workload
 
 _CAPABILITIES = {"BPF": 39, "PERFMON": 38, "SYS_PTRACE": 19, "CHECKPOINT_RESTORE": 40}
@@ -62,7 +62,14 @@ def checks() -> Iterator[Check]:
     yield _object_check()
     yield _capability_check()
     yield _takeover_check()
-    yield _seccomp_check(release, machine)
+    yield _seccomp_check(release)
+    yield Check(
+        "unix sockets",
+        False,
+        "HTTP over unix sockets is not captured",
+        "let the server listen on a TCP port of the loopback, and its clients call that",
+        required=False,
+    )
     yield Check(
         "uprobe_multi",
         multi_supported(),
@@ -72,8 +79,8 @@ def checks() -> Iterator[Check]:
     )
 
 
-def _seccomp_check(release: str, machine: str) -> Check:
-    if not filters_break_returns(release, machine):
+def _seccomp_check(release: str) -> Check:
+    if not returns_are_dangerous():
         return Check("seccomp", True, "return probes pass seccomp filters", required=False)
     return Check(
         "seccomp",

@@ -129,7 +129,7 @@ class CoreProbes:
         `ring_bytes` is a power of two, at least a page. `multi` False attaches uprobes by perf events, the legacy way.
         `probe_filtered` attaches return probes on kernels, too, on which they end processes with a seccomp filter.
         """
-        self._spare_filtered = not probe_filtered and seccomp.filters_break_returns(platform.release(), platform.machine())
+        self._spare_filtered = not probe_filtered and seccomp.returns_are_dangerous()
         self._object = libbpf.Object(path or object_path())
         self._multi = multi_supported() if multi is None else multi
         self._links: list[libbpf.Link] = []
@@ -177,7 +177,7 @@ class CoreProbes:
             raise PermissionError(
                 errno.EPERM,
                 f"process {pid} uses it under a seccomp filter, and a return probe would end that process on Linux "
-                f"{platform.release()}: run 6.14 or later, or start the agent with --probe-filtered if this kernel is mended",
+                f"{platform.release()}: run 6.14 or later, or start the agent with --probe-filtered to risk it",
             )
         for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
             program = self._programs[name]

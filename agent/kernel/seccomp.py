@@ -9,7 +9,12 @@ passthrough uretprobe systemcall without filtering", Linux 6.14) filters are not
 from __future__ import annotations
 
 import contextlib
+import functools
+import platform
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 from agent import workloads
@@ -25,9 +30,9 @@ MENDED_FOR_GOOD = (6, 14)
 
 
 def filters_break_returns(release: str, machine: str) -> bool:
-    """Whether a kernel ends processes whose seccomp filter does not know its system call for return probes.
+    """Whether a kernel of this release ends processes whose seccomp filter does not know its system call for return probes.
 
-    Distributions may have mended theirs without a new number, so that True means "unless told otherwise".
+    Distributions may have mended theirs without another number.
     """
     match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?(-rc1\b)?", release)
     if match is None or machine != "x86_64":
@@ -36,6 +41,37 @@ def filters_break_returns(release: str, machine: str) -> bool:
     if series >= MENDED_FOR_GOOD:
         return series == MENDED_FOR_GOOD and match[4] is not None
     return series >= FIRST and patch < MENDED.get(series, patch + 1)
+
+
+_URETPROBE = 335
+
+_ASK = """
+import ctypes, errno, struct, sys
+number, refuse = int(sys.argv[1]), 0x50000 | errno.EPERM  # SECCOMP_RET_ERRNO
+parts = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, refuse), (0x06, 0, 0, 0x7FFF0000)]
+program = b"".join(struct.pack("HBBI", *part) for part in parts)
+kept = ctypes.create_string_buffer(program, len(program))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, struct.pack("HxxxxxxQ", len(parts), ctypes.addressof(kept)), 0, 0) == 0  # PR_SET_SECCOMP
+libc.syscall(number)
+print("asked" if ctypes.get_errno() == errno.EPERM else "not asked")
+"""
+
+
+def filters_are_asked(number: int = _URETPROBE) -> bool:
+    """Whether this kernel asks seccomp filters about a system call: a process of its own refuses it to itself, and tries.
+
+    Where the filter is not asked, the call ends that process (SIGILL), for it does not come from a return probe.
+    """
+    done = subprocess.run([sys.executable, "-c", _ASK, str(number)], capture_output=True, check=False)
+    return done.returncode != -signal.SIGILL and done.stdout != b"not asked\n"
+
+
+@functools.cache
+def returns_are_dangerous() -> bool:
+    """Whether a return probe may end a process under a seccomp filter on this kernel: by its release, unless it shows the mend."""
+    return filters_break_returns(platform.release(), platform.machine()) and filters_are_asked()
 
 
 def filtered_processes() -> Iterator[int]:

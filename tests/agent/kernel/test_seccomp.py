@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,15 @@ sys.stdin.readline()
 def test_which_kernels_are_concerned(release: str, broken: bool) -> None:
     assert seccomp.filters_break_returns(release, "x86_64") == broken
     assert not seccomp.filters_break_returns(release, "aarch64")
+
+
+def test_whether_filters_are_asked_is_tried() -> None:
+    """They are asked about a call that nobody has, and on kernels with the mend not about that of return probes."""
+    assert seccomp.filters_are_asked(400)
+    if seccomp.filters_break_returns(platform.release(), platform.machine()) or platform.machine() != "x86_64":
+        return
+    has_call = tuple(map(int, platform.release().split(".")[:2])) >= seccomp.FIRST
+    assert seccomp.filters_are_asked() != has_call
 
 
 def test_a_filtered_process_is_found_by_what_it_maps() -> None:

@@ -1,0 +1,149 @@
+"""Mutants of the probes: each breaks one promised rule in a copy of the tree, and a test must turn red.
+
+python -m tests.kernel.mutants [NAME...]        (make mutants)
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 300
+
+SOCKETS, TLS, LARGE, OVERFLOW = (
+    "tests/kernel/test_sockets.py",
+    "tests/kernel/test_tls.py",
+    "tests/kernel/test_large.py",
+    "tests/kernel/test_large.py::test_a_call_of_more_than_the_ring_holds_is_counted",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """The rule that is broken; the file, and what becomes of its one occurrence; the tests of which one must fail."""
+
+    rule: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "SSL_clear cuts without data, too",
+        "tls.c",
+        "\tbegin_tls(&key, capture, stream ?",
+        "\tif (!stream || stream->tally[0].seen || stream->tally[1].seen) begin_tls(&key, capture, stream ?",
+        TLS,
+    ),
+    Mutant("SSL_clear keeps the references", "tls.c", "stream ? stream->references : 1", "stream ? 1 : 1", TLS),
+    Mutant("the last SSL_free ends", "tls.c", "__sync_fetch_and_add(&stream->references, -1) <= 1", "false", TLS),
+    Mutant("an earlier SSL_free does not", "tls.c", "__sync_fetch_and_add(&stream->references, 1)", "(void)stream", TLS),
+    Mutant("an error carries nothing", "tls.c", "return (s32)result > 0 ? (u32)result : 0;", "return (u32)result;", TLS),
+    Mutant(
+        "only an end of the peer is told", "tls.c", "if (error == SSL_ERROR_ZERO_RETURN || hung_up)", "if (hung_up || error)", TLS
+    ),
+    Mutant("close_notify is told", "tls.c", "if (error == SSL_ERROR_ZERO_RETURN || hung_up)", "if (hung_up)", TLS),
+    Mutant(
+        "a FIN without it is told",
+        "tls.c",
+        "if (error == SSL_ERROR_ZERO_RETURN || hung_up)",
+        "if (error == SSL_ERROR_ZERO_RETURN || (hung_up && error == 99))",
+        TLS,
+    ),
+    Mutant("a reset is no end", "tls.c", "return peer_has_ended((struct sock *)sock);", "return true;", TLS),
+    Mutant(
+        "ciphertext binds",
+        "sockets.c",
+        "bind_by_tag(call, first, first_length, capture);",
+        "bind_by_tag(call, first, 0, capture);",
+        TLS,
+    ),
+    Mutant("nested calls bind", "sockets.c", "!all->depth || all->depth > FRAMES_MAX)", "all->depth < 99)", TLS),
+    Mutant("a bound stream stays bound", "sockets.c", "if (!stream || stream->socket.method)", "if (!stream)", TLS),
+    Mutant("ciphertext is not delivered", "sockets.c", "stream->encrypted ? SOURCE_OPAQUE : SOURCE_SOCKET", "SOURCE_SOCKET", TLS),
+    Mutant(
+        "a stream outlives its connection",
+        "sockets.c",
+        "(state == TCP_CLOSE && !BPF_CORE_READ(sk, sk_socket, sk))",
+        "state == TCP_CLOSE",
+        SOCKETS,
+    ),
+    Mutant("a stream ends with its socket", "sockets.c", "return end_socket(ctx->args[0]);", "return 0;", SOCKETS),
+    Mutant("a new connection is a new stream", "sockets.c", "state == TCP_SYN_SENT ||", "", SOCKETS),
+    Mutant("MPTCP's sockets end", "sockets.c", "(state == TCP_CLOSE && ", "(state == 99 && ", SOCKETS),
+    Mutant("MSG_TRUNC stores nothing", "sockets.c", "(MSG_TRUNC | MSG_OOB", "(MSG_OOB", SOCKETS),
+    Mutant("MSG_OOB is out of order", "sockets.c", "(MSG_TRUNC | MSG_OOB", "(MSG_TRUNC", SOCKETS),
+    Mutant("MSG_PEEK takes nothing", "sockets.c", "flags & (MSG_PEEK | MSG_ERRQUEUE)", "flags & MSG_ERRQUEUE", SOCKETS),
+    Mutant("every message counts", "sockets.c", "for (u32 i = 0; i < UIO_MAXIOV; i++)", "for (u32 i = 0; i < 16; i++)", SOCKETS),
+    Mutant(
+        "preadv2 and pwritev2 count",
+        "sockets.c",
+        "SYS_preadv2:\n\tcase SYS_pwritev2:\n\tcase SYS_sendfile:",
+        "SYS_sendfile:",
+        SOCKETS,
+    ),
+    Mutant("preadv2 reads", "sockets.c", "SYS_preadv2:\n\tcase SYS_splice:", "SYS_splice:", SOCKETS),
+    Mutant(
+        "splice into a socket writes",
+        "sockets.c",
+        "return note_call(regs, SYS_sendfile, out);",
+        "return note_call(regs, SYS_splice, out);",
+        SOCKETS,
+    ),
+    Mutant("a read of nothing is no end by itself", "sockets.c", " && peer_has_ended(sk))", ")", SOCKETS),
+    Mutant("every segment is read", "streams.h", "\t\te->segments--;", "\t\te->segments = 0;", SOCKETS),
+    Mutant("offsets count bytes", "streams.h", "\te->offset += n;", "\te->offset += 1;", SOCKETS),
+    Mutant(
+        "a gap counts as seen",
+        "streams.h",
+        "u64 offset = __sync_fetch_and_add(&tally->seen, length);",
+        "u64 offset = tally->seen;",
+        SOCKETS,
+    ),
+    Mutant("a loss is in the stream's tally", "streams.h", "\t\t\te->lost += n;", "\t\t\t;", OVERFLOW),
+    Mutant("small events find room", "streams.h", "waiting + n > e->ring_limit", "false", OVERFLOW),
+    Mutant("a call is read to its end", "streams.h", "#define BATCHES_MAX 512", "#define BATCHES_MAX 4", LARGE),
+)
+
+
+def survives(mutant: Mutant, tree: Path) -> bool:
+    """Whether no test notices."""
+    file = tree / "probes" / mutant.file
+    text = file.read_text()
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.rule}: {mutant.file} has {text.count(mutant.old)} times what the mutant replaces: adapt it")
+    try:
+        file.write_text(text.replace(mutant.old, mutant.new))
+        subprocess.run(["make", "-s", "-o", "build/.toolchain", "probes"], cwd=tree, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.tests]
+        done = subprocess.run(command, cwd=tree, timeout=SECONDS, check=False, stdout=subprocess.PIPE, text=True)
+    finally:
+        file.write_text(text)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{mutant.rule}: the tests did not run: {done.stdout}")
+    red = next((line.split("::")[1].split(" ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
+    print(f"{red or 'survived':80} {mutant.rule}", flush=True)
+    return not red
+
+
+def main() -> None:
+    """Try the mutants whose rule contains one of the words given, or all."""
+    chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or any(word in mutant.rule for word in sys.argv[1:])]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".venv", ".git", ".demo", "build", "__pycache__"))
+        (tree / "build").mkdir()
+        (tree / "build/.toolchain").touch()
+        survived = [mutant for mutant in chosen if survives(mutant, tree)]
+    sys.exit(f"{len(survived)} of {len(chosen)} survived" if survived else 0)
+
+
+if __name__ == "__main__":
+    main()
