@@ -128,7 +128,9 @@ def survives(mutant: Mutant, tree: Path) -> bool:
         file.write_text(text)
     if done.returncode not in (0, 1):
         raise SystemExit(f"{mutant.rule}: the tests did not run: {done.stdout}")
-    red = next((line.split("::")[1].split(" ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
+    red = next(
+        (line.split("::")[1].split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), ""
+    )
     print(f"{red or 'survived':80} {mutant.rule}", flush=True)
     return not red
 

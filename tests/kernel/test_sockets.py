@@ -45,7 +45,7 @@ def check_exchange(probes: Probing) -> None:
 
 
 def test_an_answer_that_is_read_after_both_sides_have_ended(probes: Probing) -> None:
-    """The connection is over (TIME_WAIT) while its answer waits to be read."""
+    """The connection is over (TIME_WAIT) while its answer waits to be read. The stream ends when the socket is closed, at once."""
     program = f"""
 connection = connect()
 connection.sendall({QUESTION!r})
@@ -54,9 +54,17 @@ poll = select.poll()
 poll.register(connection, select.POLLRDHUP)
 poll.poll()
 read_all(connection)
+connection.close()
+print("closed", flush=True)
+sys.stdin.readline()
 """
     with serving(answer_at_end) as port:
-        probes.run(program, port)
+        process = probes.start(program, port)
+        assert process.stdout
+        assert process.stdout.readline() == "closed\n"
+        probes.take()
+        assert len(probes.streams) == 0
+        process.communicate("\n", timeout=60)
     check_exchange(probes)
 
 

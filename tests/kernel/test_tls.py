@@ -16,7 +16,7 @@ from understudy.v1 import agent_pb2
 
 from agent.attach import system_libraries
 from agent.kernel import seccomp
-from agent.streams import Facts, StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
+from agent.streams import StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
 from tests.e2e.conftest import Authority
 from tests.kernel.conftest import Capturing
 from tests.kernel.probing import PROGRAM, READ, WRITE, Probing, probing, read_exactly, serving
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.kernel
 
 QUESTION, ANSWER = b"GET / HTTP/1.1\r\nHost: peer\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
-BOUND_CIPHERTEXT = 3
+BOUND_NESTED, BOUND_CIPHERTEXT = 2, 3
 """enum bind_method of probes/events.h."""
 
 OPENSSL = f"""
@@ -106,21 +106,18 @@ def answer(stream: ssl.SSLSocket) -> None:
             stream.sendall(ANSWER)
 
 
-def facts_of(probes: Probing, stream: int) -> Facts:
-    """The last that is known of a stream's socket."""
-    return [item.facts for item in probes.news if isinstance(item, StreamBound) and item.stream == stream][-1]
-
-
 def streams_with_bytes(probes: Probing) -> list[int]:
     """In their order."""
     return list(dict.fromkeys(item.stream for item in probes.news if isinstance(item, StreamChunk)))
 
 
-def check_exchange(probes: Probing, stream: int, port: int) -> None:
-    """A stream with a question and its answer, seen from its start, on a connection with the port."""
+def check_exchange(probes: Probing, stream: int, port: int, method: int = BOUND_NESTED) -> None:
+    """A stream with a question and its answer, seen from its start, and bound once: to a connection with the port."""
     assert (probes.said(WRITE, stream), probes.said(READ, stream)) == (QUESTION, ANSWER)
     assert next(opened for opened in probes.opened() if opened.stream == stream).start_known
-    assert facts_of(probes, stream).remote == ("127.0.0.1", port)
+    facts = [item.facts for item in probes.news if isinstance(item, StreamBound) and item.stream == stream]
+    assert {(each.remote, each.method) for each in facts} == {(("127.0.0.1", port), method)}
+    assert len(set(facts)) == len(facts)
     probes.check_ledger()
 
 
@@ -231,8 +228,7 @@ assert move(openssl.SSL_read, plain, {len(ANSWER)}) == {len(ANSWER)}
     with serving(over_tls(answer)) as port:
         run(program, port)
     (stream,) = streams_with_bytes(probes)
-    check_exchange(probes, stream, port)
-    assert facts_of(probes, stream).method == BOUND_CIPHERTEXT
+    check_exchange(probes, stream, port, BOUND_CIPHERTEXT)
 
 
 TLS_ENDS = {
