@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from understudy.v1 import agent_pb2
 
+from agent.events import Counter
 from engine.protocols.http1 import BODY_LIMIT
 from tests.e2e.conftest import Authority
 from tests.kernel.conftest import Capturing
@@ -100,4 +101,27 @@ connection.sendall(bytes({size}))
         probes.only()
         assert probes.passed(1) == size
         assert 0 < len(probes.said(1)) < 1 << 20
+        probes.check_ledger()
+
+
+def test_a_full_ring_has_room_for_how_streams_begin_and_end() -> None:
+    """Nobody reads while small writes fill it, and then connections come and go."""
+    program = """
+connection = connect()
+for _ in range(4000):
+    connection.sendall(bytes(200))
+for _ in range(50):
+    connect().sendall(b"lost")
+"""
+
+    def swallow(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
+
+    with serving(swallow) as port, probing(ring_bytes=1 << 18) as probes:
+        probes.run(program, port)
+        probes.wait_for_ends()
+        assert len(probes.opened()) == 51
+        assert probes.probes.counter(Counter.EVENTS_LOST) == 0
+        assert probes.passed(1) == 4000 * 200 + 50 * 4
         probes.check_ledger()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from understudy.v1 import agent_pb2
 
 from agent.streams import StreamHalfClosed
-from tests.kernel.probing import READ, WRITE, Probing, probing, read_exactly, read_to_end, serving
+from tests.kernel.conftest import Capturing
+from tests.kernel.probing import PROGRAM, READ, WRITE, Probing, probing, read_exactly, read_to_end, serving
 
 pytestmark = pytest.mark.kernel
 
@@ -431,3 +435,45 @@ connection.sendall(b"!")
         done.set()
     probes.only()
     assert any(isinstance(item, StreamHalfClosed) for item in probes.news) == ended
+
+
+def test_a_refused_upload_is_one_complete_pair(capturing: Callable[..., Capturing]) -> None:
+    """The server answers before it has read the upload, and closing resets the connection before the answer is read."""
+    sent = threading.Event()
+
+    def refuse(connection: socket.socket) -> None:
+        read_exactly(connection, 100)
+        assert sent.wait(60)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    program = """
+connection = connect()
+connection.sendall(b"POST / HTTP/1.1\\r\\nHost: peer\\r\\nContent-Length: 20000\\r\\n\\r\\n" + b"x" * 20000)
+print("sent", flush=True)
+poll = select.poll()
+poll.register(connection, 0)
+poll.poll()  # POLLERR or POLLHUP
+try:
+    read_all(connection)
+except ConnectionResetError:
+    pass
+"""
+    with serving(refuse) as port:
+        command = [sys.executable, "-c", PROGRAM + program, str(port)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        capture = capturing()
+        capture.start(agent_pb2.Target(launched_pid=process.pid))
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "sent\n"
+        sent.set()
+        process.communicate(timeout=60)
+    assert capture.stop().lost == 0
+    with capture.snapshot() as snapshot:
+        (pair,) = snapshot.pairs()
+        assert pair.complete
+        assert pair.request.body == b"x" * 20000
+        assert pair.response
+        assert pair.response.start_line == b"HTTP/1.1 413 Too Large"
