@@ -42,7 +42,9 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 @click.option("--listen", default="unix:/run/understudy/agent.sock", show_default=True, help="Where AgentService is served.")
 @click.option("--engine", default="", help="Address of the engine; without one nothing can be captured.")
 @click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
-@click.option("--ring-bytes", default=RING_BYTES, show_default=True, callback=_ring_bytes, help="Size of the ring of events.")
+@click.option(
+    "--ring-bytes", default=RING_BYTES, show_default=True, callback=_ring_bytes, help="Size of the ring of events: kernel memory."
+)
 @click.option(
     "--probe-filtered",
     is_flag=True,
@@ -55,9 +57,9 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, probe_filtered
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    for check in describe.checks():
-        if check.name == "seccomp" and not check.ok:
-            click.echo(f"{check.detail}; {check.remedy}", err=True)
+    check = describe.seccomp_check(platform.release())
+    if not check.ok:
+        click.echo(f"{check.detail}; {check.remedy}", err=True)
     server, captures, redirects, uplink = build(listen, engine, ring_bytes, probe_filtered)
     if metrics:
         host, _, port = metrics.rpartition(":")

@@ -62,7 +62,7 @@ def checks() -> Iterator[Check]:
     yield _object_check()
     yield _capability_check()
     yield _takeover_check()
-    yield _seccomp_check(release)
+    yield seccomp_check(release)
     yield Check(
         "unix sockets",
         False,
@@ -79,7 +79,8 @@ def checks() -> Iterator[Check]:
     )
 
 
-def _seccomp_check(release: str) -> Check:
+def seccomp_check(release: str) -> Check:
+    """Whether probes are safe for processes under a seccomp filter."""
     if not returns_are_dangerous():
         return Check("seccomp", True, "return probes pass seccomp filters", required=False)
     return Check(

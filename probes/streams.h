@@ -7,8 +7,8 @@
 
 #define HELLO_MAX 4096 /* of a socket with TLS, so much of each direction is carried: the hellos, not the ciphertext */
 
-/* A call's steps, in two loops, because the verifier follows at most 8192 branches: 262,144 steps are the 2 GiB that a call carries at most
- * (MAX_RW_COUNT) in chunks, and its 1024 segments (UIO_MAXIOV). */
+/* A call's steps, in two loops, because the verifier follows at most 8192 branches: 262,144 steps suffice for the 2 GiB that a call can
+ * carry (MAX_RW_COUNT) in chunks, and its 1024 segments (UIO_MAXIOV). */
 #define STEPS_IN_BATCH 512
 #define BATCHES_MAX 512
 
@@ -136,12 +136,14 @@ static __noinline int tell_bound(struct stream *stream)
 	return 0;
 }
 
-/* Whether a peer's FIN has come. That a read yields nothing does not tell: it does so after shutdown(SHUT_RD), and once more after a reset.
- * TCP keeps the flag to the end; MPTCP has but the state. */
+/* Whether a peer's FIN has come. That a read yields nothing does not tell: it does so after shutdown(SHUT_RD), too, and once more after a
+ * reset. TCP keeps the flag to the end; MPTCP has but the state. */
 static __always_inline bool peer_has_ended(struct sock *sk)
 {
 	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	return (BPF_CORE_READ(sk, __sk_common.skc_flags) & (1 << SOCK_DONE)) || state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_CLOSING;
+	if (state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_CLOSING)
+		return true;
+	return BPF_CORE_READ(sk, __sk_common.skc_flags) & (1 << SOCK_DONE);
 }
 
 /* The peer has ended its direction: what it said before is all. Told once. */
@@ -172,7 +174,7 @@ struct emission {
 	u64 stream;
 	u64 time;
 	u64 offset;
-	u64 lost;      /* of this direction so far */
+	u64 lost; /* of this direction so far */
 	u64 vector;    /* user address of the next segment's struct iovec */
 	u64 segments;  /* segments left there */
 	u64 address;   /* of the next byte */
