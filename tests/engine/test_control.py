@@ -444,7 +444,7 @@ def test_a_miss_with_half_a_character_ends_nothing(engine: Engine, body: bytes) 
         connection.request("POST", "/a", body, {"Host": "api.example.com", **dict(JSON)})
         assert connection.getresponse().status == 418
     [miss] = run_of(engine, responder).misses
-    assert "\ufffd" in str([(d.field, d.live) for d in miss.differences])
+    assert any(half in d.field + d.live for d in miss.differences for half in (r"\ud83d", r"\udfff"))
     assert len(stop(engine, responder).misses) == 1
 
 
