@@ -56,6 +56,7 @@ def _wanted(request: pb.RedirectRequest) -> redirect.Wanted:
         responder=redirect.Responder(request.responder.pid, request.responder.ipv4_port, request.responder.ipv6_port),
         recorded=_backends(request.recorded),
         passed=_backends(request.passed_through),
+        refused=_backends(request.refused),
         pass_unrecorded=request.pass_unrecorded,
         ca=request.ca_pem,
         command=Command(tuple(request.command.arguments), request.command.folder or "/", dict(request.command.environment)),
@@ -84,7 +85,13 @@ def _call_news(told: redirect.Told) -> pb.RedirectResponse:
         protocol=call.protocol,
         workload=wire.workload(told.workload),
     )
-    return pb.RedirectResponse(refused=news) if call.news is News.REFUSED else pb.RedirectResponse(passed=news)
+    match call.news:
+        case News.REFUSED:
+            return pb.RedirectResponse(refused=news)
+        case News.PASSED:
+            return pb.RedirectResponse(passed=news)
+        case News.LOCAL:
+            return pb.RedirectResponse(local=news)
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):

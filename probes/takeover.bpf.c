@@ -66,7 +66,9 @@ struct call {
 	u32 tgid;
 	char command[16];
 	u8 told;
-	u8 padding[3];
+	u8 translated; /* it goes to `real`, which the guard lets pass */
+	u8 padding[2];
+	struct destination real;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -75,13 +77,13 @@ struct {
 	__type(value, struct call);
 } sockets SEC(".maps");
 
-/* What was called from a local address and port, until the responder asks. LRU: a connection that is never accepted leaves its
+/* Who called what from a local address and port, until the responder asks. LRU: a connection that is never accepted leaves its
  * entry. Of local ports there are fewer than this. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
 	__type(key, struct destination);
-	__type(value, struct destination);
+	__type(value, struct call);
 } originals SEC(".maps");
 
 /* The same, once the responder has asked: local ports are used again, by others too. */
@@ -89,8 +91,17 @@ struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct destination);
+	__type(value, struct call);
 } accepted SEC(".maps");
+
+/* Protocol and port on this machine of which nothing needs to be told: told of, or bound by the workload itself. LRU: a program that
+ * tries them all is told of again, and nothing fails. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u32);
+	__type(value, u8);
+} known_ports SEC(".maps");
 
 /* News: 256 KiB are 4,600 refused calls between two looks of a reader that is woken for each. */
 struct {
@@ -108,7 +119,7 @@ struct {
 
 /* --- Words --- */
 
-enum verdict { LEAVE, REDIRECT, REFUSE };
+enum verdict { LEAVE, REDIRECT, TRANSLATE, REFUSE };
 
 static __always_inline struct takeover_settings *current_settings(void)
 {
@@ -185,6 +196,37 @@ static __always_inline void pass_unrecorded(u32 protocol, const struct call *cal
 		tell(TAKEOVER_PASSED, protocol, call);
 }
 
+/* Whether a port on this machine is met for the first time. */
+static __always_inline bool is_new_port(u32 protocol, u16 port)
+{
+	u32 key = protocol << 16 | port;
+	u8 known = 1;
+	return !bpf_map_lookup_elem(&known_ports, &key) && !bpf_map_update_elem(&known_ports, &key, &known, BPF_NOEXIST);
+}
+
+static __always_inline void tell_local(u32 protocol, const struct call *call)
+{
+	if (is_new_port(protocol, call->destination.port))
+		tell(TAKEOVER_LOCAL, protocol, call);
+}
+
+static __always_inline bool is_same(const struct destination *one, const struct destination *other)
+{
+	return one->address[0] == other->address[0] && one->address[1] == other->address[1] &&
+	       one->address[2] == other->address[2] && one->address[3] == other->address[3] && one->port == other->port;
+}
+
+/* Puts the real address in the place of the one that stands for it. */
+static __always_inline enum verdict pass(const struct rule *rule, struct call *call)
+{
+	if (!rule->translated)
+		return LEAVE;
+	call->translated = 1;
+	call->real.port = call->destination.port;
+	__builtin_memcpy(call->real.address, rule->real, sizeof(rule->real));
+	return TRANSLATE;
+}
+
 /* The call fails, with ECONNREFUSED where the kernel lets address hooks say so (6.1, which also brought the helper asked for
  * here), with EPERM on older ones. */
 static __always_inline int refuse(void)
@@ -196,19 +238,22 @@ static __always_inline int refuse(void)
 
 /* --- Calls --- */
 
-/* What becomes of a datagram or a connection to a destination that is not DNS. */
-static __always_inline enum verdict judge(struct takeover_settings *set, u32 protocol, const struct call *call)
+/* What becomes of a datagram or a connection to a destination that is not DNS. A datagram to a recorded destination is refused
+ * (QUIC: its caller comes again by TCP), but for the loopback, where it is somebody else. */
+static __always_inline enum verdict judge(struct takeover_settings *set, u32 protocol, struct call *call)
 {
 	struct rule *rule = bpf_map_lookup_elem(&rules, &call->destination);
 	if (rule && rule->action == ACTION_PASS) {
 		tell_passed(rule, protocol, call);
+		return pass(rule, call);
+	}
+	if (rule && rule->action == ACTION_RESPOND && protocol == IPPROTO_TCP)
+		return set->closed ? REFUSE : REDIRECT;
+	if (is_local(&call->destination) && !(rule && rule->action == ACTION_REFUSE)) {
+		tell_local(protocol, call);
 		return LEAVE;
 	}
-	if (rule && protocol == IPPROTO_TCP)
-		return set->closed ? REFUSE : REDIRECT;
-	if (is_local(&call->destination))
-		return LEAVE;
-	if (set->pass_unrecorded) {
+	if (set->pass_unrecorded && !rule) {
 		pass_unrecorded(protocol, call);
 		return LEAVE;
 	}
@@ -217,7 +262,7 @@ static __always_inline enum verdict judge(struct takeover_settings *set, u32 pro
 }
 
 /* What becomes of a connect. Connecting a datagram socket sends nothing (getaddrinfo does so to order addresses): that is left
- * alone, and the guard drops what is sent. */
+ * alone, but for addresses that stand for others, and the guard drops what is sent. */
 static __always_inline enum verdict judge_connect(struct bpf_sock_addr *ctx, struct call *call, u16 *port4, u16 *port6)
 {
 	struct takeover_settings *set = current_settings();
@@ -233,16 +278,34 @@ static __always_inline enum verdict judge_connect(struct bpf_sock_addr *ctx, str
 		return REDIRECT;
 	}
 	enum verdict verdict = LEAVE;
-	if (tcp)
+	if (tcp) {
 		verdict = judge(set, protocol, call);
+	} else {
+		struct rule *rule = bpf_map_lookup_elem(&rules, &call->destination);
+		if (rule && rule->action == ACTION_PASS)
+			verdict = pass(rule, call);
+	}
 	/* A socket may be connected again, to something else. */
-	if (tcp && verdict != REDIRECT)
+	if (tcp && verdict != REDIRECT && verdict != TRANSLATE)
 		bpf_sk_storage_delete(&sockets, ctx->sk);
 	else
 		remember(ctx, call);
 	*port4 = set->responder4;
 	*port6 = set->responder6;
 	return verdict;
+}
+
+static __always_inline int go4(struct bpf_sock_addr *ctx, enum verdict verdict, const struct call *call, u16 port4)
+{
+	if (verdict == REFUSE || (verdict == REDIRECT && !port4))
+		return refuse();
+	if (verdict == REDIRECT) {
+		ctx->user_ip4 = LOOPBACK;
+		ctx->user_port = port4;
+	} else if (verdict == TRANSLATE) {
+		ctx->user_ip4 = call->real.address[3];
+	}
+	return 1;
 }
 
 SEC("cgroup/connect4")
@@ -252,13 +315,7 @@ int takeover_connect4(struct bpf_sock_addr *ctx)
 	set_ip4(&call.destination, ctx->user_ip4);
 	u16 port4 = 0, port6 = 0;
 	enum verdict verdict = judge_connect(ctx, &call, &port4, &port6);
-	if (verdict == REFUSE)
-		return refuse();
-	if (verdict == REDIRECT) {
-		ctx->user_ip4 = LOOPBACK;
-		ctx->user_port = port4;
-	}
-	return 1;
+	return go4(ctx, verdict, &call, port4);
 }
 
 static __always_inline void read_ip6(struct bpf_sock_addr *ctx, struct destination *to)
@@ -285,7 +342,7 @@ int takeover_connect6(struct bpf_sock_addr *ctx)
 	read_ip6(ctx, &call.destination);
 	u16 port4 = 0, port6 = 0;
 	enum verdict verdict = judge_connect(ctx, &call, &port4, &port6);
-	if (verdict == REFUSE)
+	if (verdict == REFUSE || (verdict == REDIRECT && !port4 && !port6))
 		return refuse();
 	if (verdict == REDIRECT && port6 && !is_mapped(&call.destination)) {
 		write_ip6(ctx, 0, 0, 0, bpf_htonl(1));
@@ -293,6 +350,9 @@ int takeover_connect6(struct bpf_sock_addr *ctx)
 	} else if (verdict == REDIRECT) {
 		write_ip6(ctx, 0, 0, MAPPED, LOOPBACK);
 		ctx->user_port = port4;
+	} else if (verdict == TRANSLATE) {
+		u32 *real = call.real.address;
+		write_ip6(ctx, real[0], real[1], real[2], real[3]);
 	}
 	return 1;
 }
@@ -306,10 +366,12 @@ static __always_inline enum verdict judge_datagram(struct bpf_sock_addr *ctx, st
 	fill_caller(call);
 	*port4 = set->dns_udp4;
 	*port6 = set->dns_udp6;
+	enum verdict verdict = REDIRECT;
 	if (call->destination.port != DNS)
-		return judge(set, IPPROTO_UDP, call);
-	remember(ctx, call);
-	return REDIRECT;
+		verdict = judge(set, IPPROTO_UDP, call);
+	if (verdict == REDIRECT || verdict == TRANSLATE)
+		remember(ctx, call);
+	return verdict;
 }
 
 SEC("cgroup/sendmsg4")
@@ -319,13 +381,7 @@ int takeover_sendmsg4(struct bpf_sock_addr *ctx)
 	set_ip4(&call.destination, ctx->user_ip4);
 	u16 port4 = 0, port6 = 0;
 	enum verdict verdict = judge_datagram(ctx, &call, &port4, &port6);
-	if (verdict == REFUSE)
-		return refuse();
-	if (verdict == REDIRECT) {
-		ctx->user_ip4 = LOOPBACK;
-		ctx->user_port = port4;
-	}
-	return 1;
+	return go4(ctx, verdict, &call, port4);
 }
 
 /* An IPv4 destination of an IPv6 socket comes by sendmsg4, and the kernel takes none from here. */
@@ -341,20 +397,43 @@ int takeover_sendmsg6(struct bpf_sock_addr *ctx)
 	if (verdict == REDIRECT) {
 		write_ip6(ctx, 0, 0, 0, bpf_htonl(1));
 		ctx->user_port = port6;
+	} else if (verdict == TRANSLATE) {
+		u32 *real = call.real.address;
+		write_ip6(ctx, real[0], real[1], real[2], real[3]);
 	}
+	return 1;
+}
+
+/* What the workload binds is its own: calls to it stay within. */
+SEC("cgroup/post_bind4")
+int takeover_bind4(struct bpf_sock *sk)
+{
+	is_new_port(sk->protocol, bpf_htons(sk->src_port));
+	return 1;
+}
+
+SEC("cgroup/post_bind6")
+int takeover_bind6(struct bpf_sock *sk)
+{
+	is_new_port(sk->protocol, bpf_htons(sk->src_port));
 	return 1;
 }
 
 /* --- What the program is shown --- */
 
-/* Where an answer of the resolver came from, as far as the program knows; 0 for anything else. */
+/* Where an answer of the resolver, or of who is behind an address that stands for it, came from, as far as the program knows; 0 for
+ * anything else. */
 static __always_inline struct call *asked(struct bpf_sock_addr *ctx, const struct destination *from)
 {
 	struct takeover_settings *set = current_settings();
-	if (!set || !is_local(from) || !from->port || (from->port != set->dns_udp4 && from->port != set->dns_udp6))
-		return 0;
 	struct call *call = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
-	return call && call->destination.port == DNS ? call : 0;
+	if (!set || !call)
+		return 0;
+	if (call->translated)
+		return is_same(&call->real, from) ? call : 0;
+	if (!is_local(from) || !from->port || (from->port != set->dns_udp4 && from->port != set->dns_udp6))
+		return 0;
+	return call->destination.port == DNS ? call : 0;
 }
 
 SEC("cgroup/recvmsg4")
@@ -429,13 +508,13 @@ int takeover_connecting(struct bpf_sock_ops *ops)
 		local.address[2] = ops->local_ip6[2];
 		local.address[3] = ops->local_ip6[3];
 	}
-	bpf_map_update_elem(&originals, &local, &call->destination, BPF_ANY);
+	bpf_map_update_elem(&originals, &local, call, BPF_ANY);
 	return 1;
 }
 
-static __always_inline struct destination *original_of(struct bpf_sock *sk)
+static __always_inline struct call *original_of(struct bpf_sock *sk)
 {
-	struct destination *kept = bpf_sk_storage_get(&accepted, sk, 0, 0);
+	struct call *kept = bpf_sk_storage_get(&accepted, sk, 0, 0);
 	if (kept)
 		return kept;
 	struct destination peer = {.port = sk->dst_port};
@@ -448,7 +527,7 @@ static __always_inline struct destination *original_of(struct bpf_sock *sk)
 		peer.address[2] = sk->dst_ip6[2];
 		peer.address[3] = sk->dst_ip6[3];
 	}
-	struct destination *original = bpf_map_lookup_elem(&originals, &peer);
+	struct call *original = bpf_map_lookup_elem(&originals, &peer);
 	if (!original)
 		return 0;
 	kept = bpf_sk_storage_get(&accepted, sk, original, BPF_SK_STORAGE_GET_F_CREATE);
@@ -472,23 +551,9 @@ struct answer6 {
 	u32 scope;
 };
 
-/* Answers getsockopt(SO_ORIGINAL_DST) on the responder's connections, at either level; the answer's family is that of the call. */
-SEC("cgroup/getsockopt")
-int takeover_getsockopt(struct bpf_sockopt *ctx)
+static __always_inline void answer_destination(struct bpf_sockopt *ctx, const struct destination *original)
 {
-	if (ctx->optname != SO_ORIGINAL_DST || (ctx->level != SOL_IP && ctx->level != SOL_IPV6))
-		return 1;
-	struct takeover_settings *set = current_settings();
-	struct bpf_sock *sk = ctx->sk;
-	if (!set || !sk || sk->protocol != IPPROTO_TCP)
-		return 1;
-	u16 port = bpf_htons(sk->src_port);
-	if (port != set->responder4 && port != set->responder6)
-		return 1;
 	void *begin = ctx->optval, *end = ctx->optval_end;
-	struct destination *original = original_of(sk);
-	if (!original)
-		return 1;
 	struct answer4 *ip4 = begin;
 	struct answer6 *ip6 = begin;
 	if (is_mapped(original) && (void *)(ip4 + 1) <= end) {
@@ -501,6 +566,42 @@ int takeover_getsockopt(struct bpf_sockopt *ctx)
 		ctx->optlen = sizeof(*ip6);
 		ctx->retval = 0;
 	}
+}
+
+static __always_inline void answer_caller(struct bpf_sockopt *ctx, const struct call *original)
+{
+	void *end = ctx->optval_end;
+	struct takeover_caller *caller = ctx->optval;
+	if ((void *)(caller + 1) > end)
+		return;
+	caller->tgid = original->tgid;
+	__builtin_memcpy(caller->command, original->command, sizeof(caller->command));
+	ctx->optlen = sizeof(*caller);
+	ctx->retval = 0;
+}
+
+/* Answers getsockopt(SO_ORIGINAL_DST) on the responder's connections, at either level; the answer's family is that of the call.
+ * And TAKEOVER_CALLER. */
+SEC("cgroup/getsockopt")
+int takeover_getsockopt(struct bpf_sockopt *ctx)
+{
+	bool caller = ctx->optname == TAKEOVER_CALLER;
+	if ((ctx->optname != SO_ORIGINAL_DST && !caller) || (ctx->level != SOL_IP && ctx->level != SOL_IPV6))
+		return 1;
+	struct takeover_settings *set = current_settings();
+	struct bpf_sock *sk = ctx->sk;
+	if (!set || !sk || sk->protocol != IPPROTO_TCP)
+		return 1;
+	u16 port = bpf_htons(sk->src_port);
+	if (port != set->responder4 && port != set->responder6)
+		return 1;
+	struct call *original = original_of(sk);
+	if (!original)
+		return 1;
+	if (caller)
+		answer_caller(ctx, original);
+	else
+		answer_destination(ctx, &original->destination);
 	return 1;
 }
 
@@ -553,12 +654,18 @@ int takeover_egress(struct __sk_buff *skb)
 		call.tgid = origin->tgid;
 		__builtin_memcpy(call.command, origin->command, sizeof(call.command));
 	}
+	if (origin && origin->translated && is_same(&origin->real, &call.destination)) {
+		struct rule *stands = bpf_map_lookup_elem(&rules, &origin->destination);
+		if (stands)
+			tell_passed(stands, protocol, origin);
+		return 1;
+	}
 	struct rule *rule = bpf_map_lookup_elem(&rules, &call.destination);
 	if (rule && rule->action == ACTION_PASS) {
 		tell_passed(rule, protocol, &call);
 		return 1;
 	}
-	if (set->pass_unrecorded) {
+	if (set->pass_unrecorded && !rule) {
 		pass_unrecorded(protocol, &call);
 		return 1;
 	}

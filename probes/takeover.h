@@ -15,15 +15,18 @@ struct destination {
 enum action {
 	ACTION_RESPOND = 1, /* recorded: to the responder */
 	ACTION_PASS,	    /* keeps its real connection */
+	ACTION_REFUSE,	    /* refused, though it is on the loopback */
 };
 
 struct rule {
 	u8 action;
-	u8 told; /* that it is passed through */
-	u8 padding[2];
+	u8 told;       /* that it is passed through */
+	u8 translated; /* the address called stands for `real`: with ACTION_PASS */
+	u8 padding;
+	u32 real[4];
 };
 
-/* Ports on 127.0.0.1 and ::1; 0: not there. */
+/* Ports on 127.0.0.1 and ::1; 0: not there. Without a port for them, names are refused. */
 struct takeover_settings {
 	u16 responder4;
 	u16 responder6;
@@ -39,6 +42,15 @@ struct takeover_settings {
 enum takeover_news {
 	TAKEOVER_REFUSED = 1,
 	TAKEOVER_PASSED, /* the first time for each destination */
+	TAKEOVER_LOCAL,	 /* to a program on this machine that was not recorded: the first time for each port */
+};
+
+/* getsockopt(SOL_IP, TAKEOVER_CALLER) on a connection of the responder: who called. Far from the numbers of <linux/in.h>. */
+#define TAKEOVER_CALLER 0x5553
+
+struct takeover_caller {
+	u32 tgid;
+	char command[16];
 };
 
 struct takeover_event {

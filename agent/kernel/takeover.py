@@ -51,9 +51,9 @@ class Hooks:
         """Replace the settings."""
         self._settings.put(c_uint32(0), settings)
 
-    def rule(self, address: Address, port: int, action: Action) -> None:
-        """Say what happens to a destination. OSError where there are too many."""
-        self._rules.put(Destination.of(address, port), Rule(action=action))
+    def rule(self, address: Address, port: int, action: Action, real: Address | None = None) -> None:
+        """Say what happens to a destination, which may stand for a real one. OSError where there are too many."""
+        self._rules.put(Destination.of(address, port), Rule.of(action, real))
 
     @property
     def epoll_fd(self) -> int:

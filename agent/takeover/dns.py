@@ -1,7 +1,8 @@
 """The resolver that a workload's programs reach whichever server they ask: on the loopback of their network, by UDP and TCP.
 
-It answers as Names says, and asks the machine's own servers for the rest. It runs on a thread of its own, which lives in the
-network of the workload.
+It answers as Names says, and asks the machine's own servers for the rest. What becomes of a name is decided over both families:
+where one of them has addresses, the name is there, whatever the servers say of the other. It runs on a thread of its own, which
+lives in the network of the workload.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import contextlib
 import ipaddress
 import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from agent.takeover import network
 from agent.takeover.events import Address
-from agent.takeover.message import AAAA, IN, A, Code, Query, answer, read_query, read_response, refuse
+from agent.takeover.message import AAAA, IN, A, Code, Query, answer, asking_for, read_query, read_response, readdressed, refuse
 from agent.takeover.names import Names, Way
 
 FORWARD_SECONDS = 1.2
@@ -33,7 +35,14 @@ IDLE_SECONDS = 10.0
 """How long a TCP connection may be silent (RFC 7766 section 6.2.3 asks for a few seconds)."""
 
 ADDRESS_SECONDS = 60
-"""How long programs may remember the addresses of names that have their own. They hold for the whole takeover."""
+"""How long programs may remember the addresses of recorded names. They hold for the whole takeover."""
+
+DECISION_SECONDS = 5
+"""How long what the machine's servers said of a name holds here, and addresses that hang on it in programs: a name that is there a
+moment later is found."""
+
+REPLIES_MAX = 4096
+"""Names times families whose answers are kept: a program asks for tens."""
 
 DNS_PORT = 53
 
@@ -56,15 +65,30 @@ class Server:
     port: int = DNS_PORT
 
 
+Own = tuple[ipaddress.IPv4Address, ipaddress.IPv6Address]
+Learned = Callable[[str, Own, Sequence[Address]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What the machine's servers say; `data` is None where none answers."""
+
+    data: bytes | None = None
+    exists: bool = False
+    """Whether the name is there, with such records or without."""
+    addresses: tuple[Address, ...] = ()
+
+
 class Resolver:
     """Answers for one takeover."""
 
-    def __init__(self, names: Names, servers: Sequence[Server], learned: Callable[[str, Sequence[Address]], None]) -> None:
-        """`learned` is called with a name and its addresses before the program hears of them."""
+    def __init__(self, names: Names, servers: Sequence[Server], learned: Learned) -> None:
+        """`learned` is called with a name, its own addresses and the real ones, before the program hears of its own."""
         self._names = names
         self._servers = servers
         self._learned = learned
         self._forwards = self._connections = 0
+        self._replies: OrderedDict[tuple[bytes, int, bool], tuple[asyncio.Task[_Reply], float]] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._started = threading.Event()
@@ -147,31 +171,55 @@ class Resolver:
         name = self._names.canonical(query.name)
         way = self._names.way(query.name)
         if way is Way.LOOPBACK:
-            return _addresses(query, ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
-        if way is Way.OWN or (way is Way.REAL_OR_OWN and self._names.has_own(name)):
-            return self._own(query, name)
-        reply = await self._ask(query, data, tcp=tcp)
-        return self._judge(query, name, way, reply)
+            return _addresses(query, (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")), ADDRESS_SECONDS)
+        if way is Way.OWN:
+            return self._own(query, name, (), ADDRESS_SECONDS)
+        reply = await self._look_up(query, data, query.type, tcp=tcp)
+        if query.type not in _OTHER or query.class_ != IN:
+            return _forwarded(query, way, reply)
+        if way is Way.STAND_IN_OR_OWN or (way is Way.STAND_IN and reply.addresses):
+            return self._own(query, name, reply.addresses, DECISION_SECONDS)
+        if reply.addresses:
+            self._names.saw(name, reply.addresses)
+            return _forwarded(query, way, reply)
+        other = await self._look_up(query, data, _OTHER[query.type], tcp=tcp)
+        if way is Way.REAL_OR_OWN and not (reply.exists or other.exists):
+            return self._own(query, name, (), DECISION_SECONDS)
+        if other.exists and not reply.exists:
+            return answer(query)  # it is there, but not in this family
+        return _forwarded(query, way, reply)
 
-    def _judge(self, query: Query, name: str, way: Way, reply: bytes | None) -> bytes:
-        response = read_response(reply) if reply is not None else None
-        if response and response.code == Code.NO_ERROR:
-            self._names.saw(name, response.addresses)
-            self._learned(name, response.addresses)
-        elif way is Way.REAL_OR_OWN:
-            return self._own(query, name)
-        if reply is not None:
-            return reply
-        return answer(query, Code.NO_SUCH_NAME if way is Way.REAL_OR_NONE else Code.SERVER_FAILURE)
-
-    def _own(self, query: Query, name: str) -> bytes:
-        if query.type not in (A, AAAA) or query.class_ != IN:
+    def _own(self, query: Query, name: str, real: Sequence[Address], seconds: int) -> bytes:
+        if query.type not in _OTHER or query.class_ != IN:
             return answer(query)  # the name is there, but has no such records
         own = self._names.own(name)
         if own is None:
             return answer(query, Code.SERVER_FAILURE)
-        self._learned(name, own)
-        return _addresses(query, *own)
+        self._learned(name, own, real)
+        return _addresses(query, own, seconds)
+
+    async def _look_up(self, query: Query, data: bytes, type_: int, *, tcp: bool) -> _Reply:
+        """What the machine's servers say of a name, kept for a moment. Equal questions at a time are asked once."""
+        now = asyncio.get_running_loop().time()
+        key = (query.question[:-4].lower(), type_, tcp)
+        task, until = self._replies.get(key, (None, 0.0))
+        if task is None or now >= until:
+            task = asyncio.get_running_loop().create_task(self._ask_for(query, data, type_, tcp=tcp))
+            self._replies[key] = task, now + DECISION_SECONDS
+            self._replies.move_to_end(key)
+            while len(self._replies) > REPLIES_MAX:
+                self._replies.popitem(last=False)
+        return await asyncio.shield(task)
+
+    async def _ask_for(self, query: Query, data: bytes, type_: int, *, tcp: bool) -> _Reply:
+        data = asking_for(data, query, type_)
+        asked = read_query(data)
+        reply = await self._ask(asked, data, tcp=tcp)
+        if reply is None:
+            return _Reply()
+        response = read_response(reply)
+        exists = response.code == Code.NO_ERROR
+        return _Reply(reply, exists, response.addresses if exists else ())
 
     async def _ask(self, query: Query, data: bytes, *, tcp: bool) -> bytes | None:
         """The first answer that one of the servers gives; None where none does."""
@@ -199,10 +247,22 @@ class Resolver:
         return reply if known and (response.id, response.question) == (query.id, query.question) else None
 
 
-def _addresses(query: Query, ip4: ipaddress.IPv4Address, ip6: ipaddress.IPv6Address) -> bytes:
-    own: dict[int, Address] = {A: ip4, AAAA: ip6}
-    address = own.get(query.type) if query.class_ == IN else None
-    return answer(query, addresses=[address] if address else [], seconds=ADDRESS_SECONDS)
+_OTHER = {A: AAAA, AAAA: A}
+
+
+def _forwarded(query: Query, way: Way, reply: _Reply) -> bytes:
+    """What the machine's servers say, or that they do not."""
+    if reply.data is not None:
+        return readdressed(reply.data, query)
+    if query.type not in _OTHER and way in (Way.REAL_OR_OWN, Way.STAND_IN_OR_OWN):
+        return answer(query)  # it will have an address, but has no such records
+    return answer(query, Code.NO_SUCH_NAME if way is Way.REAL_OR_NONE else Code.SERVER_FAILURE)
+
+
+def _addresses(query: Query, own: Own, seconds: int) -> bytes:
+    mine: dict[int, Address] = {A: own[0], AAAA: own[1]}
+    address = mine.get(query.type) if query.class_ == IN else None
+    return answer(query, addresses=[address] if address else [], seconds=seconds)
 
 
 async def _ask_by_udp(server: Server, data: bytes) -> bytes:

@@ -19,6 +19,7 @@ class Action(enum.IntEnum):
 
     RESPOND = 1
     PASS = 2
+    REFUSE = 3
 
 
 class News(enum.IntEnum):
@@ -26,6 +27,7 @@ class News(enum.IntEnum):
 
     REFUSED = 1
     PASSED = 2
+    LOCAL = 3
 
 
 class Destination(Structure):
@@ -38,14 +40,29 @@ class Destination(Structure):
     @classmethod
     def of(cls, address: Address, port: int) -> Self:
         """IPv4 addresses become ::ffff:a.b.c.d."""
-        packed = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
-        return cls.from_buffer_copy(packed + port.to_bytes(2, "big") + bytes(2))
+        return cls.from_buffer_copy(_mapped(address) + port.to_bytes(2, "big") + bytes(2))
 
 
 class Rule(Structure):
     """struct rule: a map's value."""
 
-    _fields_ = [("action", c_uint8), ("told", c_uint8), ("padding", c_uint8 * 2)]
+    _fields_ = [
+        ("action", c_uint8),
+        ("told", c_uint8),
+        ("translated", c_uint8),
+        ("padding", c_uint8),
+        ("real", c_uint32 * 4),
+    ]
+
+    @classmethod
+    def of(cls, action: Action, real: Address | None = None) -> Self:
+        """`real`: what the address of the rule stands for."""
+        return cls.from_buffer_copy(bytes((action, 0, real is not None, 0)) + (_mapped(real) if real else bytes(16)))
+
+
+def _mapped(address: Address) -> bytes:
+    """IPv4 addresses become ::ffff:a.b.c.d."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
 
 
 class Settings(Structure):
@@ -91,7 +108,8 @@ class Event(Structure):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that was refused, or the first that was passed through to its destination. `protocol` is an IPPROTO_*."""
+    """A call that was refused, the first that was passed through to its destination, or the first to a port of this machine that
+    was not recorded. `protocol` is an IPPROTO_*."""
 
     news: News
     address: Address

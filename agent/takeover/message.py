@@ -111,6 +111,17 @@ def answer(query: Query, code: Code = Code.NO_ERROR, addresses: Iterable[Address
     return head + query.question + b"".join(records) + extension
 
 
+def asking_for(data: bytes, query: Query, type_: int) -> bytes:
+    """The message of a query, asking for records of another type."""
+    place = _QUESTION + len(query.question) - 4
+    return data[:place] + type_.to_bytes(2, "big") + data[place + 2 :]
+
+
+def readdressed(reply: bytes, query: Query) -> bytes:
+    """The answer to an equal question as an answer to this one: with its number, and the name in its letters' case."""
+    return query.id.to_bytes(2, "big") + reply[2:_QUESTION] + query.question + reply[_QUESTION + len(query.question) :]
+
+
 def refuse(data: bytes) -> bytes | None:
     """An answer to what could not be read; None where it has no head, or is itself an answer."""
     if len(data) < _HEAD.size or data[2] & 0x80:

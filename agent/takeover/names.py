@@ -1,8 +1,9 @@
 """What becomes of a name: an address of its own, or the real ones. Pure.
 
-Recorded names get an address each, from ranges kept for tests of networks (RFC 2544, RFC 5180): nobody has them, so none of them is
-reached by mistake. Other names are asked for real; where there is no answer they get an address too, so that the call that follows
-can be refused under its name.
+Names of backends get an address each, from ranges kept for tests of networks (RFC 2544, RFC 5180): nobody has them, so none of
+them is reached by mistake. That of a backend which keeps its real connection stands for the real one, so that two names at one
+address stay apart. Other names are asked for real; where there is no answer they get an address too, so that the call that
+follows can be refused under its name.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Way(enum.Enum):
 
     LOOPBACK = "the loopback's addresses"
     OWN = "an address of its own"
+    STAND_IN = "an address of its own that stands for the real one, where there is one"
+    STAND_IN_OR_OWN = "the same; an address of its own where there is none"
     REAL = "the real addresses, or that there are none"
     REAL_OR_OWN = "the real addresses; one of its own where there are none"
     REAL_OR_NONE = "the real addresses; else, that there is no such name"
@@ -86,7 +89,7 @@ class Names:
     def _way_of_known(actions: Mapping[int, Action]) -> Way:
         if Action.PASS not in actions.values():
             return Way.OWN
-        return Way.REAL_OR_OWN if Action.RESPOND in actions.values() else Way.REAL
+        return Way.STAND_IN_OR_OWN if Action.RESPOND in actions.values() else Way.STAND_IN
 
     def own(self, name: str) -> tuple[ipaddress.IPv4Address, ipaddress.IPv6Address] | None:
         """The addresses of its own that a name has, from now on; None where there are none left."""
@@ -97,10 +100,6 @@ class Names:
             self._owners.append(name)
             number = self._numbers[name] = len(self._owners)  # x.0 is no host's address
         return ipaddress.IPv4Address(_FIRST4 + number), ipaddress.IPv6Address(_FIRST6 + number)
-
-    def has_own(self, name: str) -> bool:
-        """Whether a name was given an address."""
-        return name in self._numbers
 
     def is_own(self, address: Address) -> bool:
         """Whether an address was given to a name."""

@@ -7,6 +7,7 @@ left, the hooks stay and refuse what the responder answered before.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
 import os
 import queue
@@ -14,19 +15,21 @@ import select
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import workloads
 from agent.kernel.takeover import Hooks
 from agent.takeover import helper, trust
 from agent.takeover.bundles import Command
-from agent.takeover.dns import Resolver, Server
+from agent.takeover.dns import Own, Resolver, Server
 from agent.takeover.events import Action, Address, Call, Settings, decode, network_order
 from agent.takeover.names import Backend, Names, Way, actions_of, normal, read_hosts, read_resolver_configuration
 from agent.takeover.network import Loopback
 from agent.takeover.trust import Trust
 from agent.workloads import Cgroup, Workload
+
+LOOPBACK: tuple[Address, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 
 KEEPER_SECONDS = 5.0
 """How long the keeper of an empty cgroup may take to notice."""
@@ -50,6 +53,7 @@ class Wanted:
     responder: Responder
     recorded: tuple[Backend, ...] = ()
     passed: tuple[Backend, ...] = ()
+    refused: tuple[Backend, ...] = ()
     pass_unrecorded: bool = False
     ca: str = ""
     command: Command = field(default_factory=Command)
@@ -75,7 +79,7 @@ class Redirect:
         self.names = _names(wanted)
         self.untold = 0
         self._number = number
-        self._rules: dict[tuple[Address, int], Action] = {}
+        self._rules: dict[tuple[Address, int], tuple[Action, Address | None]] = {}
         self._ending = threading.Event()
         self._wake, self._woken = os.pipe()
         self._undo = contextlib.ExitStack()
@@ -133,32 +137,36 @@ class Redirect:
     # --- What goes where ---
 
     def _write_rules(self, hosts_file: str) -> None:
-        hosts = read_hosts(hosts_file)
+        hosts = {"localhost": LOOPBACK} | read_hosts(hosts_file)
         wanted = self.wanted
-        # Where two backends share an address, the real one is not reached by mistake: the last rule counts.
-        for action, backends in ((Action.PASS, wanted.passed), (Action.RESPOND, _without(wanted.recorded, wanted.passed))):
+        recorded = _without(wanted.recorded, wanted.passed)
+        # Where two backends share an address, the real one is not reached by mistake: the first rule of an address and port counts.
+        for action, backends in ((Action.RESPOND, recorded), (Action.PASS, wanted.passed), (Action.REFUSE, wanted.refused)):
             for backend in backends:
                 host = normal(backend.host)
                 literal = (backend.literal,) if backend.literal else ()
                 known = (*backend.addresses, *hosts.get(host, ()), *literal)
                 self.names.saw(host, known)
-                self._rule(known, backend.port, action)
+                for address in known:
+                    if (address, backend.port) not in self._rules:
+                        self._rule(address, backend.port, action)
         for name in self.names.ports:
             if self.names.way(name) is Way.OWN and (own := self.names.own(name)):
-                self._learned(name, own)
+                self._learned(name, own, ())
 
-    def _learned(self, name: str, addresses: Sequence[Address]) -> None:
-        """The addresses that a program gets for a name; also called on the resolver's thread."""
+    def _learned(self, name: str, own: Own, real: Sequence[Address]) -> None:
+        """The addresses that a program gets for a name, and those that they stand for; called on the resolver's thread, too."""
         for port, action in self.names.ports.get(name, {}).items():
-            real = [address for address in addresses if action is Action.RESPOND or not self.names.is_own(address)]
-            with contextlib.suppress(OSError):  # no room: the call is refused, which shows
-                self._rule(real, port, action)
+            for address in own:
+                stands_for = next((each for each in real if each.version == address.version), None)
+                if action is Action.RESPOND or stands_for:
+                    with contextlib.suppress(OSError):  # no room: the call is refused, which shows
+                        self._rule(address, port, action, stands_for if action is Action.PASS else None)
 
-    def _rule(self, addresses: Iterable[Address], port: int, action: Action) -> None:
-        for address in addresses:
-            if self._rules.get((address, port)) is not action:
-                self._hooks.rule(address, port, action)
-                self._rules[address, port] = action
+    def _rule(self, address: Address, port: int, action: Action, real: Address | None = None) -> None:
+        if self._rules.get((address, port)) != (action, real):
+            self._hooks.rule(address, port, action, real)
+            self._rules[address, port] = action, real
 
     # --- What happens ---
 
@@ -190,7 +198,9 @@ class Redirect:
         calls = Counter(map(decode, self._hooks.read()))
         for call, count in calls.items():
             workload = workloads.look_up(call.pid, command=call.command)
-            self.news.put(Told(call, count, self.names.name_of(call.address), workload))
+            _, real = self._rules.get((call.address, call.port), (None, None))
+            shown = replace(call, address=real) if real else call
+            self.news.put(Told(shown, count, self.names.name_of(call.address), workload))
         self.untold = self._hooks.lost
 
 

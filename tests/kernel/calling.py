@@ -83,6 +83,12 @@ def connect(host: str, port: str) -> object:
         return {"error": type(error).__name__, "seconds": time.monotonic() - started}
 
 
+def to_itself() -> object:
+    """To a port of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return connect(*map(str, listener.getsockname()))
+
+
 def read(host: str, port: str) -> object:
     """What is said there."""
     with socket.create_connection((host, int(port)), timeout=20) as connection:

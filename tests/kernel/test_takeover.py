@@ -156,6 +156,26 @@ def test_loopback_is_left_alone_but_for_recorded_pairs(lonely: Taking) -> None:
         ["127.0.0.1", 5000],
     ]
     assert running.told("refused") == []
+    assert [(address, int(port)) for _, address, port, _ in running.told("local")] == [("127.0.0.1", int(own4)), ("::1", int(own6))]
+
+
+def test_a_port_of_this_machine_is_told_of_once_and_the_workload_s_own_never(lonely: Taking) -> None:
+    with lonely.place.run(socket.create_server, ("127.0.0.1", 0)) as beside:
+        port = beside.getsockname()[1]
+        said, running = lonely.said("several", *[f"connect 127.0.0.1 {port}"] * 3, "to_itself")
+    assert all("peer" in step for step in said)
+    assert [port for _, _, port, _ in running.told("local")] == [port]
+
+
+def test_what_is_refused_on_the_loopback(lonely: Taking) -> None:
+    """Such as a proxy, for it would lead past the responder."""
+    with lonely.place.run(socket.create_server, ("127.0.0.1", 0)) as proxy:
+        port = proxy.getsockname()[1]
+        steps = [f"connect 127.0.0.1 {port}", f"connect localhost {port}"]
+        said, running = lonely.said("several", *steps, refused=[backend("localhost", port)])
+    assert [step.get("error") for step in said] == ["ConnectionRefusedError"] * 2
+    assert {(port, protocol) for _, _, port, protocol in running.told("refused")} == {(port, 6)}
+    assert running.told("local") == []
 
 
 def test_the_machine_sees_nothing_of_it(lonely: Taking) -> None:

@@ -105,3 +105,50 @@ def test_everything_may_be_passed_through(joined: Joined) -> None:
     assert said[2]["from"] == "responder"
     assert running.told("refused") == []
     assert {(name, port) for name, _, port, _ in running.told("passed")} == {(HOST, PORT)}
+
+
+def test_names_at_one_address_stay_apart(joined: Joined) -> None:
+    """One is recorded, the other keeps its real connection, and both are at the same address and port."""
+    taking, world = joined
+    steps = [f"read other.real.test {PORT}", f"with_urllib http://{HOST}:{PORT}/", f"with_urllib http://{BACKEND4}:{PORT}/"]
+    recorded, passed = [backend(HOST, PORT, BACKEND4, BACKEND6)], [backend("other.real.test", PORT, BACKEND4, BACKEND6)]
+    said, running = taking.said("several", *steps, recorded=recorded, passed=passed)
+    assert said[0] == "real"
+    assert [each["from"] for each in said[1:]] == ["responder"] * 2
+    assert [taking.responder.next()["original"][1] for _ in said[1:]] == [PORT] * 2
+    ((told, *_),) = running.told("passed")
+    assert told == "other.real.test"
+    assert len({(packet["address"], packet["port"]) for packet in without_dns(world.packets())}) == 1
+
+
+@pytest.mark.parametrize("family", ["4", "6"])
+def test_who_keeps_its_connection_is_seen_at_the_address_that_was_called(joined: Joined, family: str) -> None:
+    taking, _ = joined
+    said, _ = taking.said("several", f"look_up {HOST} {family}", f"connect {HOST} {PORT}", passed=[backend(HOST, PORT)])
+    assert said[1]["peer"][0] in {"4": ["198.18.0.1", "2001:2::1"], "6": ["2001:2::1", "198.18.0.1"]}[family]
+    assert said[0] == {family: [{"4": "198.18.0.1", "6": "2001:2::1"}[family]]}
+
+
+def test_datagrams_reach_who_keeps_its_real_connection(joined: Joined) -> None:
+    """Both of one that names its destination and of a connected one; the answer comes from where the program asked."""
+    taking, world = joined
+    said, _ = taking.said("datagram", HOST, "443", passed=[backend(HOST, 443)])
+    assert said == ["sent", "sent"]
+    assert {(packet["protocol"], packet["port"]) for packet in without_dns(world.packets())} == {(17, 443)}
+
+
+@pytest.mark.parametrize("host", [BACKEND4, BACKEND6, HOST])
+def test_quic_does_not_get_past_the_recording(joined: Joined, host: str) -> None:
+    """A datagram to a port that was recorded is refused, though what was not recorded passes: its caller comes again by TCP."""
+    taking, world = joined
+    recorded = [backend(HOST, 443, BACKEND4, BACKEND6)]
+    said, running = taking.said("datagram", host, "443", recorded=recorded, pass_unrecorded=True)
+    assert said == ["ConnectionRefusedError", "PermissionError"]
+    assert {call[3] for call in running.told("refused")} == {17}
+    assert without_dns(world.packets()) == []
+
+
+def test_a_name_that_only_ipv4_servers_know_is_real(joined: Joined) -> None:
+    taking, _ = joined
+    said, _ = taking.said("several", "look_up four.real.test any", f"read four.real.test {PORT}", passed=[backend(BACKEND4, PORT)])
+    assert said == [{"any": [BACKEND4]}, "real"]

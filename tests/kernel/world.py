@@ -3,7 +3,7 @@
     python -m tests.kernel.world HOME_PID
 
 is a process in the world's network namespace. It puts one end of a cable into the network of HOME_PID, resolves the names
-*.real.test, answers at their addresses, and says what comes by the cable: a line of JSON for each packet that is not of the
+*.real.test (four.real.test by IPv4 only), answers at their addresses, and says what comes by the cable: a line of JSON for each packet that is not of the
 network's own upkeep.
 """
 
@@ -84,6 +84,8 @@ def resolve(listener: socket.socket) -> None:
         own = {1: BACKEND4, 28: BACKEND6}
         if not question.name.to_text().lower().endswith(".real.test."):
             response.set_rcode(dns.rcode.NXDOMAIN)
+        elif question.rdtype == 28 and question.name.to_text().startswith("four."):  # as servers do that know IPv4 only
+            response.set_rcode(dns.rcode.REFUSED)
         elif question.rdtype in own:
             response.answer.append(dns.rrset.from_text(question.name, 60, "IN", question.rdtype, own[question.rdtype]))
         listener.sendto(response.to_wire(), peer)

@@ -432,6 +432,8 @@ class RedirectRequest(_message.Message):
     PASS_UNRECORDED_FIELD_NUMBER: _builtins.int
     CA_PEM_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    KEEP_DEPARTED_FIELD_NUMBER: _builtins.int
     redirect_id: _builtins.str
     """A name for it, chosen by the client, unused so far."""
     launched_pid: _builtins.int
@@ -442,6 +444,8 @@ class RedirectRequest(_message.Message):
     """Whether everything else keeps its real connection, too. Else it is refused, save for the loopback."""
     ca_pem: _builtins.str
     """The responder's authority, a certificate in PEM, which the process shall trust. Empty: nothing is changed."""
+    keep_departed: _builtins.bool
+    """Let processes go on that have left the cgroup, and with it the redirection; else they are ended."""
     @_builtins.property
     def responder(self) -> Global___ResponderEndpoint:
         """Who answers."""
@@ -452,11 +456,17 @@ class RedirectRequest(_message.Message):
 
     @_builtins.property
     def passed_through(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
-        """Backends that keep their real connection. One that is named in both lists keeps it."""
+        """Backends that keep their real connection. One that is named in both lists keeps it. Their names get addresses that stand for the
+        real ones.
+        """
 
     @_builtins.property
     def command(self) -> Global___Command:
         """What the process is going to be."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
+        """What is refused even on the loopback, such as a proxy. What is named above is not."""
 
     def __init__(
         self,
@@ -469,10 +479,12 @@ class RedirectRequest(_message.Message):
         pass_unrecorded: _builtins.bool = ...,
         ca_pem: _builtins.str = ...,
         command: Global___Command | None = ...,
+        refused: _abc.Iterable[_backend_pb2.Backend] | None = ...,
+        keep_departed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "responder", b"responder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "command", b"command", "launched_pid", b"launched_pid", "pass_unrecorded", b"pass_unrecorded", "passed_through", b"passed_through", "recorded", b"recorded", "redirect_id", b"redirect_id", "responder", b"responder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "command", b"command", "keep_departed", b"keep_departed", "launched_pid", b"launched_pid", "pass_unrecorded", b"pass_unrecorded", "passed_through", b"passed_through", "recorded", b"recorded", "redirect_id", b"redirect_id", "refused", b"refused", "responder", b"responder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -537,8 +549,16 @@ class Command(_message.Message):
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     FOLDER_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GID_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    TRUST_FILES_FIELD_NUMBER: _builtins.int
     folder: _builtins.str
     """The folder that it starts in, absolute."""
+    uid: _builtins.int
+    """Whose rights it has: their user. Files are read with these rights."""
+    gid: _builtins.int
+    """Their group."""
     @_builtins.property
     def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The program's path, then the arguments."""
@@ -547,16 +567,28 @@ class Command(_message.Message):
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Its environment."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their other groups."""
+
+    @_builtins.property
+    def trust_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files of certificates that it reads, besides those that are found. Paths as the process sees them."""
+
     def __init__(
         self,
         *,
         arguments: _abc.Iterable[_builtins.str] | None = ...,
         folder: _builtins.str = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        uid: _builtins.int = ...,
+        gid: _builtins.int = ...,
+        groups: _abc.Iterable[_builtins.int] | None = ...,
+        trust_files: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "environment", b"environment", "folder", b"folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "environment", b"environment", "folder", b"folder", "gid", b"gid", "groups", b"groups", "trust_files", b"trust_files", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,6 +604,8 @@ class RedirectResponse(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     PASSED_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
+    DEPARTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___RedirectReady:
         """Everything is in place: the process may go on."""
@@ -588,6 +622,14 @@ class RedirectResponse(_message.Message):
     def stopped(self) -> Global___RedirectStopped:
         """The last process has ended, and with it the redirection."""
 
+    @_builtins.property
+    def local(self) -> Global___CallNews:
+        """A call went to a program on this machine that was not recorded and is none of the workload's: the first to its port."""
+
+    @_builtins.property
+    def departed(self) -> Global___Departure:
+        """A process has left the cgroup, and with it the redirection: what it calls is refused as long as the agent lives."""
+
     def __init__(
         self,
         *,
@@ -595,12 +637,14 @@ class RedirectResponse(_message.Message):
         refused: Global___CallNews | None = ...,
         passed: Global___CallNews | None = ...,
         stopped: Global___RedirectStopped | None = ...,
+        local: Global___CallNews | None = ...,
+        departed: Global___Departure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "refused", "passed", "stopped"]  # noqa: Y015
+    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "refused", "passed", "stopped", "local", "departed"]  # noqa: Y015
     _WhichOneofArgType_news: _TypeAlias = _typing.Literal["news", b"news"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_news) -> _WhichOneofReturnType_news | None: ...
 
@@ -761,6 +805,38 @@ class CallNews(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallNews: _TypeAlias = CallNews  # noqa: Y015
+
+@_typing.final
+class Departure(_message.Message):
+    """Departure tells of a process that is no longer in the cgroup in which it was started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    CGROUP_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    cgroup: _builtins.str
+    """The cgroup that it is in now."""
+    ended: _builtins.bool
+    """Whether it was ended."""
+    @_builtins.property
+    def workload(self) -> _capture_pb2.Workload:
+        """The process."""
+
+    def __init__(
+        self,
+        *,
+        workload: _capture_pb2.Workload | None = ...,
+        cgroup: _builtins.str = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "ended", b"ended", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Departure: _TypeAlias = Departure  # noqa: Y015
 
 @_typing.final
 class RedirectStopped(_message.Message):

@@ -27,10 +27,12 @@ Ask = Callable[..., dns.message.Message]
 
 
 class Upstream:
-    """The machine's own server: knows real.test, lets silent.test wait, fails for broken.test."""
+    """The machine's own server: knows real.test, lets silent.test wait, fails for broken.test, and says of half.test by IPv6 what
+    `half` says."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.half = dns.rcode.NXDOMAIN
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.server = Server(*self._socket.getsockname())
@@ -43,11 +45,13 @@ class Upstream:
             response = dns.message.make_response(query)
             name = query.question[0].name.to_text().lower()
             self.asked.append(name)
-            if name == "real.test." and query.question[0].rdtype == 1:
+            if name in ("real.test.", "half.test.", "passed.test.", "both.test.") and query.question[0].rdtype == 1:
                 response.answer.append(dns.rrset.from_text(name, 60, "IN", "A", str(REAL)))
+            elif name == "half.test.":
+                response.set_rcode(self.half)
             elif name == "broken.test.":
                 response.set_rcode(dns.rcode.SERVFAIL)
-            elif name != "real.test.":
+            elif name not in ("real.test.", "passed.test.", "both.test."):
                 response.set_rcode(dns.rcode.NXDOMAIN)
             if name != "silent.test.":
                 self._socket.sendto(response.to_wire(), data_and_peer[1])
@@ -67,10 +71,16 @@ def upstream() -> Iterator[Upstream]:
 
 @contextlib.contextmanager
 def resolving(servers: Sequence[Server], *, pass_unrecorded: bool = False) -> Iterator[tuple[Ask, list[tuple[str, list[Address]]]]]:
-    """A way to ask a resolver, and what it has learned."""
+    """A way to ask a resolver, and the names whose addresses stand for real ones, with these."""
     learned: list[tuple[str, list[Address]]] = []
-    names = Names({"recorded.test": {443: Action.RESPOND}, "passed.test": {1: Action.PASS}}, ("corp.test",), pass_unrecorded)
-    resolver = Resolver(names, servers, lambda name, addresses: learned.append((name, list(addresses))))
+    ports = {
+        "recorded.test": {443: Action.RESPOND},
+        "passed.test": {1: Action.PASS},
+        "nowhere.test": {1: Action.PASS},
+        "both.test": {1: Action.PASS, 443: Action.RESPOND},
+    }
+    names = Names(ports, ("corp.test",), pass_unrecorded)
+    resolver = Resolver(names, servers, lambda name, _, real: learned.append((name, list(real))))
     resolver.start(os.getpid())
 
     def ask(name: str, kind: str = "A", *, tcp: bool = False, family: int = 4) -> dns.message.Message:
@@ -102,11 +112,49 @@ def test_recorded_names(upstream: Upstream, tcp: bool, family: int) -> None:
     assert upstream.asked == []
 
 
-def test_other_names_are_asked_for_and_learned(upstream: Upstream) -> None:
+def test_other_names_are_asked_for(upstream: Upstream) -> None:
     with resolving([upstream.server]) as (ask, learned):
         assert addresses(ask("real.test")) == [str(REAL)]
-        assert ask("real.test", "AAAA").rcode() == dns.rcode.NOERROR
-    assert ("real.test", [REAL]) in learned
+        empty = ask("real.test", "AAAA")
+        assert (empty.rcode(), empty.answer) == (dns.rcode.NOERROR, [])
+    assert learned == []
+
+
+@pytest.mark.parametrize("code", [dns.rcode.NXDOMAIN, dns.rcode.REFUSED, dns.rcode.SERVFAIL])
+@pytest.mark.parametrize("order", [("A", "AAAA"), ("AAAA", "A")])
+def test_a_name_is_there_where_it_has_addresses_of_one_family(upstream: Upstream, order: tuple[str, str], code: int) -> None:
+    """Servers that know nothing of IPv6 say NXDOMAIN or REFUSED to AAAA: the name has its IPv4 address all the same."""
+    upstream.half = dns.rcode.Rcode(code)
+    with resolving([upstream.server]) as (ask, _):
+        for kind in (*order, *order):
+            found = ask("half.test", kind)
+            assert (found.rcode(), addresses(found)) == (dns.rcode.NOERROR, [str(REAL)] if kind == "A" else [])
+
+
+def test_equal_questions_are_asked_once_for_a_moment(upstream: Upstream) -> None:
+    with resolving([upstream.server]) as (ask, _):
+        for name in ("real.test", "Real.TEST", "real.test"):
+            found = ask(name)
+            assert found.question[0].name.to_text(omit_final_dot=True) == name
+            assert addresses(found) == [str(REAL)]
+    assert upstream.asked == ["real.test."]
+
+
+def test_what_is_kept_is_bounded(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "REPLIES_MAX", 1)
+    with resolving([upstream.server]) as (ask, _):
+        for name in ("real.test", "half.test", "real.test"):
+            assert addresses(ask(name)) == [str(REAL)]
+    assert upstream.asked == ["real.test.", "half.test.", "real.test."]
+
+
+def test_what_is_kept_does_not_stay(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is there a moment later is found."""
+    monkeypatch.setattr(ours, "DECISION_SECONDS", 0)
+    with resolving([upstream.server]) as (ask, _):
+        for _ in range(2):
+            assert addresses(ask("real.test")) == [str(REAL)]
+    assert upstream.asked == ["real.test."] * 2
 
 
 @pytest.mark.parametrize("name", ["unknown.test", "broken.test", "silent.test"])
@@ -125,9 +173,23 @@ def test_what_the_search_list_made_is_not_there(upstream: Upstream) -> None:
         assert addresses(ask("name.corp.test")) == ["198.18.0.1"]
 
 
-def test_names_passed_through_have_what_they_have(upstream: Upstream) -> None:
-    with resolving([upstream.server]) as (ask, _):
-        assert ask("passed.test").rcode() == dns.rcode.NXDOMAIN
+def test_names_passed_through_have_addresses_that_stand_for_the_real_ones(upstream: Upstream) -> None:
+    with resolving([upstream.server]) as (ask, learned):
+        assert addresses(ask("passed.test")) == ["198.18.0.1"]
+        empty = ask("passed.test", "AAAA")
+        assert (empty.rcode(), empty.answer) == (dns.rcode.NOERROR, [])
+        assert learned == [("passed.test", [REAL])]
+        assert ask("nowhere.test").rcode() == dns.rcode.NXDOMAIN
+
+
+def test_a_name_with_recorded_ports_too_has_both_families(upstream: Upstream) -> None:
+    with resolving([upstream.server]) as (ask, learned):
+        assert addresses(ask("both.test")) == ["198.18.0.1"]
+        assert addresses(ask("both.test", "AAAA")) == ["2001:2::1"]
+    assert learned == [("both.test", [REAL]), ("both.test", [])]
+
+
+def test_names_are_what_they_are_where_everything_passes(upstream: Upstream) -> None:
     with resolving([upstream.server], pass_unrecorded=True) as (ask, _):
         assert ask("unknown.test").rcode() == dns.rcode.NXDOMAIN
 

@@ -15,7 +15,7 @@ ADDRESSES = st.ip_addresses()
 PORTS = st.integers(0, 65535)
 
 
-@given(ADDRESSES, PORTS, st.integers(1, 2), st.integers(0, 2**32 - 1))
+@given(ADDRESSES, PORTS, st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_an_event_names_what_was_called(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, kind: int, pid: int
 ) -> None:

@@ -27,9 +27,9 @@ def known(*, pass_unrecorded: bool = False) -> Names:
         ("api.example.com", Way.OWN),
         ("api.example.com.svc.cluster.local", Way.OWN),  # as a search list makes it
         ("payments.default.svc.cluster.local", Way.OWN),
-        ("db.internal", Way.REAL),
-        ("both.test", Way.REAL_OR_OWN),
-        ("twice.test", Way.REAL),
+        ("db.internal", Way.STAND_IN),
+        ("both.test", Way.STAND_IN_OR_OWN),
+        ("twice.test", Way.STAND_IN),
         ("other.example.com", Way.REAL_OR_OWN),
         ("other.example.com.svc.cluster.local", Way.REAL_OR_NONE),
         ("other.default.svc.cluster.local", Way.REAL_OR_OWN),
