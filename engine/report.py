@@ -37,7 +37,7 @@ class Miss:
 class Call:
     """Connections that did not go to the responder.
 
-    `host`: the name that was asked for, or "".
+    `host`: the name that was asked for, or "". `reason`: why, where there is more to say than that it was not recorded.
     """
 
     host: str
@@ -46,6 +46,34 @@ class Call:
     protocol: str
     command: str
     times: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A process that left the cgroup of the command, and so what was taken over. `ended`: whether it was ended for that."""
+
+    command: str
+    pid: int
+    cgroup: str
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedHandshake:
+    """TLS handshakes that came to nothing. `command`: the client's program, or "". `reason`: OpenSSL's, mostly the client's
+    alert."""
+
+    host: str
+    port: int
+    command: str
+    reason: str
+    times: int = 0
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether the client said that it does not trust the certificate (alerts of RFC 8446 section 6.2)."""
+        return any(word in self.reason for word in ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +99,9 @@ class MockReport:
     """A run of responders. Times are nanoseconds since the Unix epoch. `more_misses`: those that `misses` had no room for.
 
     `troubles`: connections that brought no request, by reason. `added_pairs`: those that went into the snapshot. What the takeover
-    of a command's calls met besides the responder's backends: `refused`; `passed` to backends that are not mocked;
-    `unrecorded`, let through to what the recording does not know.
+    of a command's calls met besides the responder's backends: `refused`; `passed` to backends that are left out by choice;
+    `unrecorded`, let through to what the recording does not know, or cannot serve; `local`, to programs on this machine, which are
+    left alone; `departed`, processes that got away.
     """
 
     service: str
@@ -83,9 +112,12 @@ class MockReport:
     more_misses: int
     troubles: tuple[tuple[str, int], ...]
     added_pairs: int = 0
+    failed_handshakes: tuple[FailedHandshake, ...] = ()
     refused: tuple[Call, ...] = ()
     passed: tuple[Call, ...] = ()
     unrecorded: tuple[Call, ...] = ()
+    local: tuple[Call, ...] = ()
+    departed: tuple[Departed, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -107,6 +139,17 @@ class MockReport:
         """Share of the requests that were answered from the recording; None without requests."""
         return self.matches / self.requests if self.requests else None
 
+    @property
+    def missed(self) -> bool:
+        """Whether anything that was called had no recorded answer, in whatever way it went."""
+        unanswered = self.matches < self.requests or self.troubles or self.failed_handshakes or self.departed
+        return bool(unanswered or any(not self._is_tried_first(call) for call in (*self.refused, *self.unrecorded)))
+
+    def _is_tried_first(self, call: Call) -> bool:
+        """Whether it is QUIC being tried: a datagram to a place that is stood in for by TCP, where its caller comes again."""
+        recorded = {(backend.host, backend.port) for backend in self.backends if backend.recorded}
+        return call.protocol == "UDP" and not recorded.isdisjoint({(call.host, call.port), (call.address, call.port)})
+
     def to_json(self) -> dict[str, Any]:
         """Give what is kept as JSON."""
         return {
@@ -127,4 +170,8 @@ class MockReport:
             "refused": [asdict(call) for call in self.refused],
             "passed_through": [asdict(call) for call in self.passed],
             "unrecorded": [asdict(call) for call in self.unrecorded],
+            "local": [asdict(call) for call in self.local],
+            "departed": [asdict(process) for process in self.departed],
+            "failed_handshakes": [asdict(failed) for failed in self.failed_handshakes],
+            "missed": self.missed,
         }

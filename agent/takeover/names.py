@@ -114,8 +114,10 @@ class Names:
         return int(address) - (_FIRST4 if address.version == 4 else _FIRST6)
 
     def saw(self, name: str, addresses: Iterable[Address]) -> None:
-        """Remember whose addresses these are."""
+        """Remember whose addresses these are; those of the loopback are everybody's."""
         for address in addresses:
+            if address.is_loopback:
+                continue
             self._seen[address] = name
             self._seen.move_to_end(address)
         while len(self._seen) > SEEN_MAX:

@@ -25,6 +25,9 @@ OWN_FAILURE = 125
 """Exit status where understudy itself fails, as with `timeout` and `env`: no command's own status is hidden by it."""
 
 
+click.UsageError.exit_code = OWN_FAILURE
+
+
 class Failure(click.ClickException):
     """Something that understudy cannot do: one line that says what, and how to mend it."""
 

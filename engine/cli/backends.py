@@ -21,12 +21,19 @@ from engine.snapshot import Snapshot, SnapshotError, uncheck
 @click.option("--off", multiple=True, metavar="HOST", help="Do not mock this backend; may be given again. HOST or HOST:PORT.")
 @click.option("--on", multiple=True, metavar="HOST", help="Mock it again.")
 def command(snapshot: Path, off: tuple[str, ...], on: tuple[str, ...]) -> None:
-    """Show the backends of SNAPSHOT, checked where `understudy mock` stands in for them; --off and --on are kept in it."""
+    """Show the backends of SNAPSHOT, checked where `understudy mock` stands in for them; --off and --on are kept in it.
+
+    One that is off keeps its real connection. What cannot be mocked is refused under `mock` until it is off.
+    """
     try:
         with Snapshot(snapshot) as opened:
             found, unchecked = opened.service_map(), opened.unchecked
         if off or on:
-            unchecked = (unchecked | _named(found.backends, off)) - _named(found.backends, on)
+            edges: tuple[Edge | FlowEdge, ...] = (
+                *found.backends,
+                *(flow for flow in found.flows if flow.direction is Direction.OUT),
+            )
+            unchecked = (unchecked | _named(edges, off)) - _named(edges, on)
             uncheck(snapshot, unchecked)
     except SnapshotError as error:
         raise Failure(str(error)) from error
@@ -35,7 +42,8 @@ def command(snapshot: Path, off: tuple[str, ...], on: tuple[str, ...]) -> None:
         _render(target, edge, checked=_name(edge) not in unchecked)
     for flow in found.flows:
         if flow.direction is Direction.OUT:
-            target.print(Text(clean(f" -  {_shown(flow)}  {flow.protocol}: cannot be mocked: {flow.reason}")), soft_wrap=True)
+            box = "[ ]" if _name(flow) in unchecked else " - "
+            target.print(Text(clean(f"{box} {_shown(flow)}  {flow.protocol}: cannot be mocked: {flow.reason}")), soft_wrap=True)
 
 
 def _name(edge: Edge | FlowEdge) -> str:
@@ -46,7 +54,7 @@ def _shown(edge: Edge | FlowEdge) -> str:
     return f"{edge.host or '(unknown host)'}:{edge.port or '?'}"
 
 
-def _named(edges: tuple[Edge, ...], names: tuple[str, ...]) -> frozenset[str]:
+def _named(edges: tuple[Edge | FlowEdge, ...], names: tuple[str, ...]) -> frozenset[str]:
     """Backends that these names mean. Raises Failure where one means none."""
     found: set[str] = set()
     for name in names:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
+import socket
+import stat
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from engine.cli import as_person
 
 _INTERPRETERS = ("python", "node", "ruby", "perl", "php", "bash", "sh", "java", "deno", "bun")
 
@@ -45,6 +52,41 @@ class Caller:
     def find_file(self, command: str) -> str | None:
         """The file of this name where a program is looked for, though it cannot be executed; None where there is none."""
         return shutil.which(command, os.F_OK, self.search_path)
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file with their rights; OSError where they may not, or where it is a FIFO or a device that would have to wait."""
+        if os.geteuid() == self.uid:
+            return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, as_person.MODE)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            arguments = [str(theirs.fileno()), str(flags), str(path)]
+            subprocess.run(
+                [sys.executable, "-I", "-S", as_person.__file__, *arguments],
+                pass_fds=[theirs.fileno()],
+                user=self.uid,
+                group=self.gid,
+                extra_groups=self.groups,
+                env={},
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+            theirs.close()
+            said, fds, _, _ = socket.recv_fds(ours, 16, 1)
+        if not fds:
+            code = int(said or errno.EACCES)
+            raise OSError(code, os.strerror(code), str(path))
+        os.set_inheritable(fds[0], False)
+        return fds[0]
+
+    def read(self, path: Path, limit: int) -> bytes:
+        """Read a regular file with their rights; OSError where that is not possible, or it is longer."""
+        with os.fdopen(self.open(path, os.O_RDONLY), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return data
 
 
 def caller() -> Caller:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 import threading
 import uuid
@@ -22,12 +23,12 @@ from engine.cli.caller import Caller, caller
 from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
-from engine.cli.render_mock import CA_VARIABLES, render_left_out, render_miss, render_summary, usage
+from engine.cli.proxies import without_proxies
+from engine.cli.render_mock import CA_VARIABLES, render_miss, render_not_mocked, render_summary, usage
 from engine.cli.reports import merged, report_of
 from engine.cli.takeover import Takeover
 from engine.cli.text import clean
 from engine.report import Miss, MockReport
-from engine.snapshot import Snapshot, SnapshotError
 
 MISSED = 3
 """Exit status where requests had no answer and --fail-on-miss was given."""
@@ -35,6 +36,9 @@ WATCH_SECONDS = 1.0
 """How soon a miss is shown."""
 MISSES_SHOWN = 20
 """Misses that are shown as they happen: all of them are in the report."""
+
+AUTHORITIES_MAX = 4 << 20
+"""Bytes of a file of authorities; Mozilla's whole list has 0.2 million."""
 
 ON_MISS = {
     "fail": control_pb2.ON_MISS_FAIL,
@@ -45,7 +49,8 @@ ON_MISS = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to stand in for, and how. `speed`: of recorded delays; 0 for none. `authorities`: of real backends, PEM."""
+    """What to stand in for, and how. `speed`: of recorded delays; 0 for none. `authorities`: of real backends, PEM.
+    `trusted`: files of certificates that a command reads."""
 
     snapshot: Path
     address: str = ""
@@ -55,6 +60,7 @@ class Settings:
     speed: float = 0.0
     on_miss: control_pb2.OnMiss.ValueType = control_pb2.ON_MISS_FAIL
     authorities: bytes = b""
+    trusted: tuple[Path, ...] = ()
 
     @property
     def passes(self) -> bool:
@@ -116,8 +122,19 @@ class MissWatch:
 @click.command(name="mock")
 @click.argument("snapshot", type=click.Path(path_type=Path))
 @click.option("--listen", default="127.0.0.1:0", help="ADDRESS:PORT to listen on.  [default: a free port of 127.0.0.1]")
-@click.option("--only", multiple=True, metavar="HOST", help="Mock this backend only; may be given again. HOST or HOST:PORT.")
-@click.option("--except", "excluded", multiple=True, metavar="HOST", help="Do not mock this backend; may be given again.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="HOST",
+    help="Mock this backend only: the others that were recorded keep their real connection. HOST or HOST:PORT; may be given again.",
+)
+@click.option(
+    "--except",
+    "excluded",
+    multiple=True,
+    metavar="HOST",
+    help="Let this backend keep its real connection. HOST, or HOST:PORT, also of one that was not recorded; may be given again.",
+)
 @click.option(
     "--timing", default="none", show_default=True, help="none, recorded, or a speed: 2x answers in half the recorded time."
 )
@@ -128,8 +145,16 @@ class MissWatch:
     show_default=True,
     help="What becomes of what was not recorded: it is refused; or real; or real, and added to SNAPSHOT.",
 )
+@click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A list of certificates that CMD reads where nobody would look; may be given again.",
+)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write what happened to FILE, as JSON.")
-@click.option("--fail-on-miss", is_flag=True, help=f"Exit with {MISSED} if a request had no recorded answer.")
+@click.option("--fail-on-miss", is_flag=True, help=f"Exit with {MISSED} if anything that was called had no recorded answer.")
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
 def command(
     snapshot: Path,
@@ -138,53 +163,55 @@ def command(
     excluded: tuple[str, ...],
     timing: str,
     on_miss: str,
+    trusted: tuple[Path, ...],
     report: Path | None,
     fail_on_miss: bool,
     cmd: tuple[str, ...],
 ) -> None:
     """Stand in for the backends of SNAPSHOT: for CMD, with nothing changed in it; or, without CMD, until Ctrl-C.
 
-    CMD runs as you, also under sudo, and everything that it calls is answered from the recording; what was not recorded is refused
-    and reported. Exit status is that of CMD; 125 where mocking failed.
+    CMD runs as you, also under sudo, and what it calls is answered from the recording. Everything else is refused and reported,
+    also what was recorded but cannot be stood in for, such as a database: --except lets it through. Only programs on this machine
+    are left alone, and listed. Exit status is that of CMD; 125 where mocking failed.
 
     Without CMD, one port takes HTTP and HTTPS for all backends, directly and as a proxy. What was not recorded gets an answer that
     says so, and which recording is nearest. Nothing reaches a real backend, unless --on-miss says so.
     """
     path = snapshot.absolute()
     address, port = _listening(listen)
-    _check(path)
     person = caller()
     authorities = _authorities(person) if on_miss != "fail" else b""
-    settings = Settings(path, address, port, only, excluded, _speed(timing), ON_MISS[on_miss], authorities)
+    settings = Settings(path, address, port, only, excluded, _speed(timing), ON_MISS[on_miss], authorities, trusted)
     if cmd and os.geteuid() != 0:
         raise Failure(f"taking over a command's calls needs root: run `sudo {as_typed()}`")
     program = find_program(person, cmd) if cmd else ""
-    parts = Parts(person, path.parent, with_agent=bool(cmd))
+    with contextlib.closing(ReportFile(report, person)) as file:
+        status, found = _run(settings, program, cmd, person)
+        file.write(found)
+    sys.exit(MISSED if fail_on_miss and found.missed and status != OWN_FAILURE else status)
+
+
+def _run(settings: Settings, program: str, cmd: tuple[str, ...], person: Caller) -> tuple[int, MockReport]:
+    parts = Parts(person, settings.snapshot.parent, with_agent=bool(cmd))
     try:
-        if cmd:
-            status, found = _take_over(parts, settings, program, cmd, person)
-        else:
-            status, found = 0, _serve(parts, settings)
+        return _take_over(parts, settings, program, cmd, person) if cmd else (0, _serve(parts, settings))
     finally:
         parts.stop()
-    if report:
-        write_report(report, found, person)
-    # A datagram to a port of TCP's is QUIC being tried: its caller comes again by TCP.
-    missed = found.matches < found.requests or any(call.protocol == "TCP" for call in (*found.refused, *found.unrecorded))
-    sys.exit(MISSED if fail_on_miss and missed and status != OWN_FAILURE else status)
 
 
 def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, ...], person: Caller) -> tuple[int, MockReport]:
     """Run a command against the responder; its exit status, or that of a failure of ours, and the report."""
     console = Console(stderr=True, highlight=False)
     mocking = Mocking(parts, settings)
-    launcher = Launcher(program, cmd, person, own_mounts=True)
+    launcher = Launcher(program, cmd, replace(person, environment=without_proxies(person.environment)), own_mounts=True)
     capturing = None
     try:
         if settings.on_miss == control_pb2.ON_MISS_RECORD:
             target = agent_pb2.Target(launched_pid=launcher.process.pid)
             capturing = Capturing(parts, mocking.capture_id, target, lambda text: _say(console, text, "yellow"))
-        takeover = Takeover(parts, mocking.responder, launcher, (program, *cmd[1:]), person, pass_unrecorded=settings.passes)
+        trusted = [str(path.absolute()) for path in settings.trusted]
+        words = (program, *cmd[1:])
+        takeover = Takeover(parts, mocking.responder, launcher, words, person, passes=settings.passes, trusted=trusted)
         on_signals(launcher.signal)
         launcher.go(takeover.variables)
     except BaseException:
@@ -192,6 +219,7 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
         raise
     for where, why in takeover.not_covered:
         _say(console, f"{where} does not trust the responder: {why}", "yellow")
+    render_not_mocked(console, mocking.responder, passes=settings.passes)
     _say(console, f"standing in for {_counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
     watch, troubles, status = MissWatch(console), [], None
     while status is None:
@@ -217,7 +245,14 @@ def _conclude(
     """End the responder; show what came of it."""
     found = mocking.stop()
     if takeover:
-        found = replace(found, refused=takeover.refused(), passed=takeover.passed(), unrecorded=takeover.unrecorded())
+        found = replace(
+            found,
+            refused=takeover.refused(),
+            passed=takeover.passed(),
+            unrecorded=takeover.unrecorded(),
+            local=takeover.local(),
+            departed=takeover.departed(),
+        )
     watch.tell(found.misses)
     render_summary(console, found)
     if found.added_pairs:
@@ -240,7 +275,7 @@ def _serve(parts: Parts, settings: Settings) -> MockReport:
     mocking, watch = Mocking(parts, settings), MissWatch(console)
     stop = threading.Event()
     on_signals(lambda _: stop.set())
-    render_left_out(console, mocking.responder.left_out)
+    render_not_mocked(console, mocking.responder, passes=settings.passes)
     console.print(usage(mocking.responder), markup=False, soft_wrap=True)
     try:
         while not stop.wait(WATCH_SECONDS):
@@ -248,14 +283,6 @@ def _serve(parts: Parts, settings: Settings) -> MockReport:
         return _conclude(console, mocking, settings, watch)
     except grpc.RpcError as error:
         raise Failure(f"the engine ended: {parts.engine.last_words()}") from error
-
-
-def _check(path: Path) -> None:
-    try:
-        with Snapshot(path):
-            pass
-    except SnapshotError as error:
-        raise Failure(str(error)) from error
 
 
 def _listening(text: str) -> tuple[str, int]:
@@ -270,7 +297,7 @@ def _authorities(person: Caller) -> bytes:
     found = []
     for path in {person.variable(name) for name in CA_VARIABLES}:
         with contextlib.suppress(OSError):  # not set, a folder, or not there: their programs do without it, too
-            found.append(Path(path).read_bytes())
+            found.append(person.read(Path(path), AUTHORITIES_MAX))
     return b"\n".join(found)
 
 
@@ -286,11 +313,32 @@ def _speed(timing: str) -> float:
     return speed
 
 
-def write_report(path: Path, report: MockReport, person: Caller) -> None:
-    """Write the report, as a file of the person's. Raises Failure."""
-    try:
-        path.write_text(json.dumps(report.to_json(), indent=1) + "\n")
-        if os.geteuid() == 0:
-            os.chown(path, person.uid, person.gid)
-    except OSError as error:
-        raise Failure(f"the report cannot be written to {path}: {error.strerror}") from error
+class ReportFile:
+    """Where the report goes: opened before anything starts, so that nobody runs a command for a report that cannot be written."""
+
+    def __init__(self, path: Path | None, person: Caller) -> None:
+        """Open it with the person's rights. Raises Failure."""
+        self._path, self._file = path, None
+        if path:
+            try:
+                self._file = os.fdopen(person.open(path.absolute(), os.O_WRONLY | os.O_CREAT), "w")
+            except OSError as error:
+                raise Failure(f"the report cannot be written to {path}: {error.strerror}: choose another file") from error
+
+    def write(self, report: MockReport) -> None:
+        """Write it, in the place of what was there. Raises Failure."""
+        if self._file is None:
+            return
+        try:
+            if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                self._file.truncate(0)
+            self._file.write(json.dumps(report.to_json(), indent=1) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise Failure(f"the report cannot be written to {self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """No more."""
+        if self._file:
+            with contextlib.suppress(OSError):  # what could not be written was told
+                self._file.close()

@@ -11,7 +11,7 @@ from rich.text import Text
 from understudy.v1 import backend_pb2, control_pb2
 
 from engine.cli.text import clean
-from engine.report import Call, Miss, MockReport
+from engine.report import Call, Departed, FailedHandshake, Miss, MockReport
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 """What runtimes and SDKs take a CA file from."""
@@ -42,11 +42,18 @@ def usage(responder: control_pb2.Responder) -> str:
     )
 
 
-def render_left_out(console: Console, backends: Sequence[backend_pb2.Backend]) -> None:
-    """Name the backends that are not stood in for."""
-    if backends:
-        names = ", ".join(f"{backend.host}:{backend.port}" for backend in backends)
-        console.print(Text(clean(f"understudy: left out: {names}"), "yellow"))
+def render_not_mocked(console: Console, responder: control_pb2.Responder, *, passes: bool) -> None:
+    """Name the backends that are not stood in for, and what becomes of them."""
+    if responder.left_out:
+        console.print(Text(clean(f"understudy: left out: {_names(responder.left_out)}"), "yellow"), soft_wrap=True)
+    if responder.unservable:
+        fate = "real" if passes else "refused, but on the loopback; --except HOST:PORT lets one through"
+        text = f"understudy: recorded, but cannot be stood in for ({fate}): {_names(responder.unservable)}"
+        console.print(Text(clean(text), "yellow"), soft_wrap=True)
+
+
+def _names(backends: Sequence[backend_pb2.Backend]) -> str:
+    return ", ".join(f"{backend.host}:{backend.port}" for backend in backends)
 
 
 def render_miss(console: Console, miss: Miss) -> None:
@@ -60,10 +67,57 @@ def render_miss(console: Console, miss: Miss) -> None:
         console.print(Text(clean(f"  {each.field}: recorded {recorded}, live {live}")), soft_wrap=True)
 
 
-def render_call(console: Console, call: Call, what: str) -> None:
+def render_call(console: Console, call: Call, what: str, hint: str = "") -> None:
     """Tell of a call that did not go to the responder."""
-    place = f"{call.host or call.address}:{call.port}" + (f" ({call.address})" if call.host else "")
-    console.print(Text(clean(f"{what} {call.protocol} {place}, called by {call.command}"), "yellow"), soft_wrap=True)
+    place = f"{_shown(call)}:{call.port}" + (f" ({call.address})" if call.host else "")
+    text = f"{what} {call.protocol} {place}, called by {call.command}{f': {hint}' if hint else ''}"
+    console.print(Text(clean(text), "yellow"), soft_wrap=True)
+
+
+def _shown(call: Call) -> str:
+    name = call.host or call.address
+    return f"[{name}]" if ":" in name else name
+
+
+def _render_calls(console: Console, report: MockReport) -> None:
+    for call in report.refused:
+        what = "refused" if call.reason else "not recorded, refused"
+        way_out = f"{call.reason}; --except {call.host or call.address}:{call.port} lets it through" if call.reason else ""
+        render_call(console, call, f"{what} {call.times:,} times:", way_out)
+    if any(not call.reason for call in report.refused):
+        console.print(Text("what was not recorded is let through with --except HOST:PORT", "yellow"), soft_wrap=True)
+    for call in report.passed:
+        render_call(console, call, "not mocked, real connection:")
+    for call in report.unrecorded:
+        render_call(console, call, "real connection:" if call.reason else "not recorded, real connection:", call.reason)
+    for call in report.local:
+        render_call(console, call, "went to a program on this machine, not mocked:")
+
+
+def _render_misfortunes(console: Console, report: MockReport) -> None:
+    for process in report.departed:
+        console.print(Text(clean(departure(process)), "yellow"), soft_wrap=True)
+    for failed in report.failed_handshakes:
+        console.print(Text(clean(failed_handshake(failed)), "yellow"), soft_wrap=True)
+    for reason, times in report.troubles:
+        console.print(Text(clean(f"{times:,} times: {reason}"), "yellow"), soft_wrap=True)
+
+
+def departure(process: Departed) -> str:
+    """Say that a process got away, and how to keep it."""
+    fate = "it was ended, for nothing of it could be mocked" if process.ended else "what it calls is not mocked"
+    where = f"{process.command} (process {process.pid}) left the command's cgroup for {process.cgroup or 'another'}"
+    way_out = "run `understudy mock` inside of it, or the program without them"
+    return f"{where}: {fate}; systemd and container runtimes do so with what they start: {way_out}"
+
+
+def failed_handshake(failed: FailedHandshake) -> str:
+    """Say that a TLS handshake came to nothing, and what would help."""
+    who = failed.command or "a client"
+    text = f"{failed.times:,} times: {who} called {failed.host}:{failed.port} by TLS and broke off: {failed.reason}"
+    if not failed.distrusted:
+        return text
+    return f"{text}: it does not trust the responder; name the file with the certificates that {who} reads: --trust FILE"
 
 
 def render_summary(console: Console, report: MockReport) -> None:
@@ -78,14 +132,8 @@ def render_summary(console: Console, report: MockReport) -> None:
         counts = (each.requests, each.matches, *([each.passed] if passed else []), each.misses)
         table.add_row(Text(clean(name)), str(each.port), *[f"{count:,}" for count in counts])
     console.print(table)
-    for call in report.refused:
-        render_call(console, call, f"not recorded, refused {call.times:,} times:")
-    for call in report.passed:
-        render_call(console, call, "not mocked, real connection:")
-    for call in report.unrecorded:
-        render_call(console, call, "not recorded, real connection:")
-    for reason, times in report.troubles:
-        console.print(Text(clean(f"{times:,} times: {reason}"), "yellow"), soft_wrap=True)
+    _render_calls(console, report)
+    _render_misfortunes(console, report)
     rate = report.responder_rate
     if rate is None:
         console.print(Text("No requests came", "yellow"))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from understudy.v1 import control_pb2 as pb
 
 from engine.matching.explain import Difference
-from engine.report import BackendCount, Miss, MockReport
+from engine.report import BackendCount, FailedHandshake, Miss, MockReport
 
 
 def merged(parts: Iterable[pb.GetResponderResponse] | Iterable[pb.StopResponderResponse]) -> pb.ResponderRun:
@@ -29,6 +29,7 @@ def report_of(run: pb.ResponderRun) -> MockReport:
         run.more_misses,
         tuple(run.troubles.items()),
         run.added_pairs,
+        tuple(FailedHandshake(f.host, f.port, f.command, f.reason, f.times) for f in run.failed_handshakes),
     )
 
 

@@ -6,19 +6,27 @@ import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import grpc
-from understudy.v1 import agent_pb2, control_pb2
+from understudy.v1 import agent_pb2, backend_pb2, control_pb2
 
 from engine.cli import Failure
 from engine.cli.caller import Caller
 from engine.cli.launcher import Launcher
 from engine.cli.parts import Parts
-from engine.report import Call
+from engine.cli.proxies import proxies
+from engine.report import Call, Departed
 
 LAST_NEWS_SECONDS = 2.0
 """How long the news of a command that has ended may take; they end by themselves unless it left processes behind."""
+
+UNSERVABLE = "it was recorded, but cannot be stood in for"
+A_PROXY = "the environment names it as a proxy, which would lead past the recording"
+
+LOOPBACK = ("127.0.0.1", "::1")
 
 _PROTOCOLS = {6: "TCP", 17: "UDP"}
 
@@ -34,9 +42,11 @@ class Takeover:
         command: tuple[str, ...],
         who: Caller,
         *,
-        pass_unrecorded: bool,
+        passes: bool,
+        trusted: Sequence[str] = (),
     ) -> None:
-        """Take over; Failure where that cannot be. `command`: the program's path, and its arguments."""
+        """Take over; Failure where that cannot be. `command`: the program's path, and its arguments. `passes`: what was not
+        recorded is real. `trusted`: files of certificates that programs read, besides those that are found."""
         # Only to find certificates by: what is no text names none.
         environment = {key.decode(): value.decode() for key, value in who.environment.items() if _is_text(key + value)}
         request = agent_pb2.RedirectRequest(
@@ -45,19 +55,33 @@ class Takeover:
             responder=agent_pb2.ResponderEndpoint(pid=parts.engine.process.pid, ipv4_port=responder.port),
             recorded=responder.backends,
             passed_through=responder.left_out,
-            pass_unrecorded=pass_unrecorded,
+            pass_unrecorded=passes,
+            keep_departed=passes,
             ca_pem=responder.ca_certificate.decode(),
-            command=agent_pb2.Command(arguments=command, folder=os.getcwd(), environment=environment),
+            command=agent_pb2.Command(
+                arguments=command,
+                folder=os.getcwd(),
+                environment=environment,
+                uid=who.uid,
+                gid=who.gid,
+                groups=who.groups,
+                trust_files=trusted,
+            ),
+            refused=[] if passes else [backend_pb2.Backend(host=host, port=port) for host, port in proxies(who.environment)],
         )
-        self._left_out = {(name, each.port) for each in responder.left_out for name in (each.host, *each.addresses)}
+        self._left_out = _places(responder.left_out)
+        self._unservable = _places(responder.unservable)
+        self._proxies = _places(backend_pb2.Backend(host=host, port=port) for host, port in proxies(who.environment))
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, Call], int] = {}
+        self._departed: list[Departed] = []
         self._news = parts.agent_service.Redirect(request)
         try:
             ready = next(self._news).ready
         except grpc.RpcError as error:
             raise Failure(f"the command's calls cannot be taken over: {error.details()}") from error
         self.variables = dict(ready.environment)
+        self.cgroup = Path(ready.cgroup)
         self.not_covered = [(each.path, each.reason) for each in ready.not_covered]
         self._thread = threading.Thread(target=self._hear, args=(self._news,), name="news", daemon=True)
         self._thread.start()
@@ -66,8 +90,11 @@ class Takeover:
         with contextlib.suppress(grpc.RpcError):
             for each in news:
                 kind = each.WhichOneof("news")
-                if kind in ("refused", "passed"):
-                    self._note(kind, each.refused if kind == "refused" else each.passed)
+                if kind in ("refused", "passed", "local"):
+                    self._note(kind, getattr(each, kind))
+                elif kind == "departed":
+                    who = each.departed.workload
+                    self._departed.append(Departed(who.command, who.pid, each.departed.cgroup, each.departed.ended))
 
     def _note(self, kind: str, told: agent_pb2.CallNews) -> None:
         protocol = _PROTOCOLS.get(told.protocol, str(told.protocol))
@@ -84,25 +111,49 @@ class Takeover:
             )
 
     def refused(self) -> tuple[Call, ...]:
-        """Calls to what was not recorded."""
-        return self._told("refused")
+        """Calls to what was not recorded, or cannot be stood in for."""
+        return tuple(self._with_reason(call) for call in self._told("refused"))
 
     def passed(self) -> tuple[Call, ...]:
         """Calls to backends that are left out; `times` is 1, the first is told."""
-        return tuple(call for call in self._told("passed") if self._is_left_out(call))
+        return tuple(call for call in self._told("passed") if self._is_of(self._left_out, call))
 
     def unrecorded(self) -> tuple[Call, ...]:
         """Calls to what was not recorded and is let through; `times` is 1, the first is told."""
-        return tuple(call for call in self._told("passed") if not self._is_left_out(call))
+        passed = [call for call in self._told("passed") if not self._is_of(self._left_out, call)]
+        passed += [call for call in self._told("local") if self._is_of(self._proxies, call)]
+        return tuple(map(self._with_reason, passed))
 
-    def _is_left_out(self, call: Call) -> bool:
-        return not self._left_out.isdisjoint({(call.host, call.port), (call.address, call.port)})
+    def local(self) -> tuple[Call, ...]:
+        """Calls to programs on this machine that were not recorded, each port once; `times` is 1, the first is told."""
+        calls = {(call.port, call.protocol): call for call in self._told("local") if not self._is_of(self._proxies, call)}
+        return tuple(calls.values())
+
+    def departed(self) -> tuple[Departed, ...]:
+        """Processes that have left the command's cgroup."""
+        return tuple(self._departed)
+
+    def _with_reason(self, call: Call) -> Call:
+        if self._is_of(self._unservable, call):
+            return replace(call, reason=UNSERVABLE)
+        return replace(call, reason=A_PROXY) if self._is_of(self._proxies, call) else call
+
+    @staticmethod
+    def _is_of(places: set[tuple[str, int]], call: Call) -> bool:
+        return not places.isdisjoint({(call.host, call.port), (call.address, call.port)})
 
     def stop(self) -> None:
         """End it, with the last news. What is left of the command can call nobody from now on."""
         self._thread.join(LAST_NEWS_SECONDS)
         self._news.cancel()
         self._thread.join()
+
+
+def _places(backends: Iterable[backend_pb2.Backend]) -> set[tuple[str, int]]:
+    """Backends as calls name them."""
+    found = {(name, each.port) for each in backends for name in (each.host, *each.addresses)}
+    ports = {port for host, port in found if host == "localhost"}
+    return found | {(address, port) for address in LOOPBACK for port in ports}
 
 
 def _is_text(data: bytes) -> bool:

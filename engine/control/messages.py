@@ -172,6 +172,10 @@ def _run_message(report: MockReport) -> pb.ResponderRun:
         more_misses=report.more_misses,
         troubles=dict(report.troubles),
         added_pairs=report.added_pairs,
+        failed_handshakes=[
+            pb.FailedHandshake(host=well_formed(f.host), port=f.port, command=f.command, reason=f.reason, times=f.times)
+            for f in report.failed_handshakes
+        ],
     )
 
 

@@ -164,7 +164,7 @@ def _is_new(item: RRPair | Flow, responder: Responder) -> bool:
     else:
         is_call = connection.role is Role.CLIENT
         place = (connection.server_name or connection.remote_address, connection.remote_port)
-    if not is_call or not connection.remote_address or place in responder.backends.off:
+    if not is_call or not connection.remote_address or place in responder.backends.off | responder.backends.unservable:
         return False
     return connection.remote_port != responder.port or not ip_address(connection.remote_address).is_loopback
 
@@ -179,6 +179,7 @@ def _message(identity: str, responder: Responder) -> pb.Responder:
         ca_file=str(responder.authority.certificate_file),
         backends=[_backend(place, backends.addresses[place]) for place in backends.indexes],
         left_out=[_backend(place, backends.addresses[place]) for place in sorted(backends.off)],
+        unservable=[_backend(place, backends.addresses[place]) for place in sorted(backends.unservable)],
     )
 
 

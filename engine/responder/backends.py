@@ -37,12 +37,14 @@ class Backends:
     def __init__(self, snapshot: Snapshot, only: Iterable[str] = (), excluded: Iterable[str] = ()) -> None:
         """Read the snapshot. `only` and `excluded` name backends by HOST or HOST:PORT.
 
-        Raises SnapshotError, and ValueError where a name is no backend's.
+        Raises SnapshotError, and ValueError where a name is no backend's, or `only` leaves nobody to stand in for.
         """
         self._only, self._left_out = set(only), {*excluded, *snapshot.unchecked}
         self.indexes: dict[Place, Index] = {}
         self.off: set[Place] = set()
-        """Recorded, but not stood in for."""
+        """Not stood in for by choice."""
+        self.unservable: set[Place] = set()
+        """Recorded, but in a protocol that is not spoken, or not understood."""
         self.addresses: dict[Place, set[str]] = {}
         """Where they were reached when they were recorded."""
         self._tls: dict[Place, bool] = {}
@@ -53,7 +55,9 @@ class Backends:
             if entry.host and self._take(entry, snapshot):
                 self.indexes[entry.host, entry.port].add_partial(entry)
         self._take_flows(snapshot.flows())
-        self._check_names({*only, *excluded}, snapshot)
+        self.off = {place for place in self.addresses if not self._is_wanted(place)}
+        self.unservable = self.addresses.keys() - self.indexes.keys() - self.off
+        self._check_names(set(only), set(excluded), snapshot)
         self._ports: dict[str, list[int]] = {}
         for host, port in self.indexes:
             self._ports.setdefault(host, []).append(port)
@@ -61,38 +65,45 @@ class Backends:
     def _take(self, entry: Entry, snapshot: Snapshot) -> bool:
         """Note a pair's backend; return whether it is stood in for."""
         place = (entry.host, entry.port)
-        if entry.protocol != HTTP1 or entry.method == "CONNECT" or 0 < entry.status < 200:
+        if entry.method == "CONNECT":  # what went through the tunnel is recorded by itself, of the server that it led to
             return False
-        if place not in self.addresses:
-            self.addresses[place] = set()
-            if self._is_wanted(place):
-                self.indexes[place] = Index(snapshot.at)
-            else:
-                self.off.add(place)
+        self._see(place, entry.address)
+        if entry.protocol != HTTP1 or 0 < entry.status < 200:
+            return False
         self._tls[place] = entry.tls
-        if entry.address:
-            self.addresses[place].add(entry.address)
+        if place not in self.indexes and self._is_wanted(place):
+            self.indexes[place] = Index(snapshot.at)
         return place in self.indexes
+
+    def _see(self, place: Place, address: str) -> None:
+        addresses = self.addresses.setdefault(place, set())
+        if address:
+            addresses.add(address)
 
     def _take_flows(self, flows: Iterable[Flow]) -> None:
         """What was never parsed cannot be served."""
         for flow in flows:
             connection = flow.connection
             host = host_name(connection.server_name) or connection.remote_address
-            place = (host, connection.remote_port)
             is_tunnel = flow.protocol == TUNNEL  # what went through it is recorded by itself, of the server that it led to
-            if connection.role is Role.CLIENT and host and place not in self.indexes and not is_tunnel:
-                self.off.add(place)
-                self.addresses.setdefault(place, set()).add(connection.remote_address)
+            if connection.role is Role.CLIENT and host and not is_tunnel:
+                self._see((host, connection.remote_port), connection.remote_address)
 
     def _is_wanted(self, place: Place) -> bool:
         return (not self._only or named_by(place, self._only)) and not named_by(place, self._left_out)
 
-    def _check_names(self, names: set[str], snapshot: Snapshot) -> None:
-        for name in names:
-            if not any(named_by(place, [name]) for place in self.addresses):
+    def _check_names(self, only: set[str], excluded: set[str], snapshot: Snapshot) -> None:
+        for name in sorted(only | excluded):
+            if any(named_by(place, [name]) for place in self.addresses):
+                continue
+            host, port = host_and_port(name)
+            if name not in excluded or not host or not port or (":" in host and not name.startswith("[")):
                 known = ", ".join(sorted(host for host, _ in self.addresses)) or "none"
                 raise ValueError(f"{name} is no backend of {snapshot.path.name}: it has {known}")
+            self._see((host, port), "")  # a real connection to somebody who was not recorded
+            self.off.add((host, port))
+        if only and not self.indexes:
+            raise ValueError(f"nothing of {', '.join(sorted(only))} is left to stand in for: it is excluded, or cannot be served")
 
     def place(self, scope: Scope, authority: str) -> Place:
         """Whom a request is for. `authority`: that of its target, else its Host header."""

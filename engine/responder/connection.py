@@ -16,8 +16,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
 
 from engine.pairing.description import host_and_port
+from engine.report import FailedHandshake
 from engine.responder.answering import Plan
 from engine.responder.backends import Scope
+from engine.responder.destination import calling_program
 from engine.responder.misses import Missed, error_reply, miss_reply
 from engine.responder.passing import PassError, Passing
 from engine.responder.replies import Reply
@@ -152,8 +154,9 @@ class Connection(asyncio.Protocol):
 
     def _no_handshake(self, layer: Layer, reason: str) -> None:
         """Tell of a client that does not go on: most likely it does not trust the authority."""
-        name = f" ({layer.server_name})" if layer.server_name else ""
-        self._responder.run.trouble(f"TLS: {reason}{name}")
+        host, port = self._scope.destination or ("", self._responder.port)
+        who = calling_program(self._transport)
+        self._responder.run.handshake_failed(FailedHandshake(layer.server_name or host, port, who, reason))
         self._layer = None
 
     def _enter(self, scope: Scope) -> None:

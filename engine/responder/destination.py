@@ -1,4 +1,4 @@
-"""Where a redirected connection was meant to go."""
+"""Where a redirected connection was meant to go, and whose it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from ipaddress import IPv4Address, IPv6Address
 
 ORIGINAL_DST = 80
 """SO_ORIGINAL_DST of linux/netfilter_ipv4.h, and IP6T_SO_ORIGINAL_DST."""
+
+CALLER = 0x5553
+"""TAKEOVER_CALLER of probes/takeover.bpf.c."""
+
+_CALLER = struct.Struct("=I16s")
 
 Destination = tuple[str, int]
 OriginalDestination = Callable[[asyncio.BaseTransport], Destination | None]
@@ -39,3 +44,13 @@ def _destination(answer: bytes) -> Destination:
         return str(found.ipv4_mapped or found), port
     port, packed = _IPV4.unpack(answer)
     return str(IPv4Address(packed)), port
+
+
+def calling_program(transport: asyncio.BaseTransport) -> str:
+    """The name of the program whose connection was redirected; "" where it was not."""
+    sock = transport.get_extra_info("socket")
+    try:
+        _, name = _CALLER.unpack(sock.getsockopt(socket.SOL_IP, CALLER, _CALLER.size))
+    except (AttributeError, OSError, struct.error):
+        return ""
+    return str(name.partition(b"\0")[0].decode(errors="replace"))

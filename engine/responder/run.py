@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from engine.matching.explain import Difference, Explanation
-from engine.report import BackendCount, Miss, MockReport
+from engine.report import BackendCount, FailedHandshake, Miss, MockReport
 from engine.responder.backends import Place
 from engine.responder.misses import Missed
 
@@ -75,6 +75,7 @@ class Run:
         self._misses_size = 0
         self._more_misses = 0
         self._troubles: dict[str, int] = {}
+        self._failed_handshakes: dict[FailedHandshake, int] = {}
 
     def count(self, place: Place) -> Count:
         """The count of a backend."""
@@ -123,6 +124,13 @@ class Run:
         if reason in self._troubles or len(self._troubles) < TROUBLES_LIMIT:
             self._troubles[reason] = self._troubles.get(reason, 0) + 1
 
+    def handshake_failed(self, what: FailedHandshake) -> None:
+        """Count a TLS handshake that came to nothing; `times` is not read."""
+        if what in self._failed_handshakes or len(self._failed_handshakes) < TROUBLES_LIMIT:
+            self._failed_handshakes[what] = self._failed_handshakes.get(what, 0) + 1
+        else:
+            self.trouble("TLS handshakes that failed, which are not listed")
+
     def report(self) -> MockReport:
         """What happened so far. Copies of dictionaries are made in one step of the interpreter, so no lock is needed."""
         return MockReport(
@@ -133,6 +141,7 @@ class Run:
             tuple(_miss(missed) for missed in list(self._misses.values())),
             self._more_misses,
             tuple(self._troubles.items()),
+            failed_handshakes=tuple(replace(what, times=times) for what, times in list(self._failed_handshakes.items())),
         )
 
 

@@ -148,4 +148,5 @@ def test_nothing_is_left_where_a_part_is_killed(
         process.stdin.close()
         assert process.wait(TIMEOUT) == (-signal.SIGKILL if victim == "mock" else 125)
         psutil.wait_procs(children, TIMEOUT)
-    assert len(pairs(tmp_path / "snapshot")) == COUNT + (2 if victim == "agent" else 0)
+    # The responder heard two; the agent may have handed over a third before the blow.
+    assert len(pairs(tmp_path / "snapshot")) - COUNT in ((2, 3) if victim == "agent" else (0,))

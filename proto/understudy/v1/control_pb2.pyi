@@ -518,7 +518,7 @@ class StartResponderRequest(_message.Message):
 
     @_builtins.property
     def excluded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Do not stand in for these, each HOST or HOST:PORT."""
+        """Do not stand in for these, each HOST or HOST:PORT. HOST:PORT may also be somebody who was not recorded."""
 
     def __init__(
         self,
@@ -676,6 +676,7 @@ class Responder(_message.Message):
     CA_FILE_FIELD_NUMBER: _builtins.int
     BACKENDS_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
+    UNSERVABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identity, as long as the engine runs."""
     address: _builtins.str
@@ -692,7 +693,11 @@ class Responder(_message.Message):
 
     @_builtins.property
     def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
-        """Those of the snapshot that are left out: unchecked, or left out by the request, or of a protocol that cannot be served."""
+        """Those that are left out by choice: unchecked in the snapshot, or left out by the request."""
+
+    @_builtins.property
+    def unservable(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
+        """Those of the snapshot that cannot be stood in for: their protocol is not spoken, or nothing of them was understood."""
 
     def __init__(
         self,
@@ -704,10 +709,11 @@ class Responder(_message.Message):
         ca_file: _builtins.str = ...,
         backends: _abc.Iterable[_backend_pb2.Backend] | None = ...,
         left_out: _abc.Iterable[_backend_pb2.Backend] | None = ...,
+        unservable: _abc.Iterable[_backend_pb2.Backend] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "backends", b"backends", "ca_certificate", b"ca_certificate", "ca_file", b"ca_file", "id", b"id", "left_out", b"left_out", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "backends", b"backends", "ca_certificate", b"ca_certificate", "ca_file", b"ca_file", "id", b"id", "left_out", b"left_out", "port", b"port", "unservable", b"unservable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -747,6 +753,7 @@ class ResponderRun(_message.Message):
     MORE_MISSES_FIELD_NUMBER: _builtins.int
     TROUBLES_FIELD_NUMBER: _builtins.int
     ADDED_PAIRS_FIELD_NUMBER: _builtins.int
+    FAILED_HANDSHAKES_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The service that was recorded."""
     started_unix_nano: _builtins.int
@@ -769,6 +776,10 @@ class ResponderRun(_message.Message):
     def troubles(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Connections that brought no request, by reason."""
 
+    @_builtins.property
+    def failed_handshakes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedHandshake]:
+        """TLS handshakes that came to nothing, most likely because clients do not trust the responder's authority."""
+
     def __init__(
         self,
         *,
@@ -780,14 +791,53 @@ class ResponderRun(_message.Message):
         more_misses: _builtins.int = ...,
         troubles: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         added_pairs: _builtins.int = ...,
+        failed_handshakes: _abc.Iterable[Global___FailedHandshake] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_pairs", b"added_pairs", "backends", b"backends", "ended_unix_nano", b"ended_unix_nano", "misses", b"misses", "more_misses", b"more_misses", "service", b"service", "started_unix_nano", b"started_unix_nano", "troubles", b"troubles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_pairs", b"added_pairs", "backends", b"backends", "ended_unix_nano", b"ended_unix_nano", "failed_handshakes", b"failed_handshakes", "misses", b"misses", "more_misses", b"more_misses", "service", b"service", "started_unix_nano", b"started_unix_nano", "troubles", b"troubles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResponderRun: _TypeAlias = ResponderRun  # noqa: Y015
+
+@_typing.final
+class FailedHandshake(_message.Message):
+    """FailedHandshake is a TLS handshake that came to nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Host that it called."""
+    port: _builtins.int
+    """Port that it called."""
+    command: _builtins.str
+    """The client's program; empty where that is not known."""
+    reason: _builtins.str
+    """Why: the alert that it sent, or that it went away."""
+    times: _builtins.int
+    """How often."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        command: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        times: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "host", b"host", "port", b"port", "reason", b"reason", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedHandshake: _TypeAlias = FailedHandshake  # noqa: Y015
 
 @_typing.final
 class BackendCount(_message.Message):

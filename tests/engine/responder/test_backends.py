@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.protocols import UNKNOWN
 from engine.responder.backends import Backends, Scope
-from engine.snapshot import Snapshot, uncheck
-from tests.engine.making import Exchange, write_snapshot
+from engine.rrpair import Connection, Flow, Role
+from engine.snapshot import Snapshot, SnapshotWriter, uncheck
+from tests.engine.making import Exchange, pairs_of, write_snapshot
 
 OWN = 40000
 EXCHANGES = (
@@ -77,3 +79,58 @@ def test_unchecked_backends_stay_off(path: Path) -> None:
     assert ("api.example.com", 443) in backends(path).off
     uncheck(path, [])
     assert ("api.example.com", 443) in backends(path).indexes
+
+
+def flow(host: str, port: int, address: str = "192.0.2.7") -> Flow:
+    """A connection of which nothing was understood."""
+    connection = Connection(f"flow:{host}:{port}", role=Role.CLIENT, remote_address=address, remote_port=port, server_name=host)
+    return Flow(connection, 0, UNKNOWN, "unknown protocol", 10, 10)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A snapshot with a backend that is understood, one that is not, and one of which both were seen."""
+    writer = SnapshotWriter.create(tmp_path / "m.snapshot", service="test", capture_id="c", created=0, tool_version="0")
+    writer.add(pairs_of(EXCHANGES[0]))
+    writer.add([flow("db.example", 5432), flow("api.example.com", 443), flow("", 6379, "192.0.2.8")])
+    writer.set_ledger({"seen": 1, "delivered": 1, "lost": 0})
+    writer.finish()
+    return tmp_path / "m.snapshot"
+
+
+def test_what_cannot_be_served_is_not_left_out_by_choice(mixed: Path) -> None:
+    found = backends(mixed)
+    assert set(found.indexes) == {("api.example.com", 443)}
+    assert (found.off, found.unservable) == (set(), {("db.example", 5432), ("192.0.2.8", 6379)})
+    assert found.addresses["db.example", 5432] == {"192.0.2.7"}
+
+
+@pytest.mark.parametrize("name", ["db.example", "db.example:5432"])
+def test_it_is_left_out_where_that_is_chosen(mixed: Path, name: str) -> None:
+    found = backends(mixed, excluded=(name,))
+    assert (found.off, found.unservable) == ({("db.example", 5432)}, {("192.0.2.8", 6379)})
+    uncheck(mixed, ["db.example:5432"])
+    assert backends(mixed).off == {("db.example", 5432)}
+    assert backends(mixed, only=("api.example.com",)).off == {("db.example", 5432), ("192.0.2.8", 6379)}
+
+
+def test_who_was_not_recorded_may_be_let_through_by_host_and_port(mixed: Path) -> None:
+    found = backends(mixed, excluded=("Other.example:8080",))
+    assert found.off == {("other.example", 8080)}
+    assert found.addresses["other.example", 8080] == set()
+    assert backends(mixed, excluded=("[2001:DB8::7]:80",)).off == {("2001:db8::7", 80)}
+    for odd in ("other.example:", "2001:db8::7", ":80", "other.example:0"):
+        with pytest.raises(ValueError, match="is no backend"):
+            backends(mixed, excluded=(odd,))
+    with pytest.raises(ValueError, match=r"other.example is no backend"):
+        backends(mixed, excluded=("other.example",))
+    with pytest.raises(ValueError, match=r"other.example:8080 is no backend"):
+        backends(mixed, only=("other.example:8080",))
+
+
+@pytest.mark.parametrize(
+    "options", [{"only": ("api.example.com",), "excluded": ("api.example.com",)}, {"only": ("db.example",)}], ids=["both", "flow"]
+)
+def test_nothing_left_to_stand_in_for_is_told(mixed: Path, options: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(ValueError, match="left to stand in for"):
+        backends(mixed, **options)

@@ -1,0 +1,137 @@
+"""Proxies do not lead past the responder: neither one that the environment names, nor unseen one on the loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Authority
+from tests.e2e.programs import client
+from tests.e2e.recording import Done, record, understudy
+from tests.e2e.truth.log import read_told
+from tests.e2e.truth.server import TruthServer
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
+
+COUNT = 20
+SIZE = ("--exchanges", str(COUNT), "--connections", "2")
+
+
+class Proxy:
+    """A proxy that knows CONNECT. `asked`: for whom."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                threading.Thread(target=self._connect, args=(self._listener.accept()[0],), daemon=True).start()
+
+    def _connect(self, near: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head and (data := near.recv(4096)):
+            head += data
+        target = head.split()[1].decode() if head else ""
+        self.asked.append(target)
+        host, _, port = target.rpartition(":")
+        far = socket.create_connection((host, int(port)))
+        near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        back = threading.Thread(target=_pump, args=(far, near), daemon=True)
+        back.start()
+        _pump(near, far)
+        back.join()
+        near.close()
+        far.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with contextlib.closing(Proxy()) as made:
+        yield made
+
+
+@pytest.fixture
+def command(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> list[str]:
+    """What was recorded, without a proxy. The server goes on."""
+    words = client("with_requests", tls_server.url, tmp_path / "log", *SIZE, ca=authority.ca)
+    assert record(tmp_path / "snapshot", *words).status == 0
+    assert len(tls_server.exchanges) == COUNT
+    return words
+
+
+def mock(folder: Path, *command: str, **variables: str) -> tuple[Done, dict[str, Any]]:
+    options = ("--fail-on-miss", "--report", folder / "report")
+    done = understudy("mock", folder / "snapshot", *options, "--", *command, variables=variables)
+    return done, json.loads((folder / "report").read_text())
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_that_the_environment_names_is_not_asked(
+    name: str, command: list[str], proxy: Proxy, tls_server: TruthServer, tmp_path: Path
+) -> None:
+    heard = sorted(map(str, read_told(tmp_path / "log")))
+    (tmp_path / "log").unlink()
+    done, report = mock(tmp_path, *command, **{name: proxy.url})
+    assert (done.status, report["responder_rate"], report["missed"]) == (0, 1, False), done.stderr
+    assert sorted(map(str, read_told(tmp_path / "log"))) == heard
+    assert (proxy.asked, len(tls_server.exchanges)) == ([], COUNT)
+
+
+BY_PROXY = """
+import ssl, sys, urllib.request
+proxy = urllib.request.ProxyHandler({"https": sys.argv[1]})
+opener = urllib.request.build_opener(proxy, urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=sys.argv[3])))
+try:
+    with opener.open(sys.argv[2], timeout=20) as answer:
+        print(answer.status)
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_one_that_the_program_names_too_is_refused(
+    command: list[str], proxy: Proxy, tls_server: TruthServer, authority: Authority, tmp_path: Path
+) -> None:
+    assert command
+    ask = (sys.executable, "-c", BY_PROXY, proxy.url, f"{tls_server.url}/length/5/x", str(authority.ca))
+    done, report = mock(tmp_path, *ask, HTTPS_PROXY=proxy.url)
+    assert (done.status, done.stdout) == (3, b"URLError\n"), done.stderr
+    assert [(call["address"], call["port"]) for call in report["refused"]] == [("127.0.0.1", proxy.port)]
+    assert "the environment names it as a proxy" in done.stderr
+    assert (proxy.asked, len(tls_server.exchanges)) == ([], COUNT)
+
+
+def test_one_that_only_the_program_names_is_seen(
+    command: list[str], proxy: Proxy, tls_server: TruthServer, authority: Authority, tmp_path: Path
+) -> None:
+    """The loopback is left alone; but it is listed."""
+    assert command
+    ask = (sys.executable, "-c", BY_PROXY, proxy.url, f"{tls_server.url}/length/5/x", str(authority.ca))
+    done, report = mock(tmp_path, *ask)
+    assert (done.status, done.stdout) == (0, b"200\n"), done.stderr
+    assert [(call["address"], call["port"]) for call in report["local"]] == [("127.0.0.1", proxy.port)]
+    assert f"went to a program on this machine, not mocked: TCP 127.0.0.1:{proxy.port}" in done.stderr
