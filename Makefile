@@ -81,7 +81,7 @@ build/.toolchain: .ci/need
 	mkdir -p build && touch $@
 
 build/.e2e: .ci/need
-	.ci/need bpftool curl ip=iproute2 openssl sudo psql=postgresql
+	.ci/need bpftool curl ip=iproute2 openssl runc sudo psql=postgresql
 	mkdir -p build && touch $@
 
 build/.stage: .ci/need

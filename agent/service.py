@@ -58,6 +58,7 @@ def _wanted(request: pb.RedirectRequest) -> redirect.Wanted:
         passed=_backends(request.passed_through),
         refused=_backends(request.refused),
         pass_unrecorded=request.pass_unrecorded,
+        keep_departed=request.keep_departed,
         ca=request.ca_pem,
         command=Command(tuple(request.command.arguments), request.command.folder or "/", dict(request.command.environment)),
     )
@@ -92,6 +93,11 @@ def _call_news(told: redirect.Told) -> pb.RedirectResponse:
             return pb.RedirectResponse(passed=news)
         case News.LOCAL:
             return pb.RedirectResponse(local=news)
+
+
+def _departure(departed: redirect.Departed) -> pb.RedirectResponse:
+    workload = wire.workload(departed.workload)
+    return pb.RedirectResponse(departed=pb.Departure(workload=workload, cgroup=departed.cgroup, ended=departed.ended))
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
@@ -152,7 +158,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         try:
             yield _redirect_ready(started)
             while (told := started.news.get()) is not None:
-                yield _call_news(told)
+                yield _departure(told) if isinstance(told, redirect.Departed) else _call_news(told)
         finally:
             self._redirects.stop(started)
         yield pb.RedirectResponse(stopped=pb.RedirectStopped(untold=started.untold))

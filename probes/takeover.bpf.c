@@ -551,6 +551,14 @@ struct answer6 {
 	u32 scope;
 };
 
+/* getsockopt(SOL_IP, TAKEOVER_CALLER) on a connection of the responder: who called. Far from the numbers of <linux/in.h>. Read by
+ * engine/responder/destination.py. */
+#define TAKEOVER_CALLER 0x5553
+struct answer_caller {
+	u32 tgid;
+	char command[16];
+};
+
 static __always_inline void answer_destination(struct bpf_sockopt *ctx, const struct destination *original)
 {
 	void *begin = ctx->optval, *end = ctx->optval_end;
@@ -568,10 +576,10 @@ static __always_inline void answer_destination(struct bpf_sockopt *ctx, const st
 	}
 }
 
-static __always_inline void answer_caller(struct bpf_sockopt *ctx, const struct call *original)
+static __always_inline void answer_with_caller(struct bpf_sockopt *ctx, const struct call *original)
 {
 	void *end = ctx->optval_end;
-	struct takeover_caller *caller = ctx->optval;
+	struct answer_caller *caller = ctx->optval;
 	if ((void *)(caller + 1) > end)
 		return;
 	caller->tgid = original->tgid;
@@ -599,7 +607,7 @@ int takeover_getsockopt(struct bpf_sockopt *ctx)
 	if (!original)
 		return 1;
 	if (caller)
-		answer_caller(ctx, original);
+		answer_with_caller(ctx, original);
 	else
 		answer_destination(ctx, &original->destination);
 	return 1;

@@ -45,14 +45,6 @@ enum takeover_news {
 	TAKEOVER_LOCAL,	 /* to a program on this machine that was not recorded: the first time for each port */
 };
 
-/* getsockopt(SOL_IP, TAKEOVER_CALLER) on a connection of the responder: who called. Far from the numbers of <linux/in.h>. */
-#define TAKEOVER_CALLER 0x5553
-
-struct takeover_caller {
-	u32 tgid;
-	char command[16];
-};
-
 struct takeover_event {
 	u32 kind;
 	u32 tgid;

@@ -1,4 +1,4 @@
-"""What the takeover's hooks share with the agent: the mirror of probes/takeover.h.
+"""What the takeover's hooks share with the agent: the mirror of probes/takeover.h and probes/departures.h.
 
 A test compares every structure with the C side, field by field. Pure.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from ctypes import Structure, c_char, c_uint8, c_uint16, c_uint32
+from ctypes import Structure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,6 +28,13 @@ class News(enum.IntEnum):
     REFUSED = 1
     PASSED = 2
     LOCAL = 3
+
+
+class Whereabouts(enum.IntEnum):
+    """enum whereabouts."""
+
+    INSIDE = 1
+    DEPARTED = 2
 
 
 class Destination(Structure):
@@ -106,6 +113,28 @@ class Event(Structure):
     ]
 
 
+class DeparturesSettings(Structure):
+    """struct departures_settings."""
+
+    _fields_ = [("cgroup", c_uint64)]
+
+
+class DepartureEvent(Structure):
+    """struct departure_event."""
+
+    tgid: int
+    command: bytes
+    _fields_ = [("tgid", c_uint32), ("command", c_char * 16)]
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A process that is no longer in the cgroup in which it was started."""
+
+    pid: int
+    command: str
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call that was refused, the first that was passed through to its destination, or the first to a port of this machine that
@@ -137,3 +166,9 @@ def decode(record: bytes) -> Call:
     port = int.from_bytes(record[place + 16 : place + 18], "big")
     command = event.command.decode(errors="replace")
     return Call(News(event.kind), unmapped(address), port, event.protocol, event.tgid, command)
+
+
+def decode_departure(record: bytes) -> Departure:
+    """Decode one record of the ring of departures."""
+    event = DepartureEvent.from_buffer_copy(record)
+    return Departure(event.tgid, event.command.decode(errors="replace"))

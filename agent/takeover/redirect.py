@@ -12,6 +12,7 @@ import itertools
 import os
 import queue
 import select
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,11 +20,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import workloads
+from agent.kernel.departures import Departures
 from agent.kernel.takeover import Hooks
 from agent.takeover import helper, trust
 from agent.takeover.bundles import Command
 from agent.takeover.dns import Own, Resolver, Server
-from agent.takeover.events import Action, Address, Call, Settings, decode, network_order
+from agent.takeover.events import Action, Address, Call, Departure, Settings, decode, decode_departure, network_order
 from agent.takeover.names import Backend, Names, Way, actions_of, normal, read_hosts, read_resolver_configuration
 from agent.takeover.network import Loopback
 from agent.takeover.trust import Trust
@@ -55,6 +57,7 @@ class Wanted:
     passed: tuple[Backend, ...] = ()
     refused: tuple[Backend, ...] = ()
     pass_unrecorded: bool = False
+    keep_departed: bool = False
     ca: str = ""
     command: Command = field(default_factory=Command)
 
@@ -69,12 +72,21 @@ class Told:
     workload: Workload
 
 
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A process that has left the cgroup, where it is now, and whether it was ended for that."""
+
+    workload: Workload
+    cgroup: str
+    ended: bool
+
+
 class Redirect:
     """One takeover. Nothing of it is there before start(), which leaves nothing behind where it fails."""
 
     def __init__(self, number: int, wanted: Wanted) -> None:
         self.wanted = wanted
-        self.news: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[Told | Departed | None] = queue.SimpleQueue()
         self.trust = Trust()
         self.names = _names(wanted)
         self.untold = 0
@@ -112,9 +124,13 @@ class Redirect:
             self._cgroup = Cgroup.for_launched(mount, f"{os.getpid()}-redirect-{self._number}", pid)
             self._undo.callback(self._cgroup.remove)
             self._hooks.attach(self._cgroup.path, _cgroup_of(mount, wanted.responder.pid))
+            self._departures = Departures()
+            self._undo.callback(self._departures.close)
+            self._departures.watch(self._cgroup.path, mount, refuse=not wanted.keep_departed)
             if wanted.ca:
                 self.trust = trust.extend(pid, wanted.ca, wanted.command)
             self._cgroup.adopt(pid)
+            self._departures.add(pid)
             self._keeper = self._keep()
             self._thread = threading.Thread(target=self._watch, name="redirect", daemon=True)
             self._thread.start()
@@ -132,7 +148,7 @@ class Redirect:
             self._keeper.wait(KEEPER_SECONDS)
 
     def _keep(self) -> _Keeper:
-        return _Keeper(self._cgroup, self._hooks.link_fds)
+        return _Keeper(self._cgroup, [*self._hooks.link_fds, *self._departures.link_fds])
 
     # --- What goes where ---
 
@@ -174,7 +190,7 @@ class Redirect:
         """Pass the news on until the workload has ended or stop() is called."""
         responder = _pidfd(self.wanted.responder.pid)
         poll = select.poll()
-        for fd in (self._hooks.epoll_fd, self._wake, responder):
+        for fd in (self._hooks.epoll_fd, self._departures.epoll_fd, self._wake, responder):
             poll.register(fd, select.POLLIN)
         poll.register(self._keeper.fd, select.POLLIN)
         while not self._ending.is_set():
@@ -195,13 +211,25 @@ class Redirect:
         self.news.put(None)
 
     def _pass_on(self) -> None:
+        for record in self._departures.read():  # first: who has left shall call nobody
+            self.news.put(self._depart(decode_departure(record)))
         calls = Counter(map(decode, self._hooks.read()))
         for call, count in calls.items():
             workload = workloads.look_up(call.pid, command=call.command)
             _, real = self._rules.get((call.address, call.port), (None, None))
             shown = replace(call, address=real) if real else call
             self.news.put(Told(shown, count, self.names.name_of(call.address), workload))
-        self.untold = self._hooks.lost
+        self.untold = self._hooks.lost + self._departures.unknown
+
+    def _depart(self, left: Departure) -> Departed:
+        """A process is gone from the cgroup: it ends, unless it may go on."""
+        workload = workloads.look_up(left.pid, command=left.command)
+        ended = False
+        with contextlib.suppress(OSError):  # it has ended by itself
+            if not self.wanted.keep_departed:
+                os.kill(left.pid, signal.SIGKILL)
+                ended = True
+        return Departed(workload, workload.cgroup, ended)
 
 
 class _Keeper:

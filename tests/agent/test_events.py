@@ -37,6 +37,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "rule": takeover.Rule,
     "takeover_settings": takeover.Settings,
     "takeover_event": takeover.Event,
+    "departures_settings": takeover.DeparturesSettings,
+    "departure_event": takeover.DepartureEvent,
 }
 ENUMS: dict[str, tuple[type[enum.IntEnum], str]] = {
     "event_kind": (events.Kind, "EVENT_"),
@@ -45,6 +47,7 @@ ENUMS: dict[str, tuple[type[enum.IntEnum], str]] = {
     "counter": (events.Counter, "COUNT_"),
     "action": (takeover.Action, "ACTION_"),
     "takeover_news": (takeover.News, "TAKEOVER_"),
+    "whereabouts": (takeover.Whereabouts, "WHERE_"),
 }
 
 Layout = dict[str, tuple[int, int]]
@@ -52,12 +55,12 @@ Layout = dict[str, tuple[int, int]]
 
 @pytest.fixture(scope="module")
 def dies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DIE]:
-    """What gcc made of events.h and takeover.h: structures and enumerations by name."""
+    """What gcc made of the headers: structures and enumerations by name."""
     folder = tmp_path_factory.mktemp("layout")
     source = folder / "layout.c"
     variables = "".join(f"struct {name} *v_{name};\n" for name in STRUCTURES)
     variables += "".join(f"enum {name} e_{name};\n" for name in ENUMS)
-    source.write_text(f'#include "events.h"\n#include "takeover.h"\n{variables}')
+    source.write_text(f'#include "events.h"\n#include "takeover.h"\n#include "departures.h"\n{variables}')
     subprocess.run(["gcc", "-g", f"-I{PROBES}", "-c", str(source), "-o", str(folder / "layout.o")], check=True)
     with open(folder / "layout.o", "rb") as file:
         unit = next(ELFFile(file).get_dwarf_info().iter_CUs())

@@ -6,12 +6,18 @@ python -m tests.kernel.calling HOW ARGUMENT...
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import json
+import os
+import signal
 import socket
+import struct
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 
 def with_requests(url: str) -> object:
@@ -181,6 +187,55 @@ def look_up(name: str, *families: str) -> object:
         except socket.gaierror as error:
             found[family] = error.errno
     return found
+
+
+def leave(*below: str) -> object:
+    """Move to the cgroup that all others are in, or to one below the own."""
+    mount, own = own_cgroup()
+    to = mount
+    if below:
+        to = own / below[0]
+        to.mkdir()
+    (to / "cgroup.procs").write_text(str(os.getpid()))
+    return str(to)
+
+
+def come_back(cgroup: str) -> object:
+    """Move to a cgroup."""
+    Path(cgroup, "cgroup.procs").write_text(str(os.getpid()))
+    return None
+
+
+def own_cgroup() -> tuple[Path, Path]:
+    """Where cgroup v2 is mounted, and the own cgroup."""
+    mount = next(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[2] == "cgroup2")
+    own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    return Path(mount), Path(mount, own.lstrip("/"))
+
+
+def fork_elsewhere(*command: str) -> object:
+    """Do something in a process that is started in the cgroup of all others (CLONE_INTO_CGROUP of clone(2)); its exit status."""
+    fd = os.open(own_cgroup()[0], os.O_RDONLY | os.O_DIRECTORY)
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup
+    arguments = struct.pack("=11Q", 0x200000000, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, fd)
+    pid = ctypes.CDLL(None).syscall(CLONE3, arguments, len(arguments))
+    if pid == 0:
+        call(*command)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+CLONE3 = 435
+"""On every machine architecture."""
+
+
+def until_refused(host: str, port: str) -> object:
+    """Calls for a while, which should all be refused. Prints nothing of a process that is ended meanwhile."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port)), timeout=20):
+            return "connected"
+    return "refused"
 
 
 def several(*commands: str) -> object:

@@ -135,6 +135,8 @@ class Running:
 class Taking:
     """One agent and one responder, and the commands that are taken over."""
 
+    python = sys.executable
+
     def __init__(self, folder: Path, place: Place, resolver: str = "") -> None:
         """`resolver` replaces /etc/resolv.conf for the commands."""
         self.folder, self.place, self._resolver = folder, place, resolver
@@ -173,6 +175,7 @@ class Taking:
         passed: Sequence[backend_pb2.Backend] = (),
         refused: Sequence[backend_pb2.Backend] = (),
         pass_unrecorded: bool = False,
+        keep_departed: bool = False,
         variables: dict[str, str] | None = None,
         stdin: str = "",
     ) -> Running:
@@ -197,6 +200,7 @@ class Taking:
                 passed_through=passed,
                 refused=refused,
                 pass_unrecorded=pass_unrecorded,
+                keep_departed=keep_departed,
                 ca_pem=self.responder.ca,
                 command=pb.Command(arguments=command, folder=os.getcwd(), environment=surroundings),
             )

@@ -3,8 +3,8 @@
     python -m tests.kernel.world HOME_PID
 
 is a process in the world's network namespace. It puts one end of a cable into the network of HOME_PID, resolves the names
-*.real.test (four.real.test by IPv4 only), answers at their addresses, and says what comes by the cable: a line of JSON for each packet that is not of the
-network's own upkeep.
+*.real.test (four.real.test by IPv4 only), answers at their addresses, and says what comes by the cable: a line of JSON for each
+packet that is not of the network's own upkeep.
 """
 
 from __future__ import annotations
