@@ -25,6 +25,7 @@ from agent.coredumps import forbid_core_dumps
 from agent.kernel.probes import RING_BYTES, CoreProbes
 from agent.metrics import AgentCollector
 from agent.service import AgentService, ledger_message
+from agent.takeover import helper
 from agent.takeover.redirect import Redirects
 from agent.uplink import Uplink
 
@@ -68,6 +69,7 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, probe_filtered
         start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
     server.start()
     if lease:
+        threading.Thread(target=_guard, args=(lease,), name="guard", daemon=True).start()
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     stop.wait()
     captures.stop_all()
@@ -118,6 +120,15 @@ def build(
     if uplink:
         uplink.start()
     return server, captures, redirects, uplink
+
+
+def _guard(folder: str) -> None:
+    """Have somebody who tidies up should this process and its client be killed, and another where they are killed first."""
+    mount = workloads.cgroup_mount()
+    process = os.pidfd_open(os.getpid())
+    while True:
+        arguments = (str(process), str(sys.stdin.fileno()), folder, str(mount or ""), f"{workloads.CGROUP_PREFIX}{os.getpid()}-")
+        helper.start("guard", *arguments, keep=[process, sys.stdin.fileno()]).wait()
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:

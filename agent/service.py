@@ -60,7 +60,19 @@ def _wanted(request: pb.RedirectRequest) -> redirect.Wanted:
         pass_unrecorded=request.pass_unrecorded,
         keep_departed=request.keep_departed,
         ca=request.ca_pem,
-        command=Command(tuple(request.command.arguments), request.command.folder or "/", dict(request.command.environment)),
+        command=_command(request.command),
+    )
+
+
+def _command(command: pb.Command) -> Command:
+    return Command(
+        arguments=tuple(command.arguments),
+        folder=command.folder or "/",
+        environment=dict(command.environment),
+        trust_files=tuple(command.trust_files),
+        uid=command.uid,
+        gid=command.gid,
+        groups=tuple(command.groups),
     )
 
 

@@ -19,6 +19,7 @@ _BPF_LINK_CREATE = 28
 BPF_TRACE_UPROBE_MULTI = 48
 _BPF_F_UPROBE_MULTI_RETURN = 1
 _BPF_ANY = 0
+_BPF_F_ALLOW_MULTI = 2
 
 _RING_CALLBACK = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _PRINT_CALLBACK = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
@@ -69,6 +70,9 @@ def _library() -> ctypes.CDLL:
         "bpf_program__attach_raw_tracepoint": (c_void_p, [c_void_p, c_char_p]),
         "bpf_program__attach_uprobe_opts": (c_void_p, [c_void_p, c_int, c_char_p, c_size_t, c_void_p]),
         "bpf_program__attach_cgroup": (c_void_p, [c_void_p, c_int]),
+        "bpf_program__expected_attach_type": (c_int, [c_void_p]),
+        "bpf_prog_attach": (c_int, [c_int, c_int, c_int, ctypes.c_uint]),
+        "bpf_prog_detach2": (c_int, [c_int, c_int, c_int]),
         "bpf_link__destroy": (c_int, [c_void_p]),
         "bpf_link__fd": (c_int, [c_void_p]),
         "bpf_map__fd": (c_int, [c_void_p]),
@@ -189,6 +193,16 @@ class Program:
     def attach_cgroup(self, fd: int) -> Link:
         """Attach to a cgroup, beside what others have attached there."""
         return self._link(self._library.bpf_program__attach_cgroup(self._handle, fd))
+
+    def attach_to_cgroup_for_good(self, fd: int) -> None:
+        """The same, for as long as the cgroup is there, whoever of us lives: no link has to be held."""
+        kind = self._library.bpf_program__expected_attach_type(self._handle)
+        if self._library.bpf_prog_attach(self.fd, fd, kind, _BPF_F_ALLOW_MULTI):
+            _raise(f"attaching {self.name}")
+
+    def detach_from_cgroup(self, fd: int) -> None:
+        """Undo that, if it was done."""
+        self._library.bpf_prog_detach2(self.fd, fd, self._library.bpf_program__expected_attach_type(self._handle))
 
     def attach_uprobe(self, path: str, offset: int, cookie: int, returns: bool) -> Link:
         """Attach to one place of a file by a perf event (needs CAP_SYS_ADMIN on many kernels)."""

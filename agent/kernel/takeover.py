@@ -37,15 +37,31 @@ class Hooks:
         self._links: list[libbpf.Link] = []
 
     def attach(self, workload: Path, responder: Path) -> None:
-        """Hook what processes of the cgroup `workload` do from now on, and what the responder, in the cgroup of that name, asks."""
+        """Hook what processes of the cgroup `workload` do from now on, for as long as it is there; and what the responder, in the
+        cgroup of that name, asks."""
         with _opened(workload) as ours, _opened(responder) as theirs:
             for program in self._object.programs():
-                self._links.append(program.attach_cgroup(theirs if program.name == _OF_THE_RESPONDER else ours))
+                if program.name == _OF_THE_RESPONDER:
+                    self._links.append(program.attach_cgroup(theirs))
+                else:
+                    program.attach_to_cgroup_for_good(ours)
+
+    def detach(self, workload: Path) -> None:
+        """Take the hooks from a cgroup: of a takeover that did not come about."""
+        with contextlib.suppress(OSError), _opened(workload) as ours:
+            for program in self._object.programs():
+                if program.name != _OF_THE_RESPONDER:
+                    program.detach_from_cgroup(ours)
 
     @property
     def link_fds(self) -> list[int]:
-        """What keeps the hooks attached: they are, as long as any process has these open."""
+        """What keeps the responder's hook attached."""
         return [link.fd for link in self._links]
+
+    @property
+    def settings_fd(self) -> int:
+        """The map of the settings."""
+        return int(self._settings.fd)
 
     def set(self, settings: Settings) -> None:
         """Replace the settings."""

@@ -5,7 +5,9 @@ Reads only; every search is bounded. With the standard library alone: it runs in
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,23 +97,38 @@ class Command:
     arguments: tuple[str, ...] = ()
     folder: str = "/"
     environment: Mapping[str, str] = field(default_factory=dict)
+    trust_files: tuple[str, ...] = ()
+    """What else it reads certificates from, as the person says."""
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class Found:
-    """Bundles and folders of certificates by their real paths; sockets to hide."""
+    """Bundles and folders of certificates by their real paths; sockets to hide; named files that cannot be used, and why."""
 
     files: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     sockets: list[Path] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
 
 def find(command: Command) -> Found:
     """Find everything that the command may trust by."""
     folders = _unique(_existing([*SYSTEM_FOLDERS, *_named_folders(command)], Path.is_dir))
-    candidates = [*map(Path, SYSTEM_FILES), *_named_files(command), *_below(package_roots(command))]
-    files = _unique(path for path in _existing(candidates, Path.is_file) if _readable_bundle(path))
-    return Found(files, folders, _unique(_existing(_SOCKETS, Path.is_socket)))
+    told = [Path(command.folder, name) for name in command.trust_files]
+    candidates = [*map(Path, SYSTEM_FILES), *told, *_named_files(command), *_below(package_roots(command))]
+    files = _unique(path for path in _existing(candidates, Path.is_file) if read_bundle(path) is not None)
+    failures = [(str(path), why) for path in told if (why := _why_not(path))]
+    return Found(files, folders, _unique(_existing(_SOCKETS, Path.is_socket)), failures)
+
+
+def _why_not(path: Path) -> str:
+    """Why a file that was named cannot be used; "" where it can."""
+    if not path.exists():
+        return "there is no such file, or it may not be read"
+    return "it is no list of certificates (PEM)" if read_bundle(path) is None else ""
 
 
 def _named_files(command: Command) -> list[Path]:
@@ -138,11 +155,23 @@ def _unique(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def _readable_bundle(path: Path) -> bool:
-    try:
-        return path.stat().st_size <= BUNDLE_MAX and is_bundle(path.read_bytes())
-    except OSError:
-        return False
+def read_bundle(path: Path) -> bytes | None:
+    """What a list of certificates holds; None where it is none, or may not be read.
+
+    Words of a command line name anything: a FIFO would wait for a writer, a device might be changed by opening it, and files of
+    proc, which say that they are empty, wait as they please (/proc/kmsg).
+    """
+    with contextlib.suppress(OSError):
+        if _may_be_bundle(os.stat(path)):
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb", buffering=0) as file:
+                if _may_be_bundle(os.fstat(file.fileno())):
+                    data = file.read(BUNDLE_MAX + 1) or b""
+                    return data if len(data) <= BUNDLE_MAX and is_bundle(data) else None
+    return None
+
+
+def _may_be_bundle(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= BUNDLE_MAX
 
 
 def package_roots(command: Command) -> list[Path]:

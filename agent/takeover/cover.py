@@ -55,12 +55,36 @@ class Covered:
 
 
 def main() -> None:
-    """Read a request (JSON: ca, arguments, folder, environment), act, and print what was done."""
+    """Read a request (JSON: ca, and the fields of a command), act, and print what was done."""
     pid, request = int(sys.argv[1]), json.load(sys.stdin)
-    command = Command(tuple(request["arguments"]), request["folder"], request["environment"])
+    ca = request.pop("ca").encode()
+    command = Command(**request)
     _enter(pid)
-    covered = _cover(bundles.find(command), request["ca"].encode())
+    # What the person may not read shall not come into the copies: paths are theirs, and lead anywhere.
+    with _rights_of(command):
+        found = bundles.find(command)
+        contents = {path: data for path in found.files if (data := bundles.read_bundle(path)) is not None}
+        targets = [(path, _open(path)) for path in [*contents, *found.folders, *found.sockets]]
+    covered = _cover(found, ca, contents, targets)
     json.dump({**asdict(covered), "variables": variables(command, covered)}, sys.stdout)
+
+
+@contextlib.contextmanager
+def _rights_of(command: Command) -> Iterator[None]:
+    """Have the rights of the person whose command it is."""
+    groups = os.getgroups()
+    if command.uid == os.geteuid():
+        yield
+        return
+    os.setgroups(command.groups)
+    os.setegid(command.gid)
+    os.seteuid(command.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def variables(command: Command, covered: Covered) -> dict[str, str]:
@@ -101,16 +125,15 @@ def _namespace(process: str) -> int:
     return 0
 
 
-def _cover(found: Found, ca: bytes) -> Covered:
-    """Lay copies over what was found: first all are made, then, when they can be changed no more, mounted."""
-    covered = Covered()
-    targets = [(path, _open(path)) for path in [*found.files, *found.folders, *found.sockets]]
-    bundles_now = {path: path.read_bytes() for path in found.files}
+def _cover(found: Found, ca: bytes, contents: dict[Path, bytes], targets: list[tuple[Path, int]]) -> Covered:
+    """Lay copies over what was found: first all are made, then, when they can be changed no more, mounted. `contents`: of the
+    files. `targets`: what to lay them over, and a descriptor of each."""
+    covered = Covered(failures=list(found.failures))
     place = next(place for place in _PLACES if os.path.isdir(place))
     options = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _mount("tmpfs", place, "tmpfs", options, TMPFS_OPTIONS)
     try:
-        copies = Copies(Path(place), ca, bundles_now)
+        copies = Copies(Path(place), ca, contents)
         made = []
         for path, fd in targets:
             with _noted(covered, path):

@@ -95,6 +95,8 @@ class Resolver:
         self._error: OSError | None = None
         self._thread: threading.Thread | None = None
         self.ports = Ports()
+        self.sockets: list[int] = []
+        """Descriptors by which it takes questions."""
 
     def start(self, pid: int) -> None:
         """Listen in the network of a process. OSError where that is not possible."""
@@ -141,6 +143,7 @@ class Resolver:
         except OSError as error:
             raise OSError(error.errno, f"the loopback {host} cannot be used: {error.strerror}: is `lo` up?") from error
         stack.callback(server.close)
+        self.sockets += [transport.get_extra_info("socket").fileno(), server.sockets[0].fileno()]
         return transport.get_extra_info("sockname")[1], server.sockets[0].getsockname()[1]
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

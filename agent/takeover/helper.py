@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,3 +33,17 @@ def start(module: str, *arguments: str, keep: Sequence[int] = ()) -> subprocess.
         start_new_session=True,
         env={},
     )
+
+
+class Kept:
+    """A process that must outlive the agent; its end is waited for on a thread."""
+
+    def __init__(self, module: str, *arguments: str, keep: Sequence[int] = ()) -> None:
+        self._process = start(module, *arguments, keep=keep)
+        self.fd = os.pidfd_open(self._process.pid)
+        """Readable when it has ended."""
+        threading.Thread(target=self._process.wait, name=module, daemon=True).start()
+
+    def forget(self) -> None:
+        """Let it be."""
+        os.close(self.fd)

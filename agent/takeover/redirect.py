@@ -1,7 +1,8 @@
 """Takeovers: whose calls go where, from the moment before a process begins until the last below it has ended.
 
-The hooks are held by two processes, this one and the keeper, so that they outlive either. When a client is gone while processes are
-left, the hooks stay and refuse what the responder answered before.
+The hooks belong to the workload's cgroup and stay as long as it does, whoever of us is gone; a keeper makes them refuse what went
+to this process or to the responder, once these have ended. When a client is gone while processes are left, the hooks stay and
+refuse what the responder answered before.
 """
 
 from __future__ import annotations
@@ -22,19 +23,17 @@ from pathlib import Path
 from agent import workloads
 from agent.kernel.departures import Departures
 from agent.kernel.takeover import Hooks
-from agent.takeover import helper, trust
+from agent.takeover import helper, sockets, trust
 from agent.takeover.bundles import Command
 from agent.takeover.dns import Own, Resolver, Server
 from agent.takeover.events import Action, Address, Call, Departure, Settings, decode, decode_departure, network_order
+from agent.takeover.keeper import Plan, populated, without_names, without_responder
 from agent.takeover.names import Backend, Names, Way, actions_of, normal, read_hosts, read_resolver_configuration
 from agent.takeover.network import Loopback
 from agent.takeover.trust import Trust
 from agent.workloads import Cgroup, Workload
 
 LOOPBACK: tuple[Address, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
-
-KEEPER_SECONDS = 5.0
-"""How long the keeper of an empty cgroup may take to notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +112,18 @@ class Redirect:
             self._hooks = Hooks()
             self._undo.callback(self._hooks.close)
             self._write_rules(_read(pid, "etc/hosts"))
-            resolver = Resolver(self.names, _servers(pid), self._learned)
-            self._undo.callback(resolver.stop)
-            resolver.start(pid)
+            self._resolver = Resolver(self.names, _servers(pid), self._learned)
+            self._undo.callback(self._resolver.stop)
+            self._resolver.start(pid)
             loopback = Loopback(pid, os.getpid() + self._number)
             self._undo.callback(loopback.stop)
             loopback.start()
-            self._settings = _settings(wanted, resolver)
+            self._settings = _settings(wanted, self._resolver)
             self._hooks.set(self._settings)
             self._cgroup = Cgroup.for_launched(mount, f"{os.getpid()}-redirect-{self._number}", pid)
             self._undo.callback(self._cgroup.remove)
+            self._undo_attaching = self._undo.enter_context(contextlib.ExitStack())
+            self._undo_attaching.callback(self._hooks.detach, self._cgroup.path)
             self._hooks.attach(self._cgroup.path, _cgroup_of(mount, wanted.responder.pid))
             self._departures = Departures()
             self._undo.callback(self._departures.close)
@@ -131,24 +132,39 @@ class Redirect:
                 self.trust = trust.extend(pid, wanted.ca, wanted.command)
             self._cgroup.adopt(pid)
             self._departures.add(pid)
+            self._self, self._responder = os.pidfd_open(os.getpid()), _pidfd(wanted.responder.pid)
+            self._responder_sockets = sockets.taken(wanted.responder.pid, (wanted.responder.port4, wanted.responder.port6))
+            self._events = os.open(self._cgroup.path / "cgroup.events", os.O_RDONLY)
+            for fd in (self._self, self._responder, self._events):
+                self._undo.callback(os.close, fd)
+            self._undo.callback(self._release_ports)
             self._keeper = self._keep()
             self._thread = threading.Thread(target=self._watch, name="redirect", daemon=True)
             self._thread.start()
+            self._undo_attaching.pop_all()  # from here on the hooks go with the cgroup
             self._undo = self._undo.pop_all()
 
     def stop(self) -> None:
         """Answer no more. What is left of the workload is refused; where nothing is, nothing stays."""
-        self._settings.closed = 1
+        for change in (without_names, without_responder):
+            change(self._settings)
         self._hooks.set(self._settings)
         self._ending.set()
         os.write(self._woken, b"\0")
         self._thread.join()
         self._undo.close()
-        if not self._cgroup.populated:
-            self._keeper.wait(KEEPER_SECONDS)
 
-    def _keep(self) -> _Keeper:
-        return _Keeper(self._cgroup, [*self._hooks.link_fds, *self._departures.link_fds])
+    def _keep(self) -> helper.Kept:
+        plan = Plan(
+            str(self._cgroup.path),
+            self._hooks.settings_fd,
+            self._self,
+            self._responder,
+            tuple(self._resolver.sockets),
+            tuple(self._responder_sockets),
+            (*self._hooks.link_fds, *self._departures.link_fds),
+        )
+        return helper.Kept("keeper", plan.dump(), keep=plan.descriptors)
 
     # --- What goes where ---
 
@@ -188,27 +204,34 @@ class Redirect:
 
     def _watch(self) -> None:
         """Pass the news on until the workload has ended or stop() is called."""
-        responder = _pidfd(self.wanted.responder.pid)
         poll = select.poll()
-        for fd in (self._hooks.epoll_fd, self._departures.epoll_fd, self._wake, responder):
+        poll.register(self._events, select.POLLPRI)
+        for fd in (self._hooks.epoll_fd, self._departures.epoll_fd, self._wake, self._responder, self._keeper.fd):
             poll.register(fd, select.POLLIN)
-        poll.register(self._keeper.fd, select.POLLIN)
-        while not self._ending.is_set():
+        while populated(self._events) and not self._ending.is_set():
             ready = {fd for fd, _ in poll.poll()}
             self._pass_on()
-            if responder in ready:  # its port may be somebody else's by now
-                poll.unregister(responder)
-                self._settings.closed = 1
-                self._hooks.set(self._settings)
-            if self._keeper.fd in ready:
+            if self._responder in ready:
+                poll.unregister(self._responder)
+                self._responder_ended()
+            if self._keeper.fd in ready:  # somebody has killed it
                 poll.unregister(self._keeper.fd)
-                if not self._cgroup.populated:
-                    break
-                self._keeper = self._keep()  # somebody has killed it
+                self._keeper.forget()
+                self._keeper = self._keep()
                 poll.register(self._keeper.fd, select.POLLIN)
         self._pass_on()
-        os.close(responder)
+        self._keeper.forget()
         self.news.put(None)
+
+    def _responder_ended(self) -> None:
+        """Refuse first, so that nobody else's are called when its ports are let go of."""
+        without_responder(self._settings)
+        self._hooks.set(self._settings)
+        self._release_ports()
+
+    def _release_ports(self) -> None:
+        while self._responder_sockets:
+            os.close(self._responder_sockets.pop())
 
     def _pass_on(self) -> None:
         for record in self._departures.read():  # first: who has left shall call nobody
@@ -230,24 +253,6 @@ class Redirect:
                 os.kill(left.pid, signal.SIGKILL)
                 ended = True
         return Departed(workload, workload.cgroup, ended)
-
-
-class _Keeper:
-    """The process of agent/takeover/keeper.py; its end is waited for on a thread."""
-
-    def __init__(self, cgroup: Cgroup, links: Sequence[int]) -> None:
-        self._process = helper.start("keeper", str(cgroup.path), keep=links)
-        self.fd = os.pidfd_open(self._process.pid)
-        self._ended = threading.Event()
-        threading.Thread(target=self._reap, name="keeper", daemon=True).start()
-
-    def _reap(self) -> None:
-        self._process.wait()
-        self._ended.set()
-
-    def wait(self, seconds: float) -> None:
-        """Wait for its end, so long."""
-        self._ended.wait(seconds)
 
 
 def _without(backends: Iterable[Backend], others: Iterable[Backend]) -> list[Backend]:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _LISTEN, _UNCONNECTED = "0A", "07"
 """States in /proc/net/tcp and udp: TCP_LISTEN, and TCP_CLOSE, which is that of datagram sockets (include/net/tcp_states.h)."""
 
 _TABLES = (("tcp", _LISTEN), ("tcp6", _LISTEN), ("udp", _UNCONNECTED), ("udp6", _UNCONNECTED))
+
+
+_PIDFD_GETFD = 438
+"""On every machine architecture."""
+
+
+def taken(pid: int, ports: Iterable[int]) -> list[int]:
+    """Descriptors of ours for the sockets by which a process takes calls at ports. Fewer where we may not, or it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(pid)
+        libc = ctypes.CDLL(None)
+        for fd in (fd for port in ports if port for fd in listening(pid, port)):
+            ours = libc.syscall(ctypes.c_long(_PIDFD_GETFD), process, fd, 0)
+            if ours >= 0:
+                found.append(ours)
+        os.close(process)
+    return found
 
 
 def listening(pid: int, port: int) -> Iterator[int]:

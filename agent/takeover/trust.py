@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from agent.takeover import helper
 from agent.takeover.bundles import Command
@@ -28,12 +28,7 @@ def extend(pid: int, ca: str, command: Command) -> Trust:
 
     OSError where it has none of its own, ValueError where `ca` is no certificate.
     """
-    request = {
-        "ca": ca,
-        "arguments": command.arguments,
-        "folder": command.folder,
-        "environment": dict(command.environment),
-    }
+    request = {"ca": ca, **asdict(command)}
     try:
         done = subprocess.run(
             helper.command("cover", str(pid)),

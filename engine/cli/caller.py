@@ -80,9 +80,11 @@ class Caller:
 
     def read(self, path: Path, limit: int) -> bytes:
         """Read a regular file with their rights; OSError where that is not possible, or it is longer."""
-        with os.fdopen(self.open(path, os.O_RDONLY), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", str(path))
+        fd = self.open(path, os.O_RDONLY)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        with os.fdopen(fd, "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))

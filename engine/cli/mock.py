@@ -212,6 +212,7 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
         trusted = [str(path.absolute()) for path in settings.trusted]
         words = (program, *cmd[1:])
         takeover = Takeover(parts, mocking.responder, launcher, words, person, passes=settings.passes, trusted=trusted)
+        parts.look_after(takeover.cgroup)
         on_signals(launcher.signal)
         launcher.go(takeover.variables)
     except BaseException:

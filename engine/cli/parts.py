@@ -5,6 +5,7 @@ They are driven by the same services that a cluster uses. The agent runs as root
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -108,6 +109,7 @@ class Parts:
     def __init__(self, caller: Caller, store: Path, *, with_agent: bool = True) -> None:
         self._caller = caller
         self._store = store
+        self._cgroups: list[Path] = []
         self.folder = Path(tempfile.mkdtemp(prefix="understudy-"))
         self.folder.chmod(0o711)
         self._engine_folder = self.folder / "engine"
@@ -148,9 +150,17 @@ class Parts:
         """The engine's service."""
         return control_pb2_grpc.ControlServiceStub(self.engine.channel)
 
+    def look_after(self, cgroup: Path) -> None:
+        """Remove a cgroup at the end: the agent does so, and its keepers; where all of them were killed, it falls to us."""
+        self._cgroups.append(cgroup)
+
     def stop(self) -> None:
-        """End both and remove their folder."""
+        """End both and remove their folder, and cgroups that are empty."""
         for part in (getattr(self, "agent", None), getattr(self, "engine", None)):
             if part:
                 part.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+        for cgroup in self._cgroups:
+            for folder, _, _ in os.walk(cgroup, topdown=False):
+                with contextlib.suppress(OSError):  # in use, or removed by another
+                    os.rmdir(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -117,3 +118,32 @@ def test_variables(root: Path) -> None:
     assert "SSL_CERT_FILE" not in found  # it trusts by now
     assert (found["PIP_CERT"], found["REQUESTS_CA_BUNDLE"], found["NODE_EXTRA_CA_CERTS"]) == (system, system, "/ca.pem")
     assert variables(command, Covered()) == {}
+
+
+def test_what_is_no_file_on_a_disk_is_left_alone(root: Path) -> None:
+    """Words name anything: what would wait for somebody, or is a device. None of it is opened for reading."""
+    os.mkfifo(root / "fifo.pem")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root / "socket.pem"))
+        words = (
+            "/proc/kmsg",
+            "/dev/zero",
+            "/dev/stdin",
+            str(root / "fifo.pem"),
+            str(root / "socket.pem"),
+            "/proc/self/mem",
+            str(root),
+        )
+        found = find(Command(("cat", *words), environment={f"V{number}": word for number, word in enumerate(words)}))
+    assert found.files == []
+
+
+def test_files_that_a_person_names(root: Path) -> None:
+    """Whatever they are called, and relative to the command's folder; what cannot be used is told."""
+    own = write(root / "store/odd name")
+    write(root / "text", b"no certificates\n")
+    found = find(Command(folder=str(root), trust_files=("store/odd name", "text", "nothing", "store")))
+    assert found.files == [own]
+    assert [Path(path).name for path, _ in found.failures] == ["text", "nothing", "store"]
+    assert "no list of certificates" in found.failures[0][1]
+    assert "no such file" in found.failures[1][1]

@@ -1,0 +1,64 @@
+"""Under sudo, `mock` opens the person's paths with the person's rights: links and names lead nowhere that they could not go."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.e2e.recording import UNDERSTUDY
+from tests.e2e.test_record_person import Person, person
+from tests.engine.making import Exchange, write_snapshot
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
+__all__ = ["person"]
+
+
+def mock(who: Person, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    snapshot = write_snapshot(who.home / "snapshot", Exchange("GET /a"))
+    snapshot.chmod(0o644)
+    return who.run("sudo", "-n", UNDERSTUDY, "mock", "snapshot", *arguments, **variables)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A list of certificates that only root may read and write, in a folder that everybody may enter."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    path = tmp_path / "secret.pem"
+    path.write_bytes(trustme.CA().cert_pem.bytes())
+    path.chmod(0o600)
+    return path
+
+
+def test_a_report_is_not_written_through_a_link_to_what_is_root_s(person: Person, secret: Path) -> None:
+    before = secret.read_bytes()
+    (person.home / "report").symlink_to(secret)
+    done = mock(person, "--report", "report", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (125, "")  # noticed before the command starts
+    [line] = done.stderr.splitlines()
+    assert "the report cannot be written to report: Permission denied" in line
+    assert (secret.read_bytes(), secret.stat().st_uid, secret.stat().st_mode & 0o777) == (before, 0, 0o600)
+
+
+def test_a_report_is_the_person_s(person: Person) -> None:
+    done = mock(person, "--report", "report", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
+    report = person.home / "report"
+    assert (report.stat().st_uid, report.stat().st_gid) == (person.uid, person.gid)
+    assert report.read_text().startswith("{")
+
+
+@pytest.mark.parametrize("way", ["argument", "variable", "option", "link"])
+def test_what_only_root_may_read_is_not_shown_by_the_copies(person: Person, secret: Path, way: str) -> None:
+    """Bundles are covered by copies that everybody may read."""
+    (person.home / "link.pem").symlink_to(secret)
+    options = ("--trust", str(secret)) if way == "option" else ()
+    variables = {"SSL_CERT_FILE": str(secret)} if way == "variable" else {}
+    name = "link.pem" if way == "link" else str(secret)
+    done = mock(person, *options, "--", "sh", "-c", f"cat {name}; true", name, **variables)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "Permission denied" in done.stderr
