@@ -1,5 +1,5 @@
 # One line for each thing a contributor does. The environment lives in .venv; nothing else is touched but Debian packages.
-.PHONY: setup check fix test fuzz bench mutants kernels demo probes proto
+.PHONY: setup check fix test fuzz kill bench mutants kernels demo probes proto
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 PY := .venv/bin/python
@@ -44,6 +44,10 @@ endif
 SECONDS := 60
 fuzz: .venv/.ready probes
 	$(PY) -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
+
+# Parts of ours are killed at 100 random moments: 15 minutes.
+kill: .venv/.ready build/.e2e probes
+	UNDERSTUDY_KILLS=100 $(PY) -m pytest tests/e2e/test_kill.py -k random
 
 bench: .venv/.ready build/.bench build/mitmproxy/.ready probes
 	set -e; for file in tests/bench/[a-z]*.py; do $(PY) -m tests.bench.$$(basename $$file .py); done

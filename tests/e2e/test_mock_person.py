@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +25,14 @@ def mock(who: Person, *arguments: str, **variables: str) -> subprocess.Completed
 
 
 @pytest.fixture
-def secret(tmp_path: Path) -> Path:
-    """A list of certificates that only root may read and write, in a folder that everybody may enter."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
-            folder.chmod(0o755)
-    path = tmp_path / "secret.pem"
-    path.write_bytes(trustme.CA().cert_pem.bytes())
-    path.chmod(0o600)
-    return path
+def secret() -> Iterator[Path]:
+    """A list of certificates that only root may touch, in a folder that everybody may enter: those of pytest are for their owner."""
+    with tempfile.TemporaryDirectory(prefix="us-") as name:
+        Path(name).chmod(0o755)
+        path = Path(name, "secret.pem")
+        path.write_bytes(trustme.CA().cert_pem.bytes())
+        path.chmod(0o600)
+        yield path
 
 
 def test_a_report_is_not_written_through_a_link_to_what_is_root_s(person: Person, secret: Path) -> None:

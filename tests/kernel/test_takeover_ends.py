@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from understudy.v1 import agent_pb2 as pb
 
+from agent.takeover.sockets import listening
 from agent.workloads import remove_cgroup
 from tests.e2e.machine import eventually
 from tests.kernel.takeover import TIMEOUT, Running, Taking, World, backend
@@ -90,24 +92,86 @@ def test_a_lease_that_ends_before_the_command(joined: Joined) -> None:
     assert world.packets() == []
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["keeper", "keeper and agent"])
-def test_a_keeper_that_is_killed(joined: Joined, both: bool) -> None:
-    """One holder of the hooks is enough; only where both are gone, so are the hooks."""
+def keepers(waiting: Waiting) -> list[psutil.Process]:
+    """The processes that keep its takeover: two, so that one is left whoever is killed."""
+    found = [each for each in psutil.process_iter() if f'"{waiting.running.ready.cgroup}"' in " ".join(_arguments(each))]
+    return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_keepers_that_are_killed(joined: Joined, number: int) -> None:
+    """The agent starts others, and the takeover is as it was."""
     taking, _ = joined
     waiting = Waiting(taking, *CALLS)
-    if both:
-        taking.agent.kill()
-        taking.agent.wait()
-    keepers = [each for each in psutil.process_iter() if waiting.running.ready.cgroup in _arguments(each)]
-    assert len(keepers) == 1
-    keepers[0].kill()
-    if both:  # the command's starter has the cgroup to remove
-        waiting.running.launcher.process.kill()
-        waiting.running.launcher.process.wait()
-        assert eventually(lambda: remove_cgroup(Path(waiting.running.ready.cgroup)), TIMEOUT)
-        return
+    assert eventually(lambda: len(keepers(waiting)) == 2, TIMEOUT)
+    killed = keepers(waiting)[:number]
+    for keeper in killed:
+        keeper.kill()
+    assert eventually(lambda: len(set(keepers(waiting)) - set(killed)) >= (1 if number == 1 else 2), TIMEOUT)
     assert errors(waiting.go_on()) == [None, None, "ConnectionRefusedError"]
     waiting.running.end()
+
+
+def test_the_hooks_stay_though_everybody_is_killed(joined: Joined) -> None:
+    """They belong to the cgroup: nobody has to hold them."""
+    taking, world = joined
+    waiting = Waiting(taking, *CALLS)
+    assert eventually(lambda: len(keepers(waiting)) == 2, TIMEOUT)
+    for each in [psutil.Process(taking.agent.pid), *keepers(waiting)]:
+        each.kill()
+    taking.agent.wait()
+    world.packets()
+    assert errors(waiting.go_on()) == ["gaierror", None, "ConnectionRefusedError"]
+    assert world.packets() == []
+    assert eventually(lambda: remove_cgroup(Path(waiting.running.ready.cgroup)), TIMEOUT)  # as the command's starter does
+
+
+def listening_places(pid: int) -> list[tuple[str, int]]:
+    """Where a process takes TCP connections on the loopback of its network."""
+    found = []
+    for table, host in (("tcp", "127.0.0.1"), ("tcp6", "::1")):
+        lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        ports = {int(line.split()[1].rpartition(":")[2], 16) for line in lines if line.split()[3] == "0A"}
+        found += [(host, port) for port in ports if any(listening(pid, port))]
+    return found
+
+
+def can_be_had(taking: Taking, host: str, port: int) -> bool:
+    """Whether somebody could take connections there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with taking.place.run(socket.socket, family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return True
+    return False
+
+
+@pytest.mark.parametrize("victim", ["agent", "responder"])
+def test_nobody_else_gets_the_ports_of_who_was_killed(joined: Joined, victim: str) -> None:
+    """As long as the hooks lead there, somebody holds them: also in the moment before the keepers notice."""
+    taking, world = joined
+    waiting = Waiting(taking, *CALLS)
+    assert eventually(lambda: len(keepers(waiting)) == 2, TIMEOUT)
+    killed = taking.agent if victim == "agent" else taking.responder.process
+    places = set(listening_places(killed.pid))
+    if victim == "agent":  # which holds those of the responder, too
+        places -= set(listening_places(taking.responder.process.pid))
+    assert {host for host, _ in places} == {"127.0.0.1", "::1"}
+    blind = [*keepers(waiting), *([psutil.Process(taking.agent.pid)] if victim == "responder" else [])]
+    for each in blind:
+        each.suspend()
+    killed.kill()
+    killed.wait()
+    assert [can_be_had(taking, *place) for place in places] == [False] * len(places)
+    for each in blind:
+        each.resume()
+    assert eventually(lambda: all(can_be_had(taking, *place) for place in places), TIMEOUT)
+    world.packets()
+    by_name, by_address, other = errors(waiting.go_on())
+    assert by_name == ("gaierror" if victim == "agent" else "ConnectionRefusedError")
+    assert (by_address, other) == (None if victim == "agent" else "ConnectionRefusedError", "ConnectionRefusedError")
+    assert world.packets() == []
 
 
 def _arguments(process: psutil.Process) -> list[str]:
