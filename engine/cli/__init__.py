@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -44,6 +45,13 @@ def as_typed() -> str:
 
 
 class _LazyGroup(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # before a command has begun to handle it
+            click.echo("understudy: interrupted", err=True)
+            ctx.exit(128 + signal.SIGINT)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 

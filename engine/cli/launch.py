@@ -23,6 +23,8 @@ _MS_REC, _MS_SLAVE = 1 << 14, 1 << 19
 
 def main(arguments: list[str]) -> None:
     """Wait, then become the command."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C while it waits needs no traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     own_mounts = arguments[0] == OWN_MOUNTS
     arguments = arguments[own_mounts:]
     go, error, uid, gid = (int(argument) for argument in arguments[:4])

@@ -62,9 +62,23 @@ class Launcher:
 
     def signal(self, number: int) -> None:
         """Pass a signal on. Ctrl-C reaches the command by itself, for it is of the terminal's foreground."""
-        if number != signal.SIGINT:
+        if number != signal.SIGINT or not _is_foreground():
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
+
+
+def _is_foreground() -> bool:
+    """Whether this process is of the foreground of its terminal, where Ctrl-C is for all."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:  # there is none
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def on_signals(act: Callable[[int], None]) -> None:

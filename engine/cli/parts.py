@@ -111,11 +111,11 @@ class Parts:
         self._store = store
         self._cgroups: list[Path] = []
         self.folder = Path(tempfile.mkdtemp(prefix="understudy-"))
-        self.folder.chmod(0o711)
-        self._engine_folder = self.folder / "engine"
-        self._engine_folder.mkdir(mode=0o700)
-        os.chown(self._engine_folder, caller.uid, caller.gid)
         try:
+            self.folder.chmod(0o711)
+            self._engine_folder = self.folder / "engine"
+            self._engine_folder.mkdir(mode=0o700)
+            os.chown(self._engine_folder, caller.uid, caller.gid)
             self.engine = self._start_engine()
             if with_agent:
                 arguments = ["--engine", self.engine.address, "--lease", str(self.folder)]

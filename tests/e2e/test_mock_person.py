@@ -26,7 +26,7 @@ def mock(who: Person, *arguments: str, **variables: str) -> subprocess.Completed
 
 @pytest.fixture
 def secret() -> Iterator[Path]:
-    """A list of certificates that only root may touch, in a folder that everybody may enter: those of pytest are for their owner."""
+    """A list of certificates that only root may touch, in a folder that all may enter, which those of pytest are not."""
     with tempfile.TemporaryDirectory(prefix="us-") as name:
         Path(name).chmod(0o755)
         path = Path(name, "secret.pem")
