@@ -107,9 +107,13 @@ def _call_news(told: redirect.Told) -> pb.RedirectResponse:
             return pb.RedirectResponse(local=news)
 
 
-def _departure(departed: redirect.Departed) -> pb.RedirectResponse:
-    workload = wire.workload(departed.workload)
-    return pb.RedirectResponse(departed=pb.Departure(workload=workload, cgroup=departed.cgroup, ended=departed.ended))
+def _news(told: redirect.Told | redirect.Departed | redirect.Unread) -> pb.RedirectResponse:
+    if isinstance(told, redirect.Told):
+        return _call_news(told)
+    workload = wire.workload(told.workload)
+    if isinstance(told, redirect.Departed):
+        return pb.RedirectResponse(departed=pb.Departure(workload=workload, cgroup=told.cgroup, ended=told.ended))
+    return pb.RedirectResponse(untrusted_bundle=pb.UntrustedBundle(path=told.path, workload=workload))
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
@@ -170,7 +174,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         try:
             yield _redirect_ready(started)
             while (told := started.news.get()) is not None:
-                yield _departure(told) if isinstance(told, redirect.Departed) else _call_news(told)
+                yield _news(told)
         finally:
             self._redirects.stop(started)
         yield pb.RedirectResponse(stopped=pb.RedirectStopped(untold=started.untold))

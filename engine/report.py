@@ -69,6 +69,8 @@ class FailedHandshake:
     command: str
     reason: str
     times: int = 0
+    bundles: tuple[str, ...] = ()
+    """Lists of certificates that the program read without the responder's authority in them."""
 
     @property
     def distrusted(self) -> bool:

@@ -118,7 +118,7 @@ def find(command: Command) -> Found:
     """Find everything that the command may trust by."""
     folders = _unique(_existing([*SYSTEM_FOLDERS, *_named_folders(command)], Path.is_dir))
     told = [Path(command.folder, name) for name in command.trust_files]
-    candidates = [*map(Path, SYSTEM_FILES), *told, *_named_files(command), *_below(package_roots(command))]
+    candidates = [*map(Path, SYSTEM_FILES), *told, *_named_files(command), *below(package_roots(command))]
     files = _unique(path for path in _existing(candidates, Path.is_file) if read_bundle(path) is not None)
     failures = [(str(path), why) for path in told if (why := _why_not(path))]
     return Found(files, folders, _unique(_existing(_SOCKETS, Path.is_socket)), failures)
@@ -212,7 +212,7 @@ def _beside(command: Command) -> Iterator[Path]:
         yield from (folder, *list(folder.parents)[: _ANCESTORS_MAX - 1])
 
 
-def _below(roots: Iterable[Path]) -> Iterator[Path]:
+def below(roots: Iterable[Path]) -> Iterator[Path]:
     """Files below the roots that are called like bundles, as far as the bounds allow."""
     budget = ENTRIES_MAX
     waiting = [(str(root), 0) for root in reversed(list(roots))]

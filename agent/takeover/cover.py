@@ -3,8 +3,9 @@
     python -I -S -c 'from agent.takeover.cover import main; main()' PID < REQUEST > ANSWER
 
 It enters the mount namespace of PID, which must not be the machine's, and there lays a copy that also trusts the authority over
-each bundle. The copies are in a tmpfs that goes with the namespace: nothing is written to a disk. It is not the agent itself, for a
-process with threads cannot enter a mount namespace (setns(2)). With the standard library alone; nothing is imported after entering.
+each bundle; then it watches for bundles that show later (agent/takeover/openings.py), until its standard input ends. The copies
+are in a tmpfs that goes with the namespace: nothing is written to a disk. It is not the agent itself, for a process with threads
+cannot enter a mount namespace (setns(2)). With the standard library alone; nothing is imported after entering.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from agent.takeover import bundles
 from agent.takeover.bundles import Command, Found
 from agent.takeover.certificates import first_der, joined, subject_hash
+from agent.takeover.openings import Openings
 
 _CLONE_NEWNS = 0x20000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 2, 4, 8, 32, 4096, 1 << 14, 1 << 19
@@ -56,17 +58,38 @@ class Covered:
 
 def main() -> None:
     """Read a request (JSON: ca, and the fields of a command), act, and print what was done."""
-    pid, request = int(sys.argv[1]), json.load(sys.stdin)
+    pid, request = int(sys.argv[1]), json.loads(sys.stdin.readline())
     ca = request.pop("ca").encode()
     command = Command(**request)
+    _check_own_mounts(pid)
+    own, place = _own_namespace()
     _enter(pid)
     # What the person may not read shall not come into the copies: paths are theirs, and lead anywhere.
     with _rights_of(command):
         found = bundles.find(command)
         contents = {path: data for path in found.files if (data := bundles.read_bundle(path)) is not None}
         targets = [(path, _open(path)) for path in [*contents, *found.folders, *found.sockets]]
+        roots = {str(root) for root in bundles.package_roots(command)}
     covered = _cover(found, ca, contents, targets)
-    json.dump({**asdict(covered), "variables": variables(command, covered)}, sys.stdout)
+    answer = json.dumps({**asdict(covered), "variables": variables(command, covered)})
+    for _, fd in targets:
+        os.close(fd)
+    openings = None
+    with contextlib.suppress(OSError):  # the kernel, or a privilege, is missing: what shows later is not covered
+        openings = Openings(ca, set(covered.files), roots, lambda: _rights_of(command))
+    print(answer, flush=True)
+    if openings:
+        openings.watch(own, place)
+
+
+def _own_namespace() -> tuple[int, str]:
+    """A mount namespace for this process alone, in which it looks while it watches; and a folder there with room for copies."""
+    if _libc.unshare(_CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    _mount(None, "/", None, _MS_REC | _MS_SLAVE)
+    place = next(place for place in ("/sys", "/mnt") if os.path.isdir(place))  # nobody keeps bundles there
+    _mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, TMPFS_OPTIONS)
+    return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), place
 
 
 @contextlib.contextmanager
@@ -102,11 +125,15 @@ def variables(command: Command, covered: Covered) -> dict[str, str]:
     return found
 
 
-def _enter(pid: int) -> None:
-    """Enter the mount namespace of a process; OSError, also where it shares the machine's or ours."""
+def _check_own_mounts(pid: int) -> None:
+    """OSError where a process shares the machine's mounts, or ours."""
     theirs = os.stat(f"/proc/{pid}/ns/mnt").st_ino
     if any(theirs == _namespace(other) for other in ("self", "1")):
         raise OSError(errno.EINVAL, f"process {pid} has no mount namespace of its own")
+
+
+def _enter(pid: int) -> None:
+    """Enter the mount namespace of a process."""
     fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
     root = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY)
     _check(_libc.setns(fd, _CLONE_NEWNS), "setns")

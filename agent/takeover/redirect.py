@@ -80,12 +80,20 @@ class Departed:
     ended: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A list of certificates that a process read as it is, without the responder's authority."""
+
+    path: str
+    workload: Workload
+
+
 class Redirect:
     """One takeover. Nothing of it is there before start(), which leaves nothing behind where it fails."""
 
     def __init__(self, number: int, wanted: Wanted) -> None:
         self.wanted = wanted
-        self.news: queue.SimpleQueue[Told | Departed | None] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[Told | Departed | Unread | None] = queue.SimpleQueue()
         self.trust = Trust()
         self.names = _names(wanted)
         self.untold = 0
@@ -130,6 +138,8 @@ class Redirect:
             self._departures.watch(self._cgroup.path, mount, refuse=not wanted.keep_departed)
             if wanted.ca:
                 self.trust = trust.extend(pid, wanted.ca, wanted.command)
+                if self.trust.helper:
+                    self._undo.callback(self.trust.helper.stop)
             self._cgroup.adopt(pid)
             self._departures.add(pid)
             self._self, self._responder = os.pidfd_open(os.getpid()), _pidfd(wanted.responder.pid)
@@ -208,12 +218,16 @@ class Redirect:
         poll.register(self._events, select.POLLPRI)
         for fd in (self._hooks.epoll_fd, self._departures.epoll_fd, self._wake, self._responder, self._keeper.fd):
             poll.register(fd, select.POLLIN)
+        if self.trust.helper:
+            poll.register(self.trust.helper.fd, select.POLLIN)
         while populated(self._events) and not self._ending.is_set():
             ready = {fd for fd, _ in poll.poll()}
             self._pass_on()
             if self._responder in ready:
                 poll.unregister(self._responder)
                 self._responder_ended()
+            if self.trust.helper and self.trust.helper.fd in ready and not self._hear_of_bundles(self.trust.helper):
+                poll.unregister(self.trust.helper.fd)
             if self._keeper.fd in ready:  # somebody has killed it
                 poll.unregister(self._keeper.fd)
                 self._keeper.forget()
@@ -222,6 +236,13 @@ class Redirect:
         self._pass_on()
         self._keeper.forget()
         self.news.put(None)
+
+    def _hear_of_bundles(self, helper: trust.Helper) -> bool:
+        """Pass on what was read as it is; whether there may be more."""
+        news = helper.news()
+        for each in news or ():
+            self.news.put(Unread(each.path, workloads.look_up(each.pid)))
+        return news is not None
 
     def _responder_ended(self) -> None:
         """Refuse first, so that nobody else's are called when its ports are let go of."""

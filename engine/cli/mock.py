@@ -253,6 +253,7 @@ def _conclude(
             unrecorded=takeover.unrecorded(),
             local=takeover.local(),
             departed=takeover.departed(),
+            failed_handshakes=tuple(map(takeover.with_bundles, found.failed_handshakes)),
         )
     watch.tell(found.misses)
     render_summary(console, found)

@@ -117,7 +117,9 @@ def failed_handshake(failed: FailedHandshake) -> str:
     text = f"{failed.times:,} times: {who} called {failed.host}:{failed.port} by TLS and broke off: {failed.reason}"
     if not failed.distrusted:
         return text
-    return f"{text}: it does not trust the responder; name the file with the certificates that {who} reads: --trust FILE"
+    options = " ".join(f"--trust {shlex.quote(path)}" for path in failed.bundles)
+    way_out = f"try {options}" if options else f"name the file with the certificates that {who} reads: --trust FILE"
+    return f"{text}: it does not trust the responder; {way_out}"
 
 
 def render_summary(console: Console, report: MockReport) -> None:

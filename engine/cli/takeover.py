@@ -18,7 +18,7 @@ from engine.cli.caller import Caller
 from engine.cli.launcher import Launcher
 from engine.cli.parts import Parts
 from engine.cli.proxies import proxies
-from engine.report import Call, Departed
+from engine.report import Call, Departed, FailedHandshake
 
 LAST_NEWS_SECONDS = 2.0
 """How long the news of a command that has ended may take; they end by themselves unless it left processes behind."""
@@ -75,6 +75,7 @@ class Takeover:
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, Call], int] = {}
         self._departed: list[Departed] = []
+        self._unread: dict[str, list[str]] = {}
         self._news = parts.agent_service.Redirect(request)
         try:
             ready = next(self._news).ready
@@ -95,6 +96,8 @@ class Takeover:
                 elif kind == "departed":
                     who = each.departed.workload
                     self._departed.append(Departed(who.command, who.pid, each.departed.cgroup, each.departed.ended))
+                elif kind == "untrusted_bundle":
+                    self._unread.setdefault(each.untrusted_bundle.workload.command, []).append(each.untrusted_bundle.path)
 
     def _note(self, kind: str, told: agent_pb2.CallNews) -> None:
         protocol = _PROTOCOLS.get(told.protocol, str(told.protocol))
@@ -128,6 +131,10 @@ class Takeover:
         """Calls to programs on this machine that were not recorded, each port once; `times` is 1, the first is told."""
         calls = {(call.port, call.protocol): call for call in self._told("local") if not self._is_of(self._proxies, call)}
         return tuple(calls.values())
+
+    def with_bundles(self, failed: FailedHandshake) -> FailedHandshake:
+        """The same, with the lists of certificates that its program read without the responder's authority."""
+        return replace(failed, bundles=tuple(self._unread.get(failed.command, ())))
 
     def departed(self) -> tuple[Departed, ...]:
         """Processes that have left the command's cgroup."""

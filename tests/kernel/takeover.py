@@ -178,6 +178,7 @@ class Taking:
         keep_departed: bool = False,
         variables: dict[str, str] | None = None,
         stdin: str = "",
+        trust_files: Sequence[str] = (),
     ) -> Running:
         """Start a command under takeover. `stdin` is the path of what it reads."""
         number = uuid.uuid4().hex[:8]
@@ -202,7 +203,7 @@ class Taking:
                 pass_unrecorded=pass_unrecorded,
                 keep_departed=keep_departed,
                 ca_pem=self.responder.ca,
-                command=pb.Command(arguments=command, folder=os.getcwd(), environment=surroundings),
+                command=pb.Command(arguments=command, folder=os.getcwd(), environment=surroundings, trust_files=trust_files),
             )
         )
         self._stack.callback(call.cancel)

@@ -94,7 +94,7 @@ def test_a_lease_that_ends_before_the_command(joined: Joined) -> None:
 
 def keepers(waiting: Waiting) -> list[psutil.Process]:
     """The processes that keep its takeover: two, so that one is left whoever is killed."""
-    found = [each for each in psutil.process_iter() if f'"{waiting.running.ready.cgroup}"' in " ".join(_arguments(each))]
+    found = [each for each in psutil.process_iter() if f'"{waiting.running.ready.cgroup}"' in " ".join(arguments_of(each))]
     return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -174,7 +174,8 @@ def test_nobody_else_gets_the_ports_of_who_was_killed(joined: Joined, victim: st
     assert world.packets() == []
 
 
-def _arguments(process: psutil.Process) -> list[str]:
+def arguments_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty where it is gone."""
     with contextlib.suppress(psutil.Error):
         return list(process.cmdline())
     return []

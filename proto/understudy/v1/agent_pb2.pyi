@@ -606,6 +606,7 @@ class RedirectResponse(_message.Message):
     STOPPED_FIELD_NUMBER: _builtins.int
     LOCAL_FIELD_NUMBER: _builtins.int
     DEPARTED_FIELD_NUMBER: _builtins.int
+    UNTRUSTED_BUNDLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___RedirectReady:
         """Everything is in place: the process may go on."""
@@ -630,6 +631,10 @@ class RedirectResponse(_message.Message):
     def departed(self) -> Global___Departure:
         """A process has left the cgroup, and with it the redirection: what it calls is refused as long as the agent lives."""
 
+    @_builtins.property
+    def untrusted_bundle(self) -> Global___UntrustedBundle:
+        """A process read a list of certificates that does not trust the authority: it was not known before."""
+
     def __init__(
         self,
         *,
@@ -639,12 +644,13 @@ class RedirectResponse(_message.Message):
         stopped: Global___RedirectStopped | None = ...,
         local: Global___CallNews | None = ...,
         departed: Global___Departure | None = ...,
+        untrusted_bundle: Global___UntrustedBundle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped", "untrusted_bundle", b"untrusted_bundle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped", "untrusted_bundle", b"untrusted_bundle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "refused", "passed", "stopped", "local", "departed"]  # noqa: Y015
+    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "refused", "passed", "stopped", "local", "departed", "untrusted_bundle"]  # noqa: Y015
     _WhichOneofArgType_news: _TypeAlias = _typing.Literal["news", b"news"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_news) -> _WhichOneofReturnType_news | None: ...
 
@@ -837,6 +843,34 @@ class Departure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Departure: _TypeAlias = Departure  # noqa: Y015
+
+@_typing.final
+class UntrustedBundle(_message.Message):
+    """UntrustedBundle is a list of certificates that a process read without the responder's authority in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The path, as the process sees it."""
+    @_builtins.property
+    def workload(self) -> _capture_pb2.Workload:
+        """Who read it."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        workload: _capture_pb2.Workload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UntrustedBundle: _TypeAlias = UntrustedBundle  # noqa: Y015
 
 @_typing.final
 class RedirectStopped(_message.Message):

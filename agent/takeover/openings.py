@@ -1,0 +1,180 @@
+"""Covers bundles that only show while programs run: in the packages of an interpreter that some script starts, in a changed root.
+
+The opening of a file waits until it was looked at (fanotify(7)), so a package's bundle is covered when the first of its modules
+is opened, before its own turn comes. What is itself a bundle and was not known is told of: this once it is read as it is.
+
+Runs in the process of agent/takeover/cover.py, which has one thread: it must not open by way of the mounts that it watches, for
+that would wait for itself. So it looks from a mount namespace of its own, and enters the workload's only to attach mounts. With
+the standard library alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import select
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from agent.kernel.fanotify import Group
+from agent.takeover import bundles
+from agent.takeover.certificates import is_bundle, joined
+
+FILE_SYSTEMS = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "squashfs", "tmpfs", "xfs", "zfs"})
+"""Where root can open every file at once: elsewhere the event itself could wait, or be refused."""
+
+MOUNTS_MAX = 4096
+"""Watched at most; a node with many containers has some hundred."""
+
+ROOTS_MAX = 1000
+"""Folders of packages that are searched."""
+
+TOLD_MAX = 100
+"""Bundles that are told of."""
+
+SECONDS_MAX = 5
+"""For one opening: then this process ends, and the kernel lets all of them go on."""
+
+_PACKAGES = ("/site-packages/", "/dist-packages/", "/node_modules/", "/vendor/bundle/")
+_ENDINGS = (".pem", ".crt", ".cer")
+
+_CLONE_NEWNS = 0x20000
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+"""On every machine architecture."""
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH, _AT_EMPTY_PATH, _AT_FDCWD = 4, 0x1000, -100
+_MOUNT_ATTR_RDONLY = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Openings:
+    """What is opened in a workload's mount namespace. Made in there; `rights` gives the person's rights."""
+
+    def __init__(self, ca: bytes, known: set[str], roots: set[str], rights: Callable[[], AbstractContextManager[None]]) -> None:
+        """Hold from now on. OSError where the kernel cannot. `known`: what is covered; `roots`: what was searched."""
+        self._ca, self._known, self._roots, self._rights = ca, known, roots, rights
+        self._told: set[str] = set()
+        self._group = Group()
+        for path in _mounts():
+            with contextlib.suppress(OSError):  # unmounted, or hidden below another
+                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                try:
+                    self._group.mark_mount(fd)
+                finally:
+                    os.close(fd)
+        self._theirs = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def watch(self, own: int, place: str) -> None:
+        """Until standard input ends. `own`: the own mount namespace, in which this process is from now on, with room at `place`."""
+        _enter(own)
+        self._own, self._place = own, place
+        poll = select.poll()
+        poll.register(self._group.fd, select.POLLIN)
+        poll.register(0, select.POLLIN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        while 0 not in {fd for fd, _ in poll.poll()}:
+            for opening in self._group.read():
+                signal.alarm(SECONDS_MAX)
+                try:
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        self._look(opening.fd, opening.pid)
+                        self._group.ignore(opening.fd)
+                finally:
+                    with contextlib.suppress(FileNotFoundError):  # killed while it waited
+                        self._group.allow(opening)
+                    signal.alarm(0)
+
+    def _look(self, fd: int, pid: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        new = [*self._new_packages(path), *self._new_root(pid)]
+        if new:
+            self._cover(new)
+        if path not in self._known and (path.endswith(_ENDINGS) or os.path.basename(path) in bundles.NAMES):
+            self._look_at_bundle(path, fd, pid)
+
+    def _new_packages(self, path: str) -> Iterator[Path]:
+        """The bundles of packages that are met for the first time."""
+        for folder in _PACKAGES:
+            before, found, _ = path.partition(folder)
+            if found and self._is_new(root := before + folder.rstrip("/")):
+                with self._rights():
+                    yield from bundles.below([Path(root)])
+
+    def _new_root(self, pid: int) -> Iterator[Path]:
+        """The bundles of a system in a folder, into which a process has changed its root."""
+        with contextlib.suppress(OSError):
+            root = os.readlink(f"/proc/{pid}/root")
+            if root != "/" and self._is_new(root):
+                yield from (Path(root + path) for path in bundles.SYSTEM_FILES)
+
+    def _is_new(self, root: str) -> bool:
+        if root in self._roots or len(self._roots) >= ROOTS_MAX:
+            return False
+        self._roots.add(root)
+        return True
+
+    def _look_at_bundle(self, path: str, fd: int, pid: int) -> None:
+        """One that nobody knew: the next time it is covered, if it is called as such files are; else somebody may name it."""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or not is_bundle(os.pread(fd, bundles.BUNDLE_MAX, 0)):
+            return
+        if os.path.basename(path) in bundles.NAMES:
+            self._cover([Path(path)])
+        if path not in self._told and len(self._told) < TOLD_MAX:
+            self._told.add(path)
+            print(json.dumps({"path": path, "pid": pid}), flush=True)
+
+    def _cover(self, paths: list[Path]) -> None:
+        mounts = []
+        with self._rights():
+            found = {path.resolve(): bundles.read_bundle(path) for path in paths}
+        for path, data in found.items():
+            if data is not None and str(path) not in self._known:
+                self._known.add(str(path))
+                mounts.append((path, self._copy(joined(data, self._ca))))
+        if not mounts:
+            return
+        _enter(self._theirs)
+        try:
+            for path, mount in mounts:
+                _libc.syscall(_MOVE_MOUNT, mount, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
+        finally:
+            _enter(self._own)
+            for _, mount in mounts:
+                os.close(mount)
+
+    def _copy(self, content: bytes) -> int:
+        """A mount of a file with this content, which is nowhere yet."""
+        path = f"{self._place}/{hashlib.sha256(content).hexdigest()}"
+        if not os.path.exists(path):
+            Path(path).write_bytes(content)
+            os.chmod(path, 0o444)
+        mount = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC)
+        if mount < 0:
+            raise OSError(ctypes.get_errno(), "open_tree")
+        attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr
+        _libc.syscall(_MOUNT_SETATTR, mount, b"", _AT_EMPTY_PATH, attributes, ctypes.c_size_t(ctypes.sizeof(attributes)))
+        return int(mount)
+
+
+def _enter(namespace: int) -> None:
+    if _libc.setns(namespace, _CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def _mounts() -> list[str]:
+    """Where file systems are mounted whose files can be opened at once (proc(5), mountinfo)."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        left, _, right = line.partition(b" - ")
+        fields = left.split(b" ")
+        if right.split(b" ", 1)[0].decode(errors="replace") in FILE_SYSTEMS and b"idmapped" not in fields[5]:
+            found.append(os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1")))
+    return found[:MOUNTS_MAX]
