@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agent import describe, streams, window, workloads
 from agent.attach import Attacher
+from agent.departed import Departed
 from agent.events import Counter, TlsKey
 from agent.kernel.planner import Plan
 from agent.kernel.probes import Missed, Probes, cgroup_id
@@ -76,7 +77,7 @@ class Capture:
     number: int
     name: str
     cgroup: Cgroup | None = None
-    news: queue.SimpleQueue[Unseen | None] = field(default_factory=queue.SimpleQueue)
+    news: queue.SimpleQueue[Unseen | Departed | None] = field(default_factory=queue.SimpleQueue)
     told: set[tuple[int, str]] = field(default_factory=set)
     ledger: Ledger | None = None
     delivered: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
@@ -12,6 +13,7 @@ from understudy.v1 import agent_pb2_grpc, backend_pb2, capture_pb2
 
 from agent import describe, wire
 from agent.capture import Capture, Captures, Ledger, Target, Unseen
+from agent.departed import Departed, Watch
 from agent.kernel.planner import Plan
 from agent.takeover import redirect
 from agent.takeover.bundles import Command
@@ -107,13 +109,16 @@ def _call_news(told: redirect.Told) -> pb.RedirectResponse:
             return pb.RedirectResponse(local=news)
 
 
-def _news(told: redirect.Told | redirect.Departed | redirect.Unread) -> pb.RedirectResponse:
+def _news(told: redirect.Told | Departed | redirect.Unread) -> pb.RedirectResponse:
     if isinstance(told, redirect.Told):
         return _call_news(told)
-    workload = wire.workload(told.workload)
-    if isinstance(told, redirect.Departed):
-        return pb.RedirectResponse(departed=pb.Departure(workload=workload, cgroup=told.cgroup, ended=told.ended))
-    return pb.RedirectResponse(untrusted_bundle=pb.UntrustedBundle(path=told.path, workload=workload))
+    if isinstance(told, Departed):
+        return pb.RedirectResponse(departed=_departure(told))
+    return pb.RedirectResponse(untrusted_bundle=pb.UntrustedBundle(path=told.path, workload=wire.workload(told.workload)))
+
+
+def _departure(departed: Departed) -> pb.Departure:
+    return pb.Departure(workload=wire.workload(departed.workload), cgroup=departed.cgroup, ended=departed.ended)
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
@@ -148,12 +153,15 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         session = self._captures.session
         probed = len(session.attacher.probed) if session else 0
         cgroup = str(capture.cgroup.path) if capture.cgroup else ""
-        try:
+        launched = [target.launched_pid for target in request.targets if target.launched_pid]
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._captures.stop, capture)
+            if capture.cgroup:
+                with contextlib.suppress(OSError):  # a kernel that does not tell of it
+                    stack.callback(Watch(capture.cgroup.path, launched[0], capture.news.put).close)
             yield pb.CaptureResponse(ready=pb.CaptureReady(cgroup=cgroup, probed_files=probed))
-            while (unseen := capture.news.get()) is not None:
-                yield pb.CaptureResponse(not_capturable=_unseen(unseen))
-        finally:
-            self._captures.stop(capture)
+            while (news := capture.news.get()) is not None:
+                yield pb.CaptureResponse(departed=_departure(news)) if isinstance(news, Departed) else _not_capturable(news)
         yield pb.CaptureResponse(stopped=pb.CaptureStopped(ledger=_ledger_of(capture)))
 
     def StopCapture(self, request: pb.StopCaptureRequest, context: grpc.ServicerContext) -> pb.StopCaptureResponse:  # noqa: D102
@@ -180,8 +188,9 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         yield pb.RedirectResponse(stopped=pb.RedirectStopped(untold=started.untold))
 
 
-def _unseen(unseen: Unseen) -> pb.NotCapturable:
-    return pb.NotCapturable(workload=wire.workload(unseen.workload), library=_library(unseen.path, unseen.plan))
+def _not_capturable(unseen: Unseen) -> pb.CaptureResponse:
+    library = _library(unseen.path, unseen.plan)
+    return pb.CaptureResponse(not_capturable=pb.NotCapturable(workload=wire.workload(unseen.workload), library=library))
 
 
 def _ledger_of(capture: Capture) -> capture_pb2.Ledger:

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import workloads
+from agent.departed import Departed, departed
 from agent.kernel.departures import Departures
 from agent.kernel.takeover import Hooks
 from agent.takeover import helper, sockets, trust
 from agent.takeover.bundles import Command
 from agent.takeover.dns import Own, Resolver, Server
-from agent.takeover.events import Action, Address, Call, Departure, Settings, decode, decode_departure, network_order
+from agent.takeover.events import Action, Address, Call, Settings, decode, network_order
 from agent.takeover.keeper import Plan, populated, without_names, without_responder
 from agent.takeover.names import Backend, Names, Way, actions_of, normal, read_hosts, read_resolver_configuration
 from agent.takeover.network import Loopback
@@ -69,15 +70,6 @@ class Told:
     count: int
     host: str
     workload: Workload
-
-
-@dataclass(frozen=True, slots=True)
-class Departed:
-    """A process that has left the cgroup, where it is now, and whether it was ended for that."""
-
-    workload: Workload
-    cgroup: str
-    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +248,7 @@ class Redirect:
 
     def _pass_on(self) -> None:
         for record in self._departures.read():  # first: who has left shall call nobody
-            self.news.put(self._depart(decode_departure(record)))
+            self.news.put(self._depart(departed(record)))
         calls = Counter(map(decode, self._hooks.read()))
         for call, count in calls.items():
             workload = workloads.look_up(call.pid, command=call.command)
@@ -265,15 +257,13 @@ class Redirect:
             self.news.put(Told(shown, count, self.names.name_of(call.address), workload))
         self.untold = self._hooks.lost + self._departures.unknown
 
-    def _depart(self, left: Departure) -> Departed:
+    def _depart(self, left: Departed) -> Departed:
         """A process is gone from the cgroup: it ends, unless it may go on."""
-        workload = workloads.look_up(left.pid, command=left.command)
-        ended = False
         with contextlib.suppress(OSError):  # it has ended by itself
             if not self.wanted.keep_departed:
-                os.kill(left.pid, signal.SIGKILL)
-                ended = True
-        return Departed(workload, workload.cgroup, ended)
+                os.kill(left.workload.pid, signal.SIGKILL)
+                return replace(left, ended=True)
+        return left
 
 
 def _without(backends: Iterable[Backend], others: Iterable[Backend]) -> list[Backend]:

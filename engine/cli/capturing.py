@@ -39,11 +39,20 @@ class Capturing:
         """Tell what cannot be captured, as it shows."""
         with contextlib.suppress(grpc.RpcError):
             for each in news:
+                if each.WhichOneof("news") == "departed":
+                    self._tell_departed(each.departed)
                 if each.WhichOneof("news") == "not_capturable":
                     process, library = each.not_capturable.workload, each.not_capturable.library
                     self._say(
                         f"{process.command} (process {process.pid}): its TLS is not captured: {library.kind}: {library.reason}"
                     )
+
+    def _tell_departed(self, departed: agent_pb2.Departure) -> None:
+        who, where = departed.workload, departed.cgroup or "of another"
+        self._say(
+            f"{who.command} (process {who.pid}) left the capture for the cgroup {where}: what it says is not recorded; systemd and"
+            " container runtimes do so with what they start: record it with --cgroup or --container"
+        )
 
     def _let_go_on(self) -> None:
         """The agent is gone, and with it the probes; whatever it held goes on."""

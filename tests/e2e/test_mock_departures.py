@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.recording import Done, understudy
+from tests.e2e.recording import Done, record, understudy
 from tests.e2e.truth.server import TruthServer
 from tests.engine.making import Exchange, write_snapshot
 
@@ -43,13 +43,17 @@ def bundle(plain_server: TruthServer, tmp_path: Path) -> Path:
     return made
 
 
-def mock(bundle: Path, *options: str) -> tuple[Done, dict[str, Any]]:
+def running(bundle: Path) -> tuple[str, ...]:
+    """Words that run it."""
     assert shutil.which("runc")
-    snapshot, report, name = bundle / "snapshot", bundle / "report", f"us-{uuid.uuid4().hex}"
+    runc, name = f"runc --root {bundle / 'state'}", f"us-{uuid.uuid4().hex}"
+    return ("sh", "-c", f"{runc} run --bundle {bundle} {name}; {runc} delete --force {name}")
+
+
+def mock(bundle: Path, *options: str) -> tuple[Done, dict[str, Any]]:
+    snapshot, report = bundle / "snapshot", bundle / "report"
     write_snapshot(snapshot, Exchange("GET /a"))
-    state = ("--root", str(bundle / "state"))
-    command = ("sh", "-c", f"runc {' '.join(state)} run --bundle {bundle} {name}; runc {' '.join(state)} delete --force {name}")
-    done = understudy("mock", snapshot, "--fail-on-miss", "--report", report, *options, "--", *command)
+    done = understudy("mock", snapshot, "--fail-on-miss", "--report", report, *options, "--", *running(bundle))
     return done, json.loads(report.read_text())
 
 
@@ -58,7 +62,6 @@ def test_a_container_is_not_let_go(bundle: Path, plain_server: TruthServer) -> N
     assert done.status == 3, done.stderr
     assert plain_server.exchanges == []
     assert [process["ended"] for process in report["departed"]][:1] == [True]
-    assert report["departed"][0]["command"].startswith("runc")
     assert "left the command's cgroup" in done.stderr
     assert "run `understudy mock` inside of it" in done.stderr
 
@@ -69,3 +72,11 @@ def test_a_container_goes_on_where_misses_are_real(bundle: Path, plain_server: T
     assert len(plain_server.exchanges) == 1
     assert report["departed"]
     assert not any(process["ended"] for process in report["departed"])
+
+
+def test_a_container_goes_on_and_is_told_of_where_it_is_recorded(bundle: Path, plain_server: TruthServer) -> None:
+    done = record(bundle / "snapshot", *running(bundle))
+    assert (done.status, done.stdout) == (0, b"200\n"), done.stderr
+    assert len(plain_server.exchanges) == 1
+    assert "left the capture for the cgroup" in done.stderr
+    assert "record it with --cgroup or --container" in done.stderr

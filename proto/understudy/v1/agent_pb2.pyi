@@ -259,6 +259,7 @@ class CaptureResponse(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     NOT_CAPTURABLE_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    DEPARTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___CaptureReady:
         """Everything known is probed: a launched process may go on."""
@@ -271,18 +272,23 @@ class CaptureResponse(_message.Message):
     def stopped(self) -> Global___CaptureStopped:
         """The capture has ended."""
 
+    @_builtins.property
+    def departed(self) -> Global___Departure:
+        """A launched process, or one below it, has left the capture's cgroup: nothing more of it is captured."""
+
     def __init__(
         self,
         *,
         ready: Global___CaptureReady | None = ...,
         not_capturable: Global___NotCapturable | None = ...,
         stopped: Global___CaptureStopped | None = ...,
+        departed: Global___Departure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["news", b"news", "not_capturable", b"not_capturable", "ready", b"ready", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "news", b"news", "not_capturable", b"not_capturable", "ready", b"ready", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["news", b"news", "not_capturable", b"not_capturable", "ready", b"ready", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "news", b"news", "not_capturable", b"not_capturable", "ready", b"ready", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "not_capturable", "stopped"]  # noqa: Y015
+    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "not_capturable", "stopped", "departed"]  # noqa: Y015
     _WhichOneofArgType_news: _TypeAlias = _typing.Literal["news", b"news"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_news) -> _WhichOneofReturnType_news | None: ...
 
