@@ -126,8 +126,8 @@ def _guard(folder: str) -> None:
     """Have somebody who tidies up should this process and its client be killed, and another where they are killed first."""
     mount = workloads.cgroup_mount()
     process = os.pidfd_open(os.getpid())
-    while True:
-        arguments = (str(process), str(sys.stdin.fileno()), folder, str(mount or ""), f"{workloads.CGROUP_PREFIX}{os.getpid()}-")
+    arguments = (str(process), str(sys.stdin.fileno()), folder, str(mount or ""), f"{workloads.CGROUP_PREFIX}{os.getpid()}-")
+    for _ in range(helper.STARTS_MAX):
         helper.start("guard", *arguments, keep=[process, sys.stdin.fileno()]).wait()
 
 

@@ -16,6 +16,10 @@ _START = "import sys; sys.path.append(sys.argv.pop(1)); from agent.takeover.{0} 
 for a module of the standard library; `agent` itself imports nothing."""
 
 
+STARTS_MAX = 16
+"""How often one that was killed is started again: more often, something is wrong with it, or somebody means it."""
+
+
 def command(module: str, *arguments: str) -> list[str]:
     """The command line that runs `main` of agent.takeover.MODULE."""
     root = Path(agent.__file__).parents[1]

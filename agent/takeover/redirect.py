@@ -88,7 +88,7 @@ class Redirect:
         self.news: queue.SimpleQueue[Told | Departed | Unread | None] = queue.SimpleQueue()
         self.trust = Trust()
         self.names = _names(wanted)
-        self.untold = 0
+        self.untold = self._starts = 0
         self._number = number
         self._rules: dict[tuple[Address, int], tuple[Action, Address | None]] = {}
         self._ending = threading.Event()
@@ -222,9 +222,11 @@ class Redirect:
                 poll.unregister(self.trust.helper.fd)
             if self._keeper.fd in ready:  # somebody has killed it
                 poll.unregister(self._keeper.fd)
-                self._keeper.forget()
-                self._keeper = self._keep()
-                poll.register(self._keeper.fd, select.POLLIN)
+                self._starts += 1
+                if self._starts < helper.STARTS_MAX:
+                    self._keeper.forget()
+                    self._keeper = self._keep()
+                    poll.register(self._keeper.fd, select.POLLIN)
         self._pass_on()
         self._keeper.forget()
         self.news.put(None)
