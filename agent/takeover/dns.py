@@ -88,7 +88,7 @@ class Resolver:
         self._servers = servers
         self._learned = learned
         self._forwards = self._connections = 0
-        self._replies: OrderedDict[tuple[bytes, int, bool], tuple[asyncio.Task[_Reply], float]] = OrderedDict()
+        self._replies: OrderedDict[tuple[bytes, int, int, bool], tuple[asyncio.Task[_Reply], float]] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._started = threading.Event()
@@ -204,7 +204,7 @@ class Resolver:
     async def _look_up(self, query: Query, data: bytes, type_: int, *, tcp: bool) -> _Reply:
         """What the machine's servers say of a name, kept for a moment. Equal questions at a time are asked once."""
         now = asyncio.get_running_loop().time()
-        key = (query.question[:-4].lower(), type_, tcp)
+        key = (query.question[:-4].lower(), query.class_, type_, tcp)
         task, until = self._replies.get(key, (None, 0.0))
         if task is None or now >= until:
             task = asyncio.get_running_loop().create_task(self._ask_for(query, data, type_, tcp=tcp))
