@@ -17,9 +17,9 @@ from understudy.v1 import backend_pb2, control_pb2
 
 from engine.cli import Failure, main
 from engine.cli.render import render_map, render_pair, render_pairs
-from engine.cli.render_mock import render_call, render_left_out, render_miss, render_summary, usage
+from engine.cli.render_mock import render_call, render_miss, render_not_mocked, render_summary, usage
 from engine.matching.explain import Difference
-from engine.report import BackendCount, Call, Miss, MockReport
+from engine.report import BackendCount, Call, Departed, FailedHandshake, Miss, MockReport
 from engine.rrpair import Connection, Direction, Flow, Message, Role
 from engine.servicemap import service_map
 from engine.store import Group, Row
@@ -61,15 +61,17 @@ def miss(console: Console, text: str) -> None:
 
 
 def summary(console: Console, text: str) -> None:
-    call = Call(text, text, 443, text, text, 2)
+    call = Call(text, text, 443, text, text, 2, text)
+    failed = [FailedHandshake(text, 443, text, why, 1, (text,)) for why in (text, "UNKNOWN_CA")]
     counts = (BackendCount(text, 443, True, 3, 1, 1), BackendCount(text, 80, False, 3, 0))
-    render_summary(console, MockReport(text, 0, 1, counts, (), 0, ((text, 3),), 0, (call,), (call,), (call,)))
+    report = MockReport(text, 0, 1, counts, (), 0, ((text, 3),), 0, tuple(failed), (call,), (call,), (call,), (call,))
+    render_summary(console, replace(report, departed=(Departed(text, 1, text, ended=True),)))
     render_call(console, call, "called")
 
 
 def left_out(console: Console, text: str) -> None:
     backend = backend_pb2.Backend(host=well_formed(text), port=443)
-    render_left_out(console, [backend])
+    render_not_mocked(console, control_pb2.Responder(left_out=[backend], unservable=[backend]), passes=False)
     console.print(usage(control_pb2.Responder(address="127.0.0.1", port=1, ca_file="/ca.pem", backends=[backend])), markup=False)
 
 
