@@ -323,7 +323,9 @@ class ReportFile:
         self._path, self._file = path, None
         if path:
             try:
-                self._file = os.fdopen(person.open(path.absolute(), os.O_WRONLY | os.O_CREAT), "w")
+                fd = person.open(path.absolute(), os.O_WRONLY | os.O_CREAT)
+                os.set_blocking(fd, True)  # a pipe may have to wait for its reader
+                self._file = os.fdopen(fd, "w")
             except OSError as error:
                 raise Failure(f"the report cannot be written to {path}: {error.strerror}: choose another file") from error
 

@@ -82,7 +82,7 @@ def _shown(call: Call) -> str:
 def _render_calls(console: Console, report: MockReport) -> None:
     for call in report.refused:
         what = "refused" if call.reason else "not recorded, refused"
-        way_out = f"{call.reason}; --except {call.host or call.address}:{call.port} lets it through" if call.reason else ""
+        way_out = f"{call.reason}; --except {_shown(call)}:{call.port} lets it through" if call.reason else ""
         render_call(console, call, f"{what} {call.times:,} times:", way_out)
     if any(not call.reason for call in report.refused):
         console.print(Text("what was not recorded is let through with --except HOST:PORT", "yellow"), soft_wrap=True)

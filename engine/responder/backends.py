@@ -146,9 +146,9 @@ class Backends:
 
 
 def named_by(place: Place, names: Iterable[str]) -> bool:
-    """Whether one of these names (HOST or HOST:PORT) means the backend."""
+    """Whether one of these names (HOST or HOST:PORT; an IPv6 address may be in brackets) means the backend."""
     host, port = place
-    return any(name.lower() in (host, f"{host}:{port}") for name in names)
+    return any(name.lower().replace("[", "").replace("]", "") in (host, f"{host}:{port}") for name in names)
 
 
 def _says_nothing(host: str) -> bool:

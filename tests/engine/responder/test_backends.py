@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.protocols import UNKNOWN
-from engine.responder.backends import Backends, Scope
+from engine.responder.backends import Backends, Scope, named_by
 from engine.rrpair import Connection, Flow, Role
 from engine.snapshot import Snapshot, SnapshotWriter, uncheck
 from tests.engine.making import Exchange, pairs_of, write_snapshot
@@ -70,6 +70,9 @@ def test_only_and_excluded(path: Path) -> None:
     assert set(left.indexes) == {("api.example.com", 443), ("odd.example", 8443)}
     assert left.off == {("two.example", 8001), ("two.example", 8002), ("192.0.2.9", 80)}
     assert left.addresses["api.example.com", 443] == {"192.0.2.1"}
+    assert named_by(("2001:db8::7", 80), ["[2001:DB8::7]:80"])
+    assert named_by(("2001:db8::7", 80), ["2001:db8::7"])
+    assert not named_by(("2001:db8::7", 80), ["[2001:db8::7]:81"])
     with pytest.raises(ValueError, match="nobody is no backend of"):
         backends(path, only=("nobody",))
 
