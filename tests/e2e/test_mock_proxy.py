@@ -16,7 +16,6 @@ import pytest
 from tests.e2e.conftest import Authority
 from tests.e2e.programs import client
 from tests.e2e.recording import Done, record, understudy
-from tests.e2e.truth.log import read_told
 from tests.e2e.truth.server import TruthServer
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
@@ -26,7 +25,7 @@ SIZE = ("--exchanges", str(COUNT), "--connections", "2")
 
 
 class Proxy:
-    """A proxy that knows CONNECT. `asked`: for whom."""
+    """A proxy for CONNECT and, one request a connection, for the absolute form. `asked`: for whom."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -44,11 +43,15 @@ class Proxy:
         head = b""
         while b"\r\n\r\n" not in head and (data := near.recv(4096)):
             head += data
-        target = head.split()[1].decode() if head else ""
-        self.asked.append(target)
-        host, _, port = target.rpartition(":")
+        method, target = head.split()[:2] if head else (b"", b"")
+        self.asked.append(target.decode())
+        authority, _, path = target.removeprefix(b"http://").partition(b"/")
+        host, _, port = authority.decode().rpartition(":")
         far = socket.create_connection((host, int(port)))
-        near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        if method == b"CONNECT":
+            near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:  # in the absolute form (RFC 9112 section 3.2.2); one request a connection
+            far.sendall(head.replace(target, b"/" + path, 1))
         back = threading.Thread(target=_pump, args=(far, near), daemon=True)
         back.start()
         _pump(near, far)
@@ -89,16 +92,40 @@ def mock(folder: Path, *command: str, **variables: str) -> tuple[Done, dict[str,
     return done, json.loads((folder / "report").read_text())
 
 
-@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+BY_ENVIRONMENT = """
+import hashlib, ssl, sys, urllib.request
+handlers = [urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=sys.argv[2]))]  # proxies: by the environment
+for number in range(int(sys.argv[3])):
+    asked = urllib.request.Request(f"{sys.argv[1]}/length/{100 + number}/m{number}", headers={"X-Marker": f"m{number}"})
+    with urllib.request.build_opener(*handlers).open(asked, timeout=20) as answer:
+        print(answer.status, hashlib.sha256(answer.read()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+@pytest.mark.parametrize("recorded_by_proxy", [False, True], ids=["directly", "by the proxy"])
 def test_a_proxy_that_the_environment_names_is_not_asked(
-    name: str, command: list[str], proxy: Proxy, tls_server: TruthServer, tmp_path: Path
+    scheme: str,
+    recorded_by_proxy: bool,
+    proxy: Proxy,
+    tls_server: TruthServer,
+    plain_server: TruthServer,
+    authority: Authority,
+    tmp_path: Path,
 ) -> None:
-    heard = sorted(map(str, read_told(tmp_path / "log")))
-    (tmp_path / "log").unlink()
-    done, report = mock(tmp_path, *command, **{name: proxy.url})
-    assert (done.status, report["responder_rate"], report["missed"]) == (0, 1, False), done.stderr
-    assert sorted(map(str, read_told(tmp_path / "log"))) == heard
-    assert (proxy.asked, len(tls_server.exchanges)) == ([], COUNT)
+    """The program calls its backends by name then, and gets all that it got, whether it was recorded by way of a proxy (CONNECT, or
+    the absolute form) or without one."""
+    server = tls_server if scheme == "https" else plain_server
+    words = (sys.executable, "-c", BY_ENVIRONMENT, server.url, str(authority.ca), "8")
+    variables = {f"{scheme}_proxy": proxy.url}
+    recorded = record(tmp_path / "snapshot", *words, variables=variables if recorded_by_proxy else None)
+    assert (recorded.status, len(server.exchanges)) == (0, 8), recorded.stderr
+    asked = 8 if recorded_by_proxy else 0
+    assert len(proxy.asked) == asked
+    done, report = mock(tmp_path, *words, **variables)
+    assert (done.status, report["responder_rate"], report["requests"], report["missed"]) == (0, 1, 8, False), done.stderr
+    assert done.stdout == recorded.stdout
+    assert (len(server.exchanges), len(proxy.asked)) == (8, asked)
 
 
 BY_PROXY = """
