@@ -22,6 +22,8 @@ from understudy.v1 import agent_pb2_grpc, capture_pb2
 from agent import describe, streams, window, wire, workloads
 from agent.capture import Captures, Ledger
 from agent.coredumps import forbid_core_dumps
+from agent.examiner import Examiner
+from agent.failures import Failures, end_when_a_thread_dies
 from agent.kernel.probes import RING_BYTES, CoreProbes
 from agent.metrics import AgentCollector
 from agent.service import AgentService, ledger_message
@@ -32,6 +34,12 @@ CAPTURES_AT_ONCE = 32
 """Each open Capture call keeps a thread; the others answer at once."""
 
 
+def _listen(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value.startswith("unix:"):
+        raise click.BadParameter("a unix socket only, as unix:PATH: by a port, everybody on this machine could ask for captures")
+    return value
+
+
 def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int) -> int:
     if value < 65536 or value & (value - 1):
         raise click.BadParameter("a power of two, at least 65536")
@@ -39,7 +47,13 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 
 
 @click.command()
-@click.option("--listen", default="unix:/run/understudy/agent.sock", show_default=True, help="Where AgentService is served.")
+@click.option(
+    "--listen",
+    default="unix:/run/understudy/agent.sock",
+    show_default=True,
+    callback=_listen,
+    help="Where AgentService is served: unix:PATH.",
+)
 @click.option("--engine", default="", help="Address of the engine; without one nothing can be captured.")
 @click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
 @click.option(
@@ -53,6 +67,7 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 @click.option("--lease", default="", help="End when standard input ends, and remove this folder: for a parent that may die.")
 def main(listen: str, engine: str, metrics: str, ring_bytes: int, probe_filtered: bool, lease: str) -> None:
     """Capture what workloads of this node say, send it to an engine, and take over what they call."""
+    end_when_a_thread_dies()
     forbid_core_dumps()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -98,12 +113,13 @@ def build(
             item = window.Marker(item.capture, ledger_message(item.ended))
         return encoder.event(item)
 
-    uplink = Uplink(engine, uuid.uuid4().hex, encode) if engine else None
-    captures = Captures(lambda: CoreProbes(ring_bytes, probe_filtered=probe_filtered), uplink)
+    failures, examiner = Failures(), Examiner()
+    uplink = Uplink(engine, uuid.uuid4().hex, encode, failures) if engine else None
+    captures = Captures(lambda: CoreProbes(ring_bytes, probe_filtered=probe_filtered), uplink, examiner, failures)
     redirects = Redirects()
     encoder = wire.Encoder(time.time_ns() - time.monotonic_ns(), platform.node(), look_up, captures.name_of)
     server = grpc.server(ThreadPoolExecutor(CAPTURES_AT_ONCE, thread_name_prefix="rpc"))
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(captures, redirects), server)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(captures, redirects, examiner), server)
     state = health.HealthServicer()
     state.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

@@ -11,12 +11,14 @@ from understudy.v1 import agent_pb2 as pb
 from understudy.v1 import agent_pb2_grpc, backend_pb2, capture_pb2
 
 from agent import describe, wire
-from agent.capture import Capture, Captures, Ledger, Target, Unseen
+from agent.capture import Capture, Captures, Ledger, Target
+from agent.examiner import Examiner
 from agent.kernel.planner import Plan
 from agent.takeover import redirect
 from agent.takeover.bundles import Command
 from agent.takeover.events import News
 from agent.takeover.names import Backend, parse_address
+from agent.unseen import Unseen
 
 
 def ledger_message(ledger: Ledger) -> capture_pb2.Ledger:
@@ -33,7 +35,7 @@ def ledger_message(ledger: Ledger) -> capture_pb2.Ledger:
 
 
 def _library(path: str, plan: Plan) -> pb.TlsLibrary:
-    return pb.TlsLibrary(path=path, kind=plan.kind, capturable=plan.capturable, reason=plan.reason)
+    return pb.TlsLibrary(path=wire.text(path), kind=plan.kind, capturable=plan.capturable, reason=wire.text(plan.reason))
 
 
 def _target(target: pb.Target) -> Target:
@@ -90,16 +92,17 @@ def _call_news(told: redirect.Told) -> pb.RedirectResponse:
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
     """Serves one agent's captures and takeovers."""
 
-    def __init__(self, captures: Captures, redirects: redirect.Redirects) -> None:
+    def __init__(self, captures: Captures, redirects: redirect.Redirects, examiner: Examiner) -> None:
         self._captures = captures
         self._redirects = redirects
+        self._examiner = examiner
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, D102
         response = pb.DescribeResponse(node=platform.node(), kernel_release=platform.release())
         for check in describe.checks():
             remedy = "" if check.ok else check.remedy
             response.checks.add(name=check.name, ok=check.ok, required=check.required, detail=check.detail, remedy=remedy)
-        for process in describe.processes(request.pids):
+        for process in describe.processes(self._examiner, request.pids):
             response.processes.add(
                 workload=wire.workload(process.workload),
                 libraries=[_library(path, plan) for path, plan in process.libraries],
@@ -117,10 +120,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         if not context.add_callback(lambda: capture.news.put(None)):
             capture.news.put(None)
         session = self._captures.session
-        probed = len(session.attacher.probed) if session else 0
+        probed = session.attacher.probed if session else 0
         cgroup = str(capture.cgroup.path) if capture.cgroup else ""
         try:
-            yield pb.CaptureResponse(ready=pb.CaptureReady(cgroup=cgroup, probed_files=probed))
+            yield pb.CaptureResponse(ready=pb.CaptureReady(cgroup=cgroup, probed_files=probed, not_held=capture.not_held))
             while (unseen := capture.news.get()) is not None:
                 yield pb.CaptureResponse(not_capturable=_unseen(unseen))
         finally:

@@ -1,0 +1,89 @@
+"""fanotify's permission events, as far as the agent uses them: the opening of a file waits until it is answered (fanotify(7)).
+
+The kernel allows what is waiting when the group's descriptor is closed, so nobody waits for an agent that is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+
+_CLOEXEC, _NONBLOCK, _CLASS_CONTENT, _UNLIMITED_MARKS = 0x1, 0x2, 0x4, 0x20
+_MARK_ADD, _MARK_MOUNT, _MARK_IGNORED_MASK, _MARK_EVICTABLE = 0x1, 0x10, 0x20, 0x200
+_OPEN_PERM = 0x10000
+_ALLOW = 1
+_AT_FDCWD = -100
+_METADATA_VERSION = 3
+
+_METADATA = struct.Struct("<IBBHQii")  # struct fanotify_event_metadata
+_RESPONSE = struct.Struct("<iI")  # struct fanotify_response
+
+EVENTS_AT_ONCE = 32
+"""Each event brings a descriptor; an event for which none is free would be refused, and so would the workload's open."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fanotify_init.argtypes = [ctypes.c_uint, ctypes.c_uint]
+_libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A file that a process is about to open: a descriptor of ours for reading it, and the process."""
+
+    fd: int
+    pid: int
+
+
+class Group:
+    """A group of marks and the openings that they hold."""
+
+    def __init__(self) -> None:
+        """OSError where the kernel or the privilege for it is missing."""
+        flags = _CLOEXEC | _NONBLOCK | _CLASS_CONTENT | _UNLIMITED_MARKS
+        self.fd: int = _libc.fanotify_init(flags, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+        if self.fd < 0:
+            _raise("fanotify_init")
+
+    def mark_mount(self, place: int) -> None:
+        """Hold what is opened by way of the mount that a place is on."""
+        if _libc.fanotify_mark(self.fd, _MARK_ADD | _MARK_MOUNT, _OPEN_PERM, place, None):
+            _raise("fanotify_mark")
+
+    def ignore(self, fd: int) -> None:
+        """Do not hold a file until it is modified. OSError where the kernel could only by keeping it in memory (before 5.19)."""
+        if _libc.fanotify_mark(self.fd, _MARK_ADD | _MARK_IGNORED_MASK | _MARK_EVICTABLE, _OPEN_PERM, fd, None):
+            _raise("fanotify_mark")
+
+    def read(self) -> list[Opening]:
+        """Take what is held; empty where nothing is. Each must be answered."""
+        try:
+            data = os.read(self.fd, EVENTS_AT_ONCE * _METADATA.size)
+        except BlockingIOError:
+            return []
+        found, place = [], 0
+        while place < len(data):
+            length, version, _, _, _, fd, pid = _METADATA.unpack_from(data, place)
+            if version != _METADATA_VERSION:
+                raise OSError(f"fanotify speaks version {version} here; {_METADATA_VERSION} is known")
+            place += length
+            if fd >= 0:
+                found.append(Opening(fd, pid))
+        return found
+
+    def allow(self, opening: Opening) -> None:
+        """Let it go on, and forget the descriptor."""
+        try:
+            os.write(self.fd, _RESPONSE.pack(opening.fd, _ALLOW))
+        finally:
+            os.close(opening.fd)
+
+    def close(self) -> None:
+        """Let all go on."""
+        os.close(self.fd)
+
+
+def _raise(what: str) -> None:
+    code = ctypes.get_errno()
+    raise OSError(code, f"{what}: {os.strerror(code)}")
