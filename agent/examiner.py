@@ -52,6 +52,8 @@ class Examiner:
             self._end()
 
     def _ask(self, fd: int) -> bytes:
+        if self._process and self._process.poll() is not None:  # it was killed, not by this file
+            self._end()
         channel = self._channel or self._start()
         socket.send_fds(channel, [b"?"], [fd])
         poll = select.poll()

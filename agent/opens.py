@@ -92,19 +92,22 @@ class Opens:
         os.close(self._end)
 
     def _mark(self, pid: int) -> int:
-        marked = 0
+        marked, why = 0, "they are on none of the file systems where that is safe"
         for mount in mounts(pid):
-            if mount.file_system in FILE_SYSTEMS and "idmapped" not in mount.options.split(",") and marked < MOUNTS_MAX:
-                with contextlib.suppress(OSError):  # unmounted since, or hidden below another
-                    place = files.place_in(f"/proc/{pid}/root", mount.path)
-                    try:
-                        if _mount_of(place) == mount.number:
-                            self._group.mark_mount(place)
-                            marked += 1
-                    finally:
-                        os.close(place)
+            if mount.file_system not in FILE_SYSTEMS or "idmapped" in mount.options.split(",") or marked == MOUNTS_MAX:
+                continue
+            try:
+                place = files.place_in(f"/proc/{pid}/root", mount.path)
+                try:
+                    if _mount_of(place) == mount.number:  # or it is hidden below another
+                        self._group.mark_mount(place)
+                        marked += 1
+                finally:
+                    os.close(place)
+            except OSError as error:  # unmounted since, or refused
+                why = str(error)
         if not marked:
-            raise OSError("none of its mounts can be watched")
+            raise OSError(f"its mounts cannot be watched: {why}")
         return marked
 
     def _answer(self) -> None:

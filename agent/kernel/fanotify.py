@@ -48,7 +48,8 @@ class Group:
 
     def mark_mount(self, place: int) -> None:
         """Hold what is opened by way of the mount that a place is on."""
-        if _libc.fanotify_mark(self.fd, _MARK_ADD | _MARK_MOUNT, _OPEN_PERM, place, None):
+        path = f"/proc/self/fd/{place}".encode()  # a descriptor of O_PATH itself is refused
+        if _libc.fanotify_mark(self.fd, _MARK_ADD | _MARK_MOUNT, _OPEN_PERM, _AT_FDCWD, path):
             _raise("fanotify_mark")
 
     def ignore(self, fd: int) -> None:

@@ -160,7 +160,7 @@ def test_damaged_files_yield_places_inside_of_them_or_a_reason(damage: list[tupl
     image = image[: max(64, int(len(image) * kept))]
     for place, value in damage:
         image[int(place * len(image))] = value
-    found = plan_of_bytes(image)
+    found = plan_of_bytes(bytes(image))
     assert all(0 <= site.offset < len(image) for site in found.sites)
     assert found.kind != planner.UNKNOWN or found.reason
 
