@@ -43,7 +43,7 @@ class Examiner:
         with self._lock:
             try:
                 return _decoded(self._ask(fd))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, LookupError, TypeError) as error:
                 return Plan(UNKNOWN, reason=f"it could not be examined: {self._end() or error}")
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             for fd in descriptors:
                 stack.callback(os.close, fd)
-            channel.send(_answer(descriptors[0]))
+            channel.send(answer(descriptors[0]))
 
 
 def confine() -> None:
@@ -60,7 +60,8 @@ def confine() -> None:
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _answer(fd: int) -> bytes:
+def answer(fd: int) -> bytes:
+    """Examine a file, within limits; the plan as it is sent."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     until = int(used.ru_utime + used.ru_stime) + CPU_SECONDS + 1
     resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))  # SIGXCPU ends this process
