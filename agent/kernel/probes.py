@@ -64,7 +64,7 @@ class Probes(Protocol):
         """Size of the ring of events."""
 
     def attach(self, path: str, sites: Iterable[Site]) -> None:
-        """Probe a file, for as long as these probes live. OSError where the kernel refuses."""
+        """Probe a file, for as long as these probes live. OSError where the kernel refuses: then nothing of it is probed."""
 
     def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """Count a cgroup and those below it as the capture's; `depth` is how far it lies below the root, None if not known."""
@@ -203,13 +203,20 @@ class CoreProbes:
                 f"process {pid} uses it under a seccomp filter, and a return probe would end that process on Linux "
                 f"{platform.release()}: run 6.14 or later, or start the agent with --probe-filtered to risk it",
             )
-        for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
-            program = self._programs[name]
-            places = [(site.offset, site.cookie) for site in group]
-            if self._multi:
-                self._links.append(program.attach_uprobe_multi(path, places, returns))
-            else:
-                self._links += [program.attach_uprobe(path, offset, cookie, returns) for offset, cookie in places]
+        links: list[libbpf.Link] = []
+        try:
+            for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
+                program = self._programs[name]
+                places = [(site.offset, site.cookie) for site in group]
+                if self._multi:
+                    links.append(program.attach_uprobe_multi(path, places, returns))
+                else:
+                    links.extend(program.attach_uprobe(path, offset, cookie, returns) for offset, cookie in places)
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+        self._links += links
 
     def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """See Probes. The filter looks at 16 levels: no known system nests deeper."""
