@@ -109,7 +109,7 @@ class Attacher:
             known = self.examine(fd, path)
         finally:
             os.close(fd)
-        if known.final:
+        if known.final and not not_capturable(path, known.plan):  # or each process that maps it is to be known
             with contextlib.suppress(OSError):  # no room: it is told of again, and known here
                 self._probes.examined(event.file)
         self._report(event.head.process.capture, pid, path, known.plan)

@@ -144,6 +144,15 @@ def test_a_process_whose_name_is_no_text_is_told_of(attaching: Attaching, tmp_pa
     assert attaching.failures.count == 0
 
 
+def test_each_process_with_a_library_that_cannot_be_captured_is_told_of(attaching: Attaching, tmp_path: Path) -> None:
+    """Whoever mapped it first may never use it."""
+    library = Path(shutil.copy(sys.executable, tmp_path / "libjvm.so"))
+    with library.open("rb") as file:
+        attaching.attacher.mapped([mapped(file.fileno()), mapped(file.fileno())])
+    assert len(attaching.notices) == 2
+    assert attaching.probes.files == []
+
+
 def test_plans_are_forgotten_past_the_bound(attaching: Attaching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach, "FILES_MAX", 4)
     for number in range(10):
