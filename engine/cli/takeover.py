@@ -12,7 +12,7 @@ import grpc
 from understudy.v1 import agent_pb2, control_pb2
 
 from engine.cli import Failure
-from engine.cli.caller import Caller
+from engine.cli.caller import Caller, as_text
 from engine.cli.launcher import Launcher
 from engine.cli.parts import Parts
 from engine.report import Call
@@ -47,7 +47,7 @@ class Takeover:
             passed_through=responder.left_out,
             pass_unrecorded=pass_unrecorded,
             ca_pem=responder.ca_certificate.decode(),
-            command=agent_pb2.Command(arguments=command, folder=os.getcwd(), environment=environment),
+            command=agent_pb2.Command(arguments=map(as_text, command), folder=as_text(os.getcwd()), environment=environment),
         )
         self._left_out = {(name, each.port) for each in responder.left_out for name in (each.host, *each.addresses)}
         self._lock = threading.Lock()
