@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import resource
 import shutil
 import signal
 import sys
@@ -69,6 +70,9 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, probe_filtered
     """Capture what workloads of this node say, send it to an engine, and take over what they call."""
     end_when_a_thread_dies()
     forbid_core_dumps()
+    # Each file that is probed takes descriptors, and each opening that is held.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

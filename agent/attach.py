@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from agent import files, workloads
 from agent.events import Mapped, decode
 from agent.examiner import Examiner
 from agent.failures import Failures
-from agent.kernel.planner import Plan, Site
+from agent.kernel.planner import UNKNOWN, Plan, Site
 from agent.kernel.probes import Probes
 from agent.workloads import Workload
 
@@ -24,7 +25,11 @@ FILES_MAX = 65536
 """Files whose plans are kept; as many as the probes remember. One that is forgotten is examined again."""
 
 ATTACH_TRIES = 3
-"""A file that cannot be probed is tried again when it is mapped again, so often: it may have been for want of memory."""
+"""A file that cannot be examined or probed is tried again when it is mapped again, so often: memory may have been short."""
+
+DESCRIPTORS_KEPT = 512
+"""What is left of the agent's descriptors when no more files are probed. Each takes seven, and with none left the kernel would
+refuse what is held, and nobody could ask the agent for anything."""
 
 
 def system_libraries() -> list[str]:
@@ -87,7 +92,7 @@ class Attacher:
 
     def opened(self, fd: int) -> bool:
         """Probe what is about to be opened; returns whether it need not be asked about again."""
-        return self.examine(fd, f"/proc/self/fd/{fd}").final
+        return self.examine(fd, os.readlink(f"/proc/self/fd/{fd}")).final
 
     def mapped(self, records: Iterable[bytes]) -> None:
         """Probe what targets have mapped."""
@@ -131,8 +136,10 @@ class Attacher:
         present = self._attached.get(file, ())
         new = [site for site in plan.sites if site not in present]
         if not new:
-            return _Known(plan)
+            return _Known(plan, tries + 1 if plan.kind == UNKNOWN else 0)
         try:
+            if _descriptors_left() < DESCRIPTORS_KEPT:
+                raise OSError(f"the agent has no descriptors left for it: {self.probed} files are probed")
             self._probes.attach(f"/proc/self/fd/{fd}", new)
         except OSError as error:
             self._failures.note(f"{path} could not be probed", error)
@@ -144,6 +151,10 @@ class Attacher:
         reason = not_capturable(path, found)
         if reason:
             self._notice(capture, workloads.look_up(pid), path, reason)
+
+
+def _descriptors_left() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/proc/self/fd"))
 
 
 def not_capturable(path: str, found: Plan) -> Plan | None:

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import describe, streams, window, workloads
@@ -182,7 +182,8 @@ class _Session:
         for key, _ in list(self.probes.streams(capture.number)):
             self.uplink.put(self._settle_stream(key))
         self.uplink.put(self.streams.end(capture.number, time.monotonic_ns()))
-        capture.ledger = self._ledger(capture.number)
+        ledger = self._ledger(capture.number)
+        capture.ledger = replace(ledger, missed=ledger.missed + (capture.opens.not_waited if capture.opens else 0))
         self.uplink.put([window.Marker(capture.number, ended=capture.ledger)])
         capture.settled.set()
 
@@ -282,6 +283,8 @@ class Captures:
     def _aim(self, session: _Session, capture: Capture, target: Target, mount: Path) -> None:
         probes = session.probes
         if target.launched_pid:
+            if capture.cgroup:
+                raise ValueError("a capture can have one launched process: start another capture for the other")
             capture.cgroup = Cgroup.for_launched(mount, f"{os.getpid()}-{capture.number}", target.launched_pid)
             self._aim_at(probes, capture, capture.cgroup.path)
             self._hold(session, capture, target.launched_pid)
@@ -302,13 +305,14 @@ class Captures:
         """Hold what the process opens until it is probed, where that can be had; the capture goes on without."""
         if not may_hold(describe.effective_capabilities()):
             capture.not_held = "the agent lacks CAP_SYS_ADMIN or CAP_DAC_READ_SEARCH"
-        elif not own_mounts(pid):
-            capture.not_held = "the process has no mount namespace of its own"
-        else:
-            try:
+            return
+        try:
+            if own_mounts(pid):
                 capture.opens = Opens(pid, session.attacher.opened, self.failures)
-            except OSError as error:
-                capture.not_held = str(error)
+            else:
+                capture.not_held = "the process has no mount namespace of its own"
+        except OSError as error:
+            capture.not_held = str(error)
 
     @staticmethod
     def _running(targets: list[Target], mount: Path) -> Iterator[int]:
@@ -388,7 +392,10 @@ def aim_at_processes(probes: Probes, capture: int, root: int) -> None:
         if not new:
             return
         for pid, start in new.items():
-            probes.target_process(pid, capture)
+            try:
+                probes.target_process(pid, capture)
+            except OSError as error:
+                raise OSError(f"there are more processes below {root} than can be followed: {error}") from error
             if workloads.started(pid) != start:  # it ended before it was counted, and its number is or will be another's
                 probes.forget_process(pid)
         known |= new

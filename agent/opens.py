@@ -66,6 +66,7 @@ class Opens:
         self._group = Group()
         self._waiting: queue.Queue[Opening | None] = queue.Queue(WAITING_MAX)
         self._ended, self._end = os.pipe2(os.O_CLOEXEC)
+        self._closing = False
         self.not_waited = 0
         try:
             self.marked = self._mark(pid)
@@ -81,6 +82,7 @@ class Opens:
 
     def close(self) -> None:
         """Hold nothing any more."""
+        self._closing = True
         os.write(self._end, b"\0")
         for thread in self._threads:
             thread.join()
@@ -131,7 +133,7 @@ class Opens:
         while (opening := self._waiting.get()) is not None:
             known = False
             try:
-                known = self._examine(opening.fd)
+                known = not self._closing and self._examine(opening.fd)
             except Exception as error:  # of this file: the others go on
                 self._failures.note("a file that is being opened could not be probed", error)
             self._go_on(opening, forget=known)

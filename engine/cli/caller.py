@@ -101,7 +101,7 @@ def _login_environment(uid: int) -> dict[bytes, bytes]:
 
 
 def as_text(name: str) -> str:
-    """A name as messages and snapshots can hold it: Python keeps the bytes of a file's name that are no UTF-8 as lone surrogates."""
+    """A name as messages and snapshots can hold it: what is no UTF-8 in a file's name, Python keeps as lone surrogates."""
     return os.fsencode(name).decode(errors="replace")
 
 

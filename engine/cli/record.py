@@ -174,7 +174,7 @@ class Recorder:
                     return status
                 if agent_was_alive and not parts.agent.alive:
                     agent_was_alive = False
-                    self._trouble("the agent ended: nothing more is captured")
+                    self._trouble(f"the agent ended, and nothing more is captured: {parts.agent.last_words()}")
                     if launcher is None:
                         return 0
                 if not parts.engine.alive:

@@ -17,7 +17,7 @@ from agent.attach import Attacher
 from agent.events import FileKey, Kind, Mapped
 from agent.examiner import Examiner
 from agent.failures import Failures
-from agent.kernel.planner import Plan
+from agent.kernel.planner import UNKNOWN, Plan
 from agent.workloads import Workload
 from tests.agent.kernel.test_planner import libssl
 from tests.agent.probing import FakeProbes
@@ -89,6 +89,22 @@ def test_but_not_for_ever(attaching: Attaching, library: Path) -> None:
     for _ in range(10):
         attaching.examine(library)
     assert attaching.failures.count == attach.ATTACH_TRIES
+
+
+def test_a_file_that_could_not_be_examined_is_tried_again(
+    attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The examining process may have been killed by others."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Examiner, "plan", lambda *_: Plan(UNKNOWN, reason="it was killed"))
+        assert attaching.examine(library).kind == UNKNOWN
+    assert attaching.examine(library).capturable
+
+
+def test_no_file_is_probed_with_the_last_descriptors(attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attach, "DESCRIPTORS_KEPT", 1 << 30)
+    assert "no descriptors left" in attaching.examine(library).reason
+    assert attaching.probes.attached == []
 
 
 def test_what_was_mapped_is_probed_and_remembered_when_that_is_settled(attaching: Attaching, library: Path) -> None:

@@ -170,6 +170,32 @@ def test_what_finds_no_room_goes_on(elsewhere: Elsewhere, library: Path, monkeyp
         assert held.not_waited >= 6
 
 
+def test_the_end_does_not_wait_for_all_that_waits(elsewhere: Elsewhere, library: Path) -> None:
+    """What is being probed is waited for; what waits behind it goes on without."""
+    inside = ["nsenter", f"--mount=/proc/{elsewhere.process.pid}/ns/mnt", "cat", str(library)]
+    probing, ending = threading.Event(), threading.Event()
+
+    def probe(_fd: int) -> None:
+        probing.set()
+        ending.wait()
+
+    seen = Probing(probe)
+    held = Opens(elsewhere.process.pid, seen, Failures())
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(subprocess.Popen(inside, stdout=subprocess.DEVNULL)) for _ in range(4)]
+        probing.wait()
+        while held._waiting.qsize() < 3:
+            assert not seen.seen
+        closing_thread = threading.Thread(target=held.close)
+        closing_thread.start()
+        while not held._closing:
+            pass
+        ending.set()
+        closing_thread.join()
+    assert [reader.returncode for reader in readers] == [0] * 4
+    assert len(seen.seen) == 1
+
+
 def test_nothing_is_held_after_the_end(elsewhere: Elsewhere, library: Path) -> None:
     probing = Probing()
     holding(elsewhere, probing).__exit__()
