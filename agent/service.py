@@ -69,8 +69,10 @@ def _redirect_ready(started: redirect.Redirect) -> pb.RedirectResponse:
         ready=pb.RedirectReady(
             cgroup=str(started.cgroup),
             environment=started.trust.variables,
-            covered=started.trust.covered,
-            not_covered=[pb.CoverFailure(path=path, reason=reason) for path, reason in started.trust.failures],
+            covered=map(wire.text, started.trust.covered),
+            not_covered=[
+                pb.CoverFailure(path=wire.text(path), reason=wire.text(reason)) for path, reason in started.trust.failures
+            ],
             names={str(address): name for address, name in started.names.owned().items()},
         )
     )
@@ -121,7 +123,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             capture.news.put(None)
         session = self._captures.session
         probed = session.attacher.probed if session else 0
-        cgroup = str(capture.cgroup.path) if capture.cgroup else ""
+        cgroup = wire.text(str(capture.cgroup.path)) if capture.cgroup else ""
         try:
             yield pb.CaptureResponse(ready=pb.CaptureReady(cgroup=cgroup, probed_files=probed, not_held=capture.not_held))
             while (unseen := capture.news.get()) is not None:
@@ -171,5 +173,5 @@ def _refuse(context: grpc.ServicerContext, error: Exception) -> NoReturn:
         OSError: grpc.StatusCode.FAILED_PRECONDITION,
     }
     code = next(code for kind, code in codes.items() if isinstance(error, kind))
-    context.abort(code, str(error))
+    context.abort(code, wire.text(str(error)))
     raise AssertionError  # abort raises

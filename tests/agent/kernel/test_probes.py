@@ -109,6 +109,21 @@ def test_a_process_that_is_no_target_any_more() -> None:
         loaded.close()
 
 
+@pytest.mark.kernel
+@needs_root
+def test_a_process_that_is_forked_when_there_is_no_room_is_counted() -> None:
+    loaded = CoreProbes(65536)
+    try:
+        loaded.target_process(os.getpid(), 1)
+        for number in range(16383):  # the rest of the room, see probes/maps.h; with numbers that no process has
+            loaded.target_process((1 << 23) + number, 1)
+        assert loaded.missed().processes == 0
+        subprocess.run(["true"], check=True)
+        assert loaded.missed().processes == 1
+    finally:
+        loaded.close()
+
+
 def test_the_log_outlives_its_object() -> None:
     """libbpf keeps one function for the whole process: it is called after the object whose it was is gone."""
     done = subprocess.run(
