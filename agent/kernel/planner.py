@@ -53,6 +53,9 @@ STRINGS_BYTES = 128 << 20
 SYMBOLS_BYTES = 96 << 20
 """Of one symbol table: four million symbols, of which node has 120,000."""
 
+SYMBOL_TABLES_MAX = 4
+"""An ELF file has one of each kind (System V ABI, Sections); all of them may claim the same place and the largest size."""
+
 SEARCHED_BYTES = 256 << 20
 """Searched for the words of other implementations, in one file: the read-only data of Chromium has some 50 MiB."""
 
@@ -231,9 +234,10 @@ def _functions(image: _Image, sections: list[Section], loads: list[tuple[int, in
     """File offsets of the wanted functions that the file defines, and why a table was not read."""
     found: dict[bytes, int] = {}
     reasons: list[str] = []
-    for section in sections:
-        if section.kind not in (_SHT_DYNSYM, _SHT_SYMTAB):
-            continue
+    tables = [section for section in sections if section.kind in (_SHT_DYNSYM, _SHT_SYMTAB)]
+    if len(tables) > SYMBOL_TABLES_MAX:
+        raise Unreadable(f"it has {len(tables)} symbol tables; {SYMBOL_TABLES_MAX} are read")
+    for section in tables:
         try:
             symbols = list(_symbols(image, section, sections))
         except Unreadable as error:

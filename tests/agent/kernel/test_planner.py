@@ -229,6 +229,16 @@ def test_names_that_are_repeated_without_end_are_not_collected(tmp_path: Path) -
         os.close(fd)
 
 
+def test_tables_that_are_named_again_and_again_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header, table = elf([(0, 0, 0, 0), (3, 4096, 1 << 20, 0), *[(11, 4096, 24 << 10, 1)] * 500], 2 << 20)
+    with open(tmp_path / "file", "w+b") as file:
+        for place, data in ((0, header), (4096, b"SSL_read\0"), (2 << 20, table)):
+            os.pwrite(file.fileno(), data, place)
+        read = count_reads(monkeypatch)
+        assert "500 symbol tables" in plan(file.fileno()).reason
+    assert sum(read) < 1 << 20
+
+
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The lengths of all reads from now on."""
     lengths: list[int] = []
