@@ -83,10 +83,12 @@ class Attacher:
     def process(self, pid: int, capture: int) -> None:
         """Probe what a running process has mapped."""
         for mapping in workloads.executable_mappings(pid):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # gone, or no regular file
                 fd = workloads.open_mapping(pid, mapping)
                 try:
                     self._report(capture, pid, mapping.path, self.examine(fd, mapping.path).plan)
+                except Exception as error:  # of this file: the others are probed
+                    self._failures.note(f"{mapping.path} could not be probed", error)
                 finally:
                     os.close(fd)
 

@@ -13,8 +13,9 @@ import threading
 from pathlib import Path
 
 import agent
+from agent.events import TlsCall
 from agent.examining import CPU_SECONDS
-from agent.kernel.planner import UNKNOWN, Plan, Site
+from agent.kernel.planner import PROGRAMS, UNKNOWN, Plan, Site
 
 EXAMINE_SECONDS = 10.0
 """Wall-clock time for one file, whose opening may be held meanwhile: twice the processor time that it may take."""
@@ -97,7 +98,10 @@ class Examiner:
 
 
 def _decoded(answer: bytes) -> Plan:
-    """The plan in an answer. The process may be somebody's that took it over: nothing but the shape is believed."""
+    """The plan in an answer. A file may have taken the process over: what it says must be something that a plan can say."""
     said = json.loads(answer)
     sites = tuple(Site(str(one[0]), str(one[1]), int(one[2]), int(one[3]), bool(one[4])) for one in said["sites"])
+    for site in sites:
+        if site.program not in PROGRAMS or not 0 <= site.offset < 1 << 63 or (site.cookie and not TlsCall(site.cookie)):
+            raise ValueError("its plan is none")
     return Plan(str(said["kind"]), sites, str(said["reason"]))

@@ -14,6 +14,9 @@ from agent.workloads import Workload
 PROCESSES_MAX = 4096
 """Remembered at most: a build starts thousands of programs, and few of them map such a library."""
 
+LIBRARIES_MAX = 16
+"""Of one process: none uses more than a few, but one could map as many copies as it likes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
@@ -35,7 +38,7 @@ class UnseenTls:
         """A process has a library that cannot be captured; returns what is to be told now."""
         pid = unseen.workload.pid
         libraries = self._libraries.setdefault(pid, {})
-        if unseen.path in libraries:
+        if unseen.path in libraries or len(libraries) == LIBRARIES_MAX:
             return []
         libraries[unseen.path] = unseen
         _bound(self._libraries)

@@ -76,6 +76,9 @@ _PT_LOAD = 1
 _SHT_SYMTAB, _SHT_NOBITS, _SHT_DYNSYM = 2, 8, 11
 _STT_FUNC, _STT_GNU_IFUNC = 2, 10
 
+PROGRAMS = frozenset(("tls_enter", "tls_return", "tls_new", *_LIFE.values()))
+"""The programs that sites name, see probes/tls.c."""
+
 UNKNOWN = "unknown"
 """The kind of a file that could not be examined."""
 

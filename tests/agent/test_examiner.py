@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -85,10 +86,24 @@ def test_one_that_takes_too_long_is_ended_and_the_next_file_is_examined(
         assert examining_process.plan(fd).capturable
 
 
-@pytest.mark.parametrize("answer", [b"", b"not json", b"[]", b'{"kind": "", "reason": "", "sites": [[1]]}', b'{"kind": ""}'])
-def test_an_answer_that_is_none_is_not_believed(
+def sites(*site: object) -> bytes:
+    return json.dumps({"kind": "", "reason": "", "sites": [site]}).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"", b"not json", b"[]", b'{"kind": ""}', sites(1)),
+        sites("no_program", "SSL_read", 1, 1, False),
+        sites("tls_enter", "SSL_read", -1, 1, False),
+        sites("tls_enter", "SSL_read", 1, 99, False),
+        sites("tls_enter", "SSL_read", 1 << 64, 1, False),
+    ],
+)
+def test_an_answer_that_is_no_plan_is_not_believed(
     examining_process: Examiner, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
+    """A file may have taken over the process that read it."""
     monkeypatch.setattr(Examiner, "_ask", lambda *_: answer)
     with opened("/bin/true") as fd:
         assert examining_process.plan(fd).kind == UNKNOWN

@@ -43,3 +43,5 @@ def test_it_is_bounded() -> None:
         joined.mapped(library(pid))
         joined.connected(pid)
     assert len(joined._libraries) == len(joined._connected) == unseen.PROCESSES_MAX
+    told = [joined.mapped(library(pid, f"/{number}")) for number in range(100)]
+    assert len([each for each in told if each]) == unseen.LIBRARIES_MAX - 1
