@@ -34,7 +34,7 @@ class Uplink:
         self._window = Window()
         self._changed = threading.Condition()
         self._stopping = False
-        self._broken = False
+        self._connection: object | None = None
         self._deadline = float("inf")
         self.batches = self.reconnections = 0
         self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
@@ -109,8 +109,8 @@ class Uplink:
         """One connection, until it breaks."""
         options = [("grpc.max_send_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100)]
         with grpc.insecure_channel(self.address, options) as channel:
-            self._broken = False
-            responses = capture_pb2_grpc.CaptureServiceStub(channel).Upload(self._requests())
+            connection = self._connection = object()
+            responses = capture_pb2_grpc.CaptureServiceStub(channel).Upload(self._requests(connection))
             try:
                 for response in responses:
                     with self._changed:
@@ -120,17 +120,18 @@ class Uplink:
                         self._changed.notify_all()
             finally:
                 with self._changed:
-                    self._broken = True
+                    self._connection = None
                     self._changed.notify_all()
 
-    def _requests(self) -> Iterator[pb.UploadRequest]:
+    def _requests(self, connection: object) -> Iterator[pb.UploadRequest]:
+        """What goes up by one connection. gRPC asks for it on a thread of its own, which may outlive the connection."""
         while True:
             with self._changed:
-                self._changed.wait_for(self._may_send)
-                if self._stopping or self._broken:
-                    return
+                self._changed.wait_for(lambda: self._may_send(connection))
             time.sleep(GATHER_SECONDS)
             with self._changed:
+                if self._stopping or self._connection is not connection:
+                    return
                 batch = self._window.batch()
                 self._changed.notify_all()  # there is room again
             if batch is not None:
@@ -147,6 +148,6 @@ class Uplink:
             else:
                 yield event
 
-    def _may_send(self) -> bool:
+    def _may_send(self, connection: object) -> bool:
         waiting = self._window.in_flight < BATCHES_IN_FLIGHT and not self._window.empty
-        return self._stopping or self._broken or waiting
+        return self._stopping or self._connection is not connection or waiting

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -28,13 +30,19 @@ class Engine(capture_pb2_grpc.CaptureServiceServicer):
         self.events: list[capture_pb2.CaptureEvent] = []
         self.may = threading.Event()
         self.may.set()
+        self.to_break = 0
+        self.breaks = threading.Event()
 
     def Upload(
         self,
         requests: Iterator[capture_pb2.UploadRequest],
-        context: grpc.ServicerContext,  # noqa: ARG002
+        context: grpc.ServicerContext,
     ) -> Iterator[capture_pb2.UploadResponse]:
         self.may.wait(TIMEOUT)
+        if self.to_break:
+            self.to_break -= 1
+            self.breaks.wait(TIMEOUT)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "as told")
         for request in requests:
             self.events += request.events
             yield capture_pb2.UploadResponse(received_sequence=request.sequence)
@@ -96,3 +104,29 @@ def test_nobody_waits_for_room_in_a_hurry() -> None:
     waiting = ThreadPoolExecutor(1).submit(uplink.wait_for_room, 1e6)
     uplink.hurry(0)
     assert not waiting.result(TIMEOUT)
+
+
+def test_a_connection_that_broke_takes_nothing_of_the_next_one(engine: tuple[Engine, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that breaks while a batch gathers: what it took then would be lost between two connections, and nobody would see it."""
+    service, address = engine
+    gathering: list[threading.Thread] = []
+    broken = threading.Event()
+
+    def gather(_seconds: float) -> None:
+        """The first waits until the second gathers, and the second until the first has ended."""
+        gathering.append(threading.current_thread())
+        if len(gathering) == 1:
+            service.breaks.set()
+            assert broken.wait(TIMEOUT)
+        elif len(gathering) == 2:
+            broken.set()
+            gathering[0].join(TIMEOUT)
+
+    monkeypatch.setattr("agent.uplink.time", SimpleNamespace(sleep=gather, monotonic=time.monotonic))
+    service.to_break = 1
+    uplink = Uplink(address, "agent", encode, Failures())
+    uplink.put([chunk(1), chunk(3)])
+    uplink.start()
+    assert uplink.wait_until_idle(TIMEOUT)
+    uplink.stop()
+    assert [event.stream_id for event in service.events] == [1, 3]
