@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import shlex
 import shutil
@@ -22,7 +23,8 @@ from tests.e2e.truth.server import TruthServer
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 
-NAME = "understudy-held"
+NAME = f"us-held-{os.getpid()}"
+"""Of this run: other clones may run their tests at the same time."""
 
 
 @pytest.fixture
