@@ -13,9 +13,11 @@ from pathlib import Path
 from agent import workloads
 from agent.attach import not_capturable
 from agent.examiner import Examiner
+from agent.kernel.fanotify import Group
 from agent.kernel.planner import Plan
 from agent.kernel.probes import kernel_version, multi_supported, object_path
 from agent.kernel.seccomp import returns_are_dangerous
+from agent.opens import may_hold
 from agent.workloads import Workload
 
 _CAPABILITIES = {"BPF": 39, "PERFMON": 38, "SYS_PTRACE": 19, "CHECKPOINT_RESTORE": 40}
@@ -61,6 +63,7 @@ def checks() -> Iterator[Check]:
     yield Check("libbpf", library is not None, library or "not found", "install libbpf1 (Debian) or libbpf (others)")
     yield _object_check()
     yield _capability_check()
+    yield _hold_check()
     yield _takeover_check()
     yield seccomp_check(release)
     yield Check(
@@ -101,6 +104,17 @@ def _takeover_check() -> Check:
         return Check("takeover", True, str(object_path("takeover")), required=False)
     except FileNotFoundError as error:
         return Check("takeover", False, str(error), "make probes", required=False)
+
+
+def _hold_check() -> Check:
+    if not may_hold(effective_capabilities()):
+        return Check("hold", False, "missing CAP_SYS_ADMIN or CAP_DAC_READ_SEARCH", "run as root", required=False)
+    try:
+        Group().close()
+    except OSError as error:
+        remedy = "run a kernel built with CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y to miss nothing of what a command loads later"
+        return Check("hold", False, str(error), remedy, required=False)
+    return Check("hold", True, "what a command loads is probed before it is used", required=False)
 
 
 def _object_check() -> Check:
