@@ -42,7 +42,8 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             for fd in descriptors:
                 stack.callback(os.close, fd)
-            channel.send(answer(descriptors[0]))
+            found = answer(descriptors[0])
+        channel.send(found)  # with nothing open any more, which would keep the file from being unmounted
 
 
 def confine() -> None:
