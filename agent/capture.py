@@ -181,7 +181,10 @@ class _Session:
             self.uplink.wait_for_room(deadline - time.monotonic())
         for key, _ in list(self.probes.streams(capture.number)):
             self.uplink.put(self._settle_stream(key))
-        self.uplink.put(self.streams.end(capture.number, time.monotonic_ns()))
+        last = list(self.streams.end(capture.number, time.monotonic_ns()))
+        for item in last:
+            self._look_at(item)
+        self.uplink.put(last)
         ledger = self._ledger(capture.number)
         capture.ledger = replace(ledger, missed=ledger.missed + (capture.opens.not_waited if capture.opens else 0))
         self.uplink.put([window.Marker(capture.number, ended=capture.ledger)])
