@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import resource
 import shutil
 import signal
 import sys
@@ -22,6 +23,8 @@ from understudy.v1 import agent_pb2_grpc, capture_pb2
 from agent import describe, streams, window, wire, workloads
 from agent.capture import Captures, Ledger
 from agent.coredumps import forbid_core_dumps
+from agent.examiner import Examiner
+from agent.failures import Failures, end_when_a_thread_dies
 from agent.kernel.probes import RING_BYTES, CoreProbes
 from agent.metrics import AgentCollector
 from agent.service import AgentService, ledger_message
@@ -33,6 +36,12 @@ CAPTURES_AT_ONCE = 32
 """Each open Capture call keeps a thread; the others answer at once."""
 
 
+def _listen(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value.startswith("unix:"):
+        raise click.BadParameter("a unix socket only, as unix:PATH: by a port, everybody on this machine could ask for captures")
+    return value
+
+
 def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int) -> int:
     if value < 65536 or value & (value - 1):
         raise click.BadParameter("a power of two, at least 65536")
@@ -40,7 +49,13 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 
 
 @click.command()
-@click.option("--listen", default="unix:/run/understudy/agent.sock", show_default=True, help="Where AgentService is served.")
+@click.option(
+    "--listen",
+    default="unix:/run/understudy/agent.sock",
+    show_default=True,
+    callback=_listen,
+    help="Where AgentService is served: unix:PATH.",
+)
 @click.option("--engine", default="", help="Address of the engine; without one nothing can be captured.")
 @click.option("--metrics", default="", help="ADDRESS:PORT of /metrics; not served unless given.")
 @click.option(
@@ -54,7 +69,11 @@ def _ring_bytes(_context: click.Context, _parameter: click.Parameter, value: int
 @click.option("--lease", default="", help="End when standard input ends, and remove this folder: for a parent that may die.")
 def main(listen: str, engine: str, metrics: str, ring_bytes: int, probe_filtered: bool, lease: str) -> None:
     """Capture what workloads of this node say, send it to an engine, and take over what they call."""
+    end_when_a_thread_dies()
     forbid_core_dumps()
+    # Each file that is probed takes descriptors, and each opening that is held.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -100,12 +119,13 @@ def build(
             item = window.Marker(item.capture, ledger_message(item.ended))
         return encoder.event(item)
 
-    uplink = Uplink(engine, uuid.uuid4().hex, encode) if engine else None
-    captures = Captures(lambda: CoreProbes(ring_bytes, probe_filtered=probe_filtered), uplink)
+    failures, examiner = Failures(), Examiner()
+    uplink = Uplink(engine, uuid.uuid4().hex, encode, failures) if engine else None
+    captures = Captures(lambda: CoreProbes(ring_bytes, probe_filtered=probe_filtered), uplink, examiner, failures)
     redirects = Redirects()
     encoder = wire.Encoder(time.time_ns() - time.monotonic_ns(), platform.node(), look_up, captures.name_of)
     server = grpc.server(ThreadPoolExecutor(CAPTURES_AT_ONCE, thread_name_prefix="rpc"))
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(captures, redirects), server)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(captures, redirects, examiner), server)
     state = health.HealthServicer()
     state.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

@@ -1,7 +1,7 @@
 """Captures: whose traffic is taken, from the first byte to a settled ledger.
 
 The probes are in the kernel only while there is a capture. Two threads serve them: one takes events, one examines what targets map
-and must not wait behind the first.
+and must not wait behind the first. A capture of a launched process holds what that opens (agent/opens.py) on threads of its own.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ import contextlib
 import itertools
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import describe, streams, window, workloads
 from agent.attach import Attacher
 from agent.departed import Departed
-from agent.events import Counter, TlsKey
+from agent.events import Counter, Source, TlsKey
+from agent.examiner import Examiner
+from agent.failures import Failures
 from agent.kernel.planner import Plan
 from agent.kernel.probes import Missed, Probes, cgroup_id
+from agent.opens import Opens, may_hold, own_mounts
+from agent.unseen import Unseen, UnseenTls
 from agent.uplink import Uplink
 from agent.workloads import Cgroup, Workload
 
@@ -30,6 +35,12 @@ READ_SECONDS = 0.005
 
 READ_BYTES = 1 << 20
 """Taken from the ring at once, so that memory stays bounded."""
+
+ROOM_SECONDS = 0.2
+"""How long to wait for the engine before looking whether something else is to be done."""
+
+ENUMERATIONS_MAX = 16
+"""How often the processes below one are listed until none is new: each time there are fewer that forked since."""
 
 DELIVERY_SECONDS = 30.0
 """How long a capture that ends waits for the engine to take what is left."""
@@ -46,15 +57,6 @@ class Target:
     pid: int = 0
     cgroup: str = ""
     container: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Unseen:
-    """A process whose TLS cannot be captured."""
-
-    workload: Workload
-    path: str
-    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,11 @@ class Capture:
     number: int
     name: str
     cgroup: Cgroup | None = None
+    opens: Opens | None = None
+    not_held: str = ""
     news: queue.SimpleQueue[Unseen | Departed | None] = field(default_factory=queue.SimpleQueue)
-    told: set[tuple[int, str]] = field(default_factory=set)
+    unseen: UnseenTls = field(default_factory=UnseenTls)
+    unseen_lock: threading.Lock = field(default_factory=threading.Lock)
     ledger: Ledger | None = None
     delivered: bool = False
     stopping: bool = False
@@ -89,29 +94,29 @@ class Capture:
 class _Session:
     """The probes' time in the kernel: from the first capture to the end of the last."""
 
-    def __init__(self, probes: Probes, uplink: Uplink, notice: Callable[[int, Workload, str, Plan], None]) -> None:
+    def __init__(
+        self, probes: Probes, uplink: Uplink, attacher: Attacher, failures: Failures, opaque: Callable[[int, int], None]
+    ) -> None:
+        """`opaque` is called with a capture and a process of it that had a TLS connection which no probe saw."""
         self.probes = probes
         self.uplink = uplink
         self.streams = streams.Streams()
-        self.attacher = Attacher(probes, notice)
+        self.attacher = attacher
         self.captures = 0
+        self.failures = failures
+        self.failures_before = failures.count
+        self._opaque = opaque
         self._requests: queue.SimpleQueue[Capture] = queue.SimpleQueue()
         self._stopping = False
-        self._attach_lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._take_events, name="events", daemon=True),
             threading.Thread(target=self._take_mappings, name="mappings", daemon=True),
         ]
 
     def start(self) -> None:
-        with self._attach_lock:
-            self.attacher.system()
+        self.attacher.system()
         for thread in self._threads:
             thread.start()
-
-    def attach_process(self, pid: int, capture: int) -> None:
-        with self._attach_lock:
-            self.attacher.process(pid, capture)
 
     def settle(self, capture: Capture) -> None:
         """Take what is left of a capture that is no target any more; returns when its ledger is settled."""
@@ -127,13 +132,13 @@ class _Session:
     def _take_mappings(self) -> None:
         while not self._stopping:
             self.probes.wait_for_mappings(0.2)
-            with self._attach_lock:
-                self.attacher.mappings(self.probes.read_mappings)
+            self.attacher.mapped(self.probes.read_mappings())
 
     def _take_events(self) -> None:
         while not self._stopping:
-            self.probes.wait_for_events(READ_SECONDS)
-            self._drain()
+            if self.uplink.wait_for_room(ROOM_SECONDS):
+                self.probes.wait_for_events(READ_SECONDS)
+                self._drain()
             with contextlib.suppress(queue.Empty):
                 self._end(self._requests.get_nowait())
 
@@ -145,29 +150,44 @@ class _Session:
     def _news(self, records: list[bytes]) -> list[window.Item]:
         found: list[window.Item] = []
         for record in records:
-            for item in self.streams.take(record):
-                if isinstance(item, streams.StreamOrphaned):
-                    found += self._settle_stream(item.key)
-                    found += self.streams.abandon(item.stream, time.monotonic_ns())  # where its entry is gone: its end was lost
-                else:
-                    found.append(item)
+            try:
+                for item in self.streams.take(record):
+                    if isinstance(item, streams.StreamOrphaned):
+                        found += self._settle_stream(item.key)
+                        found += self.streams.abandon(item.stream, time.monotonic_ns())  # where its entry is gone: its end was lost
+                    else:
+                        found.append(item)
+                        self._look_at(item)
+            except Exception as error:  # of this event: the others are taken
+                self.failures.note("an event of the probes could not be taken", error)
         return found
+
+    def _look_at(self, item: window.Item) -> None:
+        if isinstance(item, streams.StreamOpened) and item.source is Source.OPAQUE:
+            self._opaque(item.capture, item.process.pid)
 
     def _settle_stream(self, key: TlsKey | int) -> Iterator[window.Item]:
         entry = self.probes.take_tls_stream(key) if isinstance(key, TlsKey) else self.probes.take_socket(key)
         if entry is not None:
-            yield from self.streams.settle(entry, time.monotonic_ns())
+            for item in self.streams.settle(entry, time.monotonic_ns()):
+                self._look_at(item)
+                yield item
 
     def _end(self, capture: Capture) -> None:
-        deadline = time.monotonic() + DELIVERY_SECONDS
-        while records := self.probes.read_events(READ_BYTES):
+        """Take what was in the ring when the capture ended. Other captures may go on filling it: so much, not until it is empty."""
+        deadline, left = time.monotonic() + DELIVERY_SECONDS, self.probes.ring_bytes
+        while left > 0 and (records := self.probes.read_events(READ_BYTES)):
+            left -= sum(map(len, records))
             self.uplink.put(self._news(records))
-            while self.uplink.full and time.monotonic() < deadline:
-                time.sleep(READ_SECONDS)
+            self.uplink.wait_for_room(deadline - time.monotonic())
         for key, _ in list(self.probes.streams(capture.number)):
             self.uplink.put(self._settle_stream(key))
-        self.uplink.put(self.streams.end(capture.number, time.monotonic_ns()))
-        capture.ledger = self._ledger(capture.number)
+        last = list(self.streams.end(capture.number, time.monotonic_ns()))
+        for item in last:
+            self._look_at(item)
+        self.uplink.put(last)
+        ledger = self._ledger(capture.number)
+        capture.ledger = replace(ledger, missed=ledger.missed + (capture.opens.not_waited if capture.opens else 0))
         self.uplink.put([window.Marker(capture.number, ended=capture.ledger)])
         capture.settled.set()
 
@@ -181,7 +201,7 @@ class _Session:
                 delivered=account.delivered,
                 lost=account.lost,
                 opaque=account.opaque,
-                missed=_missed(missed),
+                missed=self._missed(missed),
                 unknown_starts=account.unknown_starts,
             )
         unattributed = count(Counter.UNATTRIBUTED)
@@ -191,22 +211,23 @@ class _Session:
             lost=sum(map(count, (Counter.LOST_RING, Counter.LOST_FAULT, Counter.LOST_UNREADABLE))) + unattributed,
             unattributed=unattributed,
             opaque=count(Counter.OPAQUE),
-            missed=_missed(missed),
+            missed=self._missed(missed),
             unknown_starts=account.unknown_starts,
         )
 
-
-def _missed(missed: Missed) -> int:
-    return missed.runs + missed.calls + missed.holds
+    def _missed(self, missed: Missed) -> int:
+        return missed.runs + missed.calls + missed.processes + self.failures.count - self.failures_before
 
 
 class Captures:
     """All captures of an agent. Thread-safe."""
 
-    def __init__(self, load: Callable[[], Probes], uplink: Uplink | None) -> None:
+    def __init__(self, load: Callable[[], Probes], uplink: Uplink | None, examiner: Examiner, failures: Failures) -> None:
         """`load` puts the probes into the kernel; without an uplink nothing can be captured."""
         self._load = load
         self._uplink = uplink
+        self._examiner = examiner
+        self.failures = failures
         self._lock = threading.Lock()
         self._session: _Session | None = None
         self._active: dict[int, Capture] = {}
@@ -247,37 +268,55 @@ class Captures:
         self._uplink.put([window.Marker(capture.number)])
         try:
             for target in targets:
-                self._aim(session.probes, capture, target, mount)
+                self._aim(session, capture, target, mount)
             for pid in self._running(targets, mount):
-                session.attach_process(pid, capture.number)
+                session.attacher.process(pid, capture.number)
         except BaseException:
             self.stop(capture)
             raise
         return capture
 
     def _open_session(self, uplink: Uplink) -> _Session:
-        session = _Session(self._load(), uplink, self._notice)
+        probes = self._load()
+        attacher = Attacher(probes, self._examiner, self._notice, self.failures)
+        session = _Session(probes, uplink, attacher, self.failures, self._opaque)
         session.start()
         self._session = session
         return session
 
-    def _aim(self, probes: Probes, capture: Capture, target: Target, mount: Path) -> None:
+    def _aim(self, session: _Session, capture: Capture, target: Target, mount: Path) -> None:
+        probes = session.probes
         if target.launched_pid:
+            if capture.cgroup:
+                raise ValueError("a capture can have one launched process: start another capture for the other")
             capture.cgroup = Cgroup.for_launched(mount, f"{os.getpid()}-{capture.number}", target.launched_pid)
-            self._aim_at(probes, capture, capture.cgroup.path, hold=True)
+            self._aim_at(probes, capture, capture.cgroup.path)
+            self._hold(session, capture, target.launched_pid)
             capture.cgroup.adopt(target.launched_pid)
         elif target.pid:
             if not workloads.started(target.pid):
                 raise LookupError(f"there is no process {target.pid}")
-            for pid in workloads.descendants(target.pid):
-                probes.target_process(pid, capture.number)
+            aim_at_processes(probes, capture.number, target.pid)
         else:
             for path in _cgroups(target, mount):
-                self._aim_at(probes, capture, path, hold=False)
+                self._aim_at(probes, capture, path)
 
     @staticmethod
-    def _aim_at(probes: Probes, capture: Capture, path: Path, *, hold: bool) -> None:
-        probes.target_cgroup(cgroup_id(str(path)), workloads.depth(path), capture.number, hold=hold)
+    def _aim_at(probes: Probes, capture: Capture, path: Path) -> None:
+        probes.target_cgroup(cgroup_id(str(path)), workloads.depth(path), capture.number)
+
+    def _hold(self, session: _Session, capture: Capture, pid: int) -> None:
+        """Hold what the process opens until it is probed, where that can be had; the capture goes on without."""
+        if not may_hold(describe.effective_capabilities()):
+            capture.not_held = "the agent lacks CAP_SYS_ADMIN or CAP_DAC_READ_SEARCH"
+            return
+        try:
+            if own_mounts(pid):
+                capture.opens = Opens(pid, session.attacher.opened, self.failures)
+            else:
+                capture.not_held = "the process has no mount namespace of its own"
+        except OSError as error:
+            capture.not_held = str(error)
 
     @staticmethod
     def _running(targets: list[Target], mount: Path) -> Iterator[int]:
@@ -291,9 +330,17 @@ class Captures:
 
     def _notice(self, number: int, workload: Workload, path: str, plan: Plan) -> None:
         capture = self._active.get(number)
-        if capture and (workload.pid, path) not in capture.told:
-            capture.told.add((workload.pid, path))
-            capture.news.put(Unseen(workload, path, plan))
+        if capture:
+            with capture.unseen_lock:
+                for each in capture.unseen.mapped(Unseen(workload, path, plan)):
+                    capture.news.put(each)
+
+    def _opaque(self, number: int, pid: int) -> None:
+        capture = self._active.get(number)
+        if capture:
+            with capture.unseen_lock:
+                for each in capture.unseen.connected(pid):
+                    capture.news.put(each)
 
     def find(self, name: str) -> Capture | None:
         """An active capture by its name."""
@@ -307,6 +354,8 @@ class Captures:
         if not first or session is None or self._uplink is None:
             capture.stopped.wait(patience)
             return capture
+        if capture.opens:
+            capture.opens.close()
         session.probes.forget_capture(capture.number)
         session.settle(capture)
         capture.delivered = self._uplink.wait_until_idle(patience)
@@ -335,18 +384,52 @@ class Captures:
             _remove_when_empty(cgroup)
 
 
+def aim_at_processes(probes: Probes, capture: int, root: int) -> None:
+    """Count a process and those below it as the capture's. OSError where there is no room for so many.
+
+    What a process forks is followed from the moment that it is counted itself; what it forked before is listed until none is new.
+    """
+    known: dict[int, int] = {}
+    for _ in range(ENUMERATIONS_MAX):
+        listed = {pid: workloads.started(pid) for pid in workloads.descendants(root)}
+        new = {pid: start for pid, start in listed.items() if start and known.get(pid) != start}
+        if not new:
+            return
+        for pid, start in new.items():
+            try:
+                probes.target_process(pid, capture)
+            except OSError as error:
+                raise OSError(f"there are more processes below {root} than can be followed: {error}") from error
+            if workloads.started(pid) != start:  # it ended before it was counted, and its number is or will be another's
+                probes.forget_process(pid)
+        known |= new
+
+
 def _cgroups(target: Target, mount: Path) -> list[Path]:
     if target.container:
-        found = workloads.find_container(mount, target.container)
-        if not found:
-            raise LookupError(f"there is no container {target.container} here")
-        return found
+        return _of_container(target.container, mount)
+    if not target.cgroup.strip("/"):
+        raise ValueError("a target needs a process, a container or a cgroup below the root: the root's would be the whole machine")
     path = Path(target.cgroup)
     if not path.is_relative_to(mount):
         path = mount / target.cgroup.lstrip("/")
+    path = Path(os.path.normpath(path))
+    if path == mount or not path.is_relative_to(mount):
+        raise ValueError(f"{target.cgroup} is not below {mount}: name a cgroup that is")
     if not (path / "cgroup.procs").exists():
         raise LookupError(f"{path} is no cgroup")
     return [path]
+
+
+def _of_container(prefix: str, mount: Path) -> list[Path]:
+    if not re.fullmatch(r"[0-9a-f]{1,64}", prefix):
+        raise ValueError(f"{prefix!r} is no container's id: give the hexadecimal one that the runtime shows")
+    found = workloads.find_container(mount, prefix)
+    if not found:
+        raise LookupError(f"there is no container {prefix} here")
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} containers have ids that begin with {prefix}: give more of it, such as {min(found)[:12]}")
+    return next(iter(found.values()))
 
 
 def _remove_when_empty(cgroup: Cgroup) -> None:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from agent import workloads
 from agent.attach import not_capturable
-from agent.kernel.planner import Plan, plan
-from agent.kernel.probes import multi_supported, object_path
+from agent.examiner import Examiner
+from agent.kernel.fanotify import Group
+from agent.kernel.planner import Plan
+from agent.kernel.probes import kernel_version, multi_supported, object_path
 from agent.kernel.seccomp import returns_are_dangerous
+from agent.opens import may_hold
 from agent.workloads import Workload
 
 _CAPABILITIES = {"BPF": 39, "PERFMON": 38, "SYS_PTRACE": 19, "CHECKPOINT_RESTORE": 40}
@@ -47,8 +50,7 @@ class Process:
 def checks() -> Iterator[Check]:
     """Everything that capture needs."""
     release = platform.release()
-    major, minor = (int("".join(filter(str.isdigit, part)) or 0) for part in release.split(".")[:2])
-    yield Check("kernel", (major, minor) >= (5, 15), release, "run Linux 5.15 or later")
+    yield Check("kernel", kernel_version(release) >= (5, 15), release, "run Linux 5.15 or later")
     machine = platform.machine()
     yield Check("machine", machine in ("x86_64", "aarch64"), machine, "run on x86_64 or arm64")
     btf = Path("/sys/kernel/btf/vmlinux")
@@ -61,6 +63,7 @@ def checks() -> Iterator[Check]:
     yield Check("libbpf", library is not None, library or "not found", "install libbpf1 (Debian) or libbpf (others)")
     yield _object_check()
     yield _capability_check()
+    yield _hold_check()
     yield _takeover_check()
     yield seccomp_check(release)
     yield Check(
@@ -103,6 +106,17 @@ def _takeover_check() -> Check:
         return Check("takeover", False, str(error), "make probes", required=False)
 
 
+def _hold_check() -> Check:
+    if not may_hold(effective_capabilities()):
+        return Check("hold", False, "missing CAP_SYS_ADMIN or CAP_DAC_READ_SEARCH", "run as root", required=False)
+    try:
+        Group().close()
+    except OSError as error:
+        remedy = "run a kernel built with CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y to miss nothing of what a command loads later"
+        return Check("hold", False, str(error), remedy, required=False)
+    return Check("hold", True, "what a command loads is probed before it is used", required=False)
+
+
 def _object_check() -> Check:
     try:
         return Check("probes", True, str(object_path()))
@@ -125,25 +139,27 @@ def effective_capabilities() -> int:
     return 0
 
 
-def processes(only: Iterable[int] = ()) -> Iterator[Process]:
+def processes(examiner: Examiner, only: Iterable[int] = ()) -> Iterator[Process]:
     """The processes that speak TLS, among those given or all that can be seen."""
     plans: dict[tuple[int, int], Plan] = {}
     ours = set(workloads.descendants(os.getppid())) if not only else set()  # whoever asks, and what it started
     for pid in sorted(set(only or workloads.pids()) - ours):
-        libraries = tuple(_libraries(pid, plans))
+        libraries = tuple(_libraries(pid, examiner, plans))
         if libraries:
             yield Process(workloads.look_up(pid), libraries)
 
 
-def _libraries(pid: int, plans: dict[tuple[int, int], Plan]) -> Iterator[tuple[str, Plan]]:
+def _libraries(pid: int, examiner: Examiner, plans: dict[tuple[int, int], Plan]) -> Iterator[tuple[str, Plan]]:
     for mapping in workloads.executable_mappings(pid):
         key = (mapping.device, mapping.inode)
         if key not in plans:
             plans[key] = Plan()
             with contextlib.suppress(OSError):
                 fd = workloads.open_mapping(pid, mapping)
-                plans[key] = plan(fd)
-                os.close(fd)
+                try:
+                    plans[key] = examiner.plan(fd)
+                finally:
+                    os.close(fd)
         found = not_capturable(mapping.path, plans[key]) or plans[key]
         if found.kind:
             yield mapping.path, found

@@ -57,11 +57,8 @@ class Counter(enum.IntEnum):
     CALLS_UNRETURNED = 7
     CALLS_UNTRACKED = 8
     EVENTS_LOST = 9
-    HOLDS_FAILED = 10
+    PROCESSES_UNTRACKED = 10
     STREAMS = 11
-
-
-CAPTURE_HOLDS = 0x80000000
 
 
 class Process(Structure):
@@ -225,8 +222,7 @@ class Mapped(Structure):
     head: Head
     file: FileKey
     fd: int
-    held: int
-    _fields_ = [("head", Head), ("file", FileKey), ("fd", c_int32), ("held", c_uint8), ("padding", c_uint8 * 3)]
+    _fields_ = [("head", Head), ("file", FileKey), ("fd", c_int32), ("padding", c_uint32)]
 
 
 class StreamEntry(Structure):

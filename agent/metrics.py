@@ -17,7 +17,7 @@ _COUNTERS = {
     Counter.OPAQUE: ("understudy_agent_opaque_bytes", "Bytes of ciphertext, counted and left out."),
     Counter.STREAMS: ("understudy_agent_streams", "Streams seen."),
     Counter.EVENTS_LOST: ("understudy_agent_lost_events", "Small events that found no room in the ring."),
-    Counter.HOLDS_FAILED: ("understudy_agent_failed_holds", "Processes that could not be held while they were probed."),
+    Counter.PROCESSES_UNTRACKED: ("understudy_agent_untracked_processes", "Processes not followed for want of room in a map."),
 }
 _LOST = {
     Counter.LOST_RING: "ring_full",
@@ -37,6 +37,9 @@ class AgentCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, now."""
+        yield CounterMetricFamily(
+            "understudy_agent_failures", "Events and files that could not be handled.", value=self._captures.failures.count
+        )
         yield GaugeMetricFamily("understudy_agent_captures", "Captures that are on.", value=self._captures.active())
         session = self._captures.session
         if session:
@@ -53,7 +56,7 @@ class AgentCollector(Collector):
             yield CounterMetricFamily(
                 "understudy_agent_missed_runs", "Program runs that the kernel skipped.", value=session.probes.missed().runs
             )
-            yield GaugeMetricFamily("understudy_agent_probed_files", "Files that are probed.", value=len(session.attacher.probed))
+            yield GaugeMetricFamily("understudy_agent_probed_files", "Files that are probed.", value=session.attacher.probed)
             yield GaugeMetricFamily("understudy_agent_open_streams", "Streams that are open.", value=len(session.streams))
         if self._uplink:
             yield CounterMetricFamily("understudy_agent_batches", "Batches sent to the engine.", value=self._uplink.batches)

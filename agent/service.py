@@ -12,13 +12,15 @@ from understudy.v1 import agent_pb2 as pb
 from understudy.v1 import agent_pb2_grpc, backend_pb2, capture_pb2
 
 from agent import describe, wire
-from agent.capture import Capture, Captures, Ledger, Target, Unseen
+from agent.capture import Capture, Captures, Ledger, Target
 from agent.departed import Departed, Watch
+from agent.examiner import Examiner
 from agent.kernel.planner import Plan
 from agent.takeover import redirect
 from agent.takeover.bundles import Command
 from agent.takeover.events import News
 from agent.takeover.names import Backend, parse_address
+from agent.unseen import Unseen
 
 
 def ledger_message(ledger: Ledger) -> capture_pb2.Ledger:
@@ -35,7 +37,7 @@ def ledger_message(ledger: Ledger) -> capture_pb2.Ledger:
 
 
 def _library(path: str, plan: Plan) -> pb.TlsLibrary:
-    return pb.TlsLibrary(path=path, kind=plan.kind, capturable=plan.capturable, reason=plan.reason)
+    return pb.TlsLibrary(path=wire.text(path), kind=plan.kind, capturable=plan.capturable, reason=wire.text(plan.reason))
 
 
 def _target(target: pb.Target) -> Target:
@@ -83,8 +85,10 @@ def _redirect_ready(started: redirect.Redirect) -> pb.RedirectResponse:
         ready=pb.RedirectReady(
             cgroup=str(started.cgroup),
             environment=started.trust.variables,
-            covered=started.trust.covered,
-            not_covered=[pb.CoverFailure(path=path, reason=reason) for path, reason in started.trust.failures],
+            covered=map(wire.text, started.trust.covered),
+            not_covered=[
+                pb.CoverFailure(path=wire.text(path), reason=wire.text(reason)) for path, reason in started.trust.failures
+            ],
             names={str(address): name for address, name in started.names.owned().items()},
         )
     )
@@ -124,16 +128,17 @@ def _departure(departed: Departed) -> pb.Departure:
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
     """Serves one agent's captures and takeovers."""
 
-    def __init__(self, captures: Captures, redirects: redirect.Redirects) -> None:
+    def __init__(self, captures: Captures, redirects: redirect.Redirects, examiner: Examiner) -> None:
         self._captures = captures
         self._redirects = redirects
+        self._examiner = examiner
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, D102
         response = pb.DescribeResponse(node=platform.node(), kernel_release=platform.release())
         for check in describe.checks():
             remedy = "" if check.ok else check.remedy
             response.checks.add(name=check.name, ok=check.ok, required=check.required, detail=check.detail, remedy=remedy)
-        for process in describe.processes(request.pids):
+        for process in describe.processes(self._examiner, request.pids):
             response.processes.add(
                 workload=wire.workload(process.workload),
                 libraries=[_library(path, plan) for path, plan in process.libraries],
@@ -151,15 +156,15 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         if not context.add_callback(lambda: capture.news.put(None)):
             capture.news.put(None)
         session = self._captures.session
-        probed = len(session.attacher.probed) if session else 0
-        cgroup = str(capture.cgroup.path) if capture.cgroup else ""
+        probed = session.attacher.probed if session else 0
+        cgroup = wire.text(str(capture.cgroup.path)) if capture.cgroup else ""
         launched = [target.launched_pid for target in request.targets if target.launched_pid]
         with contextlib.ExitStack() as stack:
             stack.callback(self._captures.stop, capture)
             if capture.cgroup:
                 with contextlib.suppress(OSError):  # a kernel that does not tell of it
                     stack.callback(Watch(capture.cgroup.path, launched[0], capture.news.put).close)
-            yield pb.CaptureResponse(ready=pb.CaptureReady(cgroup=cgroup, probed_files=probed))
+            yield pb.CaptureResponse(ready=pb.CaptureReady(cgroup=cgroup, probed_files=probed, not_held=capture.not_held))
             while (news := capture.news.get()) is not None:
                 yield pb.CaptureResponse(departed=_departure(news)) if isinstance(news, Departed) else _not_capturable(news)
         yield pb.CaptureResponse(stopped=pb.CaptureStopped(ledger=_ledger_of(capture)))
@@ -206,5 +211,5 @@ def _refuse(context: grpc.ServicerContext, error: Exception) -> NoReturn:
         OSError: grpc.StatusCode.FAILED_PRECONDITION,
     }
     code = next(code for kind, code in codes.items() if isinstance(error, kind))
-    context.abort(code, str(error))
+    context.abort(code, wire.text(str(error)))
     raise AssertionError  # abort raises

@@ -11,6 +11,7 @@ import grpc
 from understudy.v1 import capture_pb2 as pb
 from understudy.v1 import capture_pb2_grpc
 
+from agent.failures import Failures
 from agent.window import Item, Window
 
 BATCHES_IN_FLIGHT = 8
@@ -25,14 +26,15 @@ RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 class Uplink:
     """Sends what is put into it, on a thread of its own."""
 
-    def __init__(self, address: str, agent_id: str, encode: Callable[[Item], pb.CaptureEvent]) -> None:
+    def __init__(self, address: str, agent_id: str, encode: Callable[[Item], pb.CaptureEvent], failures: Failures) -> None:
         self.address = address
         self._agent_id = agent_id
         self._encode = encode
+        self._failures = failures
         self._window = Window()
         self._changed = threading.Condition()
         self._stopping = False
-        self._broken = False
+        self._connection: object | None = None
         self._deadline = float("inf")
         self.batches = self.reconnections = 0
         self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
@@ -51,6 +53,14 @@ class Uplink:
     def full(self) -> bool:
         """Whether the engine is behind and nothing should be put in for now."""
         return self._window.full
+
+    def wait_for_room(self, seconds: float) -> bool:
+        """Wait until there is room; False where there is none in time."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while self._window.full and not self._stopping and (left := min(until, self._deadline) - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return not self._window.full
 
     @property
     def kept_bytes(self) -> int:
@@ -99,8 +109,8 @@ class Uplink:
         """One connection, until it breaks."""
         options = [("grpc.max_send_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100)]
         with grpc.insecure_channel(self.address, options) as channel:
-            self._broken = False
-            responses = capture_pb2_grpc.CaptureServiceStub(channel).Upload(self._requests())
+            connection = self._connection = object()
+            responses = capture_pb2_grpc.CaptureServiceStub(channel).Upload(self._requests(connection))
             try:
                 for response in responses:
                     with self._changed:
@@ -110,23 +120,34 @@ class Uplink:
                         self._changed.notify_all()
             finally:
                 with self._changed:
-                    self._broken = True
+                    self._connection = None
                     self._changed.notify_all()
 
-    def _requests(self) -> Iterator[pb.UploadRequest]:
+    def _requests(self, connection: object) -> Iterator[pb.UploadRequest]:
+        """What goes up by one connection. gRPC asks for it on a thread of its own, which may outlive the connection."""
         while True:
             with self._changed:
-                self._changed.wait_for(self._may_send)
-                if self._stopping or self._broken:
-                    return
+                self._changed.wait_for(lambda: self._may_send(connection))
             time.sleep(GATHER_SECONDS)
             with self._changed:
+                if self._stopping or self._connection is not connection:
+                    return
                 batch = self._window.batch()
+                self._changed.notify_all()  # there is room again
             if batch is not None:
                 self.batches += 1
                 sequence, items = batch
-                yield pb.UploadRequest(agent_id=self._agent_id, sequence=sequence, events=[self._encode(item) for item in items])
+                yield pb.UploadRequest(agent_id=self._agent_id, sequence=sequence, events=self._encoded(items))
 
-    def _may_send(self) -> bool:
+    def _encoded(self, items: Iterable[Item]) -> Iterator[pb.CaptureEvent]:
+        for item in items:
+            try:
+                event = self._encode(item)
+            except Exception as error:  # of this item: what comes after it must not wait for ever
+                self._failures.note("a piece of news could not be sent", error)
+            else:
+                yield event
+
+    def _may_send(self, connection: object) -> bool:
         waiting = self._window.in_flight < BATCHES_IN_FLIGHT and not self._window.empty
-        return self._stopping or self._broken or waiting
+        return self._stopping or self._connection is not connection or waiting

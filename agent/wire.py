@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from understudy.v1 import capture_pb2 as pb
@@ -24,14 +25,19 @@ _METHODS: tuple[pb.BindMethod.ValueType, ...] = (
 )
 
 
+def text(name: str) -> str:
+    """A name as a message can carry it. Names of processes and files are any bytes, which os.fsdecode keeps as lone surrogates."""
+    return os.fsencode(name).decode(errors="replace")
+
+
 def workload(known: Workload) -> pb.Workload:
     """A process as a message."""
     return pb.Workload(
         pid=known.pid,
         start_boot_nano=known.started,
-        command=known.command,
-        executable=known.executable,
-        cgroup=known.cgroup,
+        command=text(known.command),
+        executable=text(known.executable),
+        cgroup=text(known.cgroup),
         container_id=known.container,
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
+
+from agent import files
 
 PROC = Path("/proc")
 
@@ -43,7 +44,7 @@ class Mapping:
 
 def cgroup_mount() -> Path | None:
     """Where cgroup v2 is mounted: /sys/fs/cgroup on most systems, a folder below it on hybrid ones; None where nowhere."""
-    for line in (PROC / "self/mountinfo").read_text().splitlines():
+    for line in os.fsdecode((PROC / "self/mountinfo").read_bytes()).split("\n"):
         left, _, right = line.partition(" - ")
         if right.split(" ", 1)[0] == "cgroup2":
             return Path(left.split()[4])
@@ -53,7 +54,7 @@ def cgroup_mount() -> Path | None:
 def cgroup_of(pid: int | str) -> str:
     """The cgroup v2 path of a process, as the reader's namespace sees it; "" where it is gone."""
     with contextlib.suppress(OSError):
-        for line in (PROC / str(pid) / "cgroup").read_text().splitlines():
+        for line in os.fsdecode((PROC / str(pid) / "cgroup").read_bytes()).split("\n"):
             if line.startswith("0::"):
                 return line[3:]
     return ""
@@ -81,7 +82,7 @@ def look_up(pid: int, started_at: int = 0, command: str = "") -> Workload:
     folder, executable = PROC / str(pid), ""
     with contextlib.suppress(OSError):
         executable = os.readlink(folder / "exe")
-        command = (folder / "comm").read_text().rstrip("\n")
+        command = (folder / "comm").read_bytes().removesuffix(b"\n").decode(errors="replace")
     cgroup = cgroup_of(pid)
     return Workload(pid, started_at or started(pid), command, executable, cgroup, container_of(cgroup))
 
@@ -110,7 +111,7 @@ def executable_mappings(pid: int) -> list[Mapping]:
     """The files that a process has mapped executable, each once."""
     found: dict[tuple[int, int], Mapping] = {}
     with contextlib.suppress(OSError):
-        for line in (PROC / str(pid) / "maps").read_text(errors="surrogateescape").splitlines():
+        for line in os.fsdecode((PROC / str(pid) / "maps").read_bytes()).split("\n"):
             fields = line.split(maxsplit=5)
             if len(fields) < 6 or "x" not in fields[1] or fields[4] == "0":
                 continue
@@ -123,32 +124,37 @@ def executable_mappings(pid: int) -> list[Mapping]:
 
 def open_mapping(pid: int, mapping: Mapping) -> int:
     """Open a mapped file for reading: by its place in memory, which survives deletion and needs CAP_CHECKPOINT_RESTORE, else by
-    its path in the process's root. OSError where it cannot be had."""
+    its path in the process's root. OSError where it cannot be had or is no regular file."""
     with contextlib.suppress(OSError):
         # map_files has no leading zeros (fs/proc/base.c, dname_to_vma_addr).
         start, _, end = mapping.range.partition("-")
-        return os.open(PROC / str(pid) / "map_files" / f"{int(start, 16):x}-{int(end, 16):x}", os.O_RDONLY)
-    fd = os.open(f"{PROC}/{pid}/root{mapping.path}", os.O_RDONLY)
-    if os.fstat(fd).st_ino != mapping.inode:  # replaced since
-        os.close(fd)
-        raise FileNotFoundError(mapping.path)
-    return fd
+        place = files.place_of(f"{PROC}/{pid}/map_files/{int(start, 16):x}-{int(end, 16):x}")
+        return files.open_place(place, mapping.inode, mapping.device)
+    place = files.place_in(f"{PROC}/{pid}/root", os.fsencode(mapping.path))
+    return files.open_place(place, mapping.inode, mapping.device)
 
 
 class Cgroup:
     """A cgroup made for one launched process and what it forks, by a capture, a takeover, or both: who comes last removes it."""
+
+    _made: ClassVar[set[Path]] = set()
+    """The paths of those that this agent made and has not removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def for_launched(cls, mount: Path, name: str, pid: int) -> Self:
-        """The one of ours that a process is in, or a new one, directly below the mount, where every process may be moved to."""
+        """The one that this agent made and a process is in, or a new one right below the mount, where every process may be moved.
+
+        Where the process is in another agent's, the new one is below that: the other captures what is below its own, too.
+        """
         present = mount / cgroup_of(pid).lstrip("/")
-        if present.name.startswith(CGROUP_PREFIX):
+        if present in cls._made:
             return cls(present)
-        made = cls(mount / f"{CGROUP_PREFIX}{name}")
+        made = cls((present if present.name.startswith(CGROUP_PREFIX) else mount) / f"{CGROUP_PREFIX}{name}")
         made.path.mkdir()
+        cls._made.add(made.path)
         return made
 
     @property
@@ -164,7 +170,10 @@ class Cgroup:
 
     def remove(self) -> bool:
         """Remove it; False while processes are in it."""
-        return remove_cgroup(self.path)
+        removed = remove_cgroup(self.path)
+        if removed:
+            self._made.discard(self.path)
+        return removed
 
 
 def remove_cgroup(path: Path) -> bool:
@@ -179,12 +188,6 @@ def remove_cgroup(path: Path) -> bool:
     return True
 
 
-def resume(pid: int) -> None:
-    """Let a held process go on, if it is still there."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
-
-
 _INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB
 """Inode of the initial cgroup namespace (PROC_CGROUP_INIT_INO, include/linux/proc_ns.h)."""
 
@@ -197,12 +200,12 @@ def depth(cgroup: Path) -> int | None:
     return len(cgroup.relative_to(mount).parts)
 
 
-def find_container(mount: Path, prefix: str) -> list[Path]:
-    """The cgroups whose container id begins so."""
-    found = []
+def find_container(mount: Path, prefix: str) -> dict[str, list[Path]]:
+    """The containers whose id begins so, and their cgroups."""
+    found: dict[str, list[Path]] = {}
     for folder, names, _ in os.walk(mount):
         for name in names:
             container = container_of("/" + name)
             if container and container.startswith(prefix):
-                found.append(Path(folder) / name)
+                found.setdefault(container, []).append(Path(folder) / name)
     return found

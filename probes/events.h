@@ -136,8 +136,7 @@ struct event_mapped {
 	struct event_head head;
 	struct file_key file;
 	int fd; /* -1: the executable */
-	u8 held;
-	u8 padding[3];
+	u32 padding;
 };
 
 /* What a stream's entry in a map holds; the agent reads what is left of them at the end. */
@@ -172,8 +171,6 @@ struct settings {
 	u32 padding;
 };
 
-#define CAPTURE_HOLDS 0x80000000u /* in a target's value: hold its processes until what they map is probed */
-
 enum counter {
 	COUNT_SEEN,		 /* bytes that passed */
 	COUNT_DELIVERED,	 /* bytes put into the ring */
@@ -185,7 +182,7 @@ enum counter {
 	COUNT_CALLS_UNRETURNED,	 /* TLS calls whose return was not seen */
 	COUNT_CALLS_UNTRACKED,	 /* TLS calls not followed because a map was full */
 	COUNT_EVENTS_LOST,	 /* small events that found no room */
-	COUNT_HOLDS_FAILED,	 /* processes that could not be held */
+	COUNT_PROCESSES_UNTRACKED, /* processes that a target forked and that are not followed because a map was full */
 	COUNT_STREAMS,		 /* makes stream ids */
 	COUNTERS,
 };

@@ -131,7 +131,6 @@ struct linux_binprm {
 #define MSG_SOCK_DEVMEM 0x2000000 /* Linux 6.12: into a device's memory */
 #define UIO_MAXIOV 1024
 #define PROT_EXEC 4
-#define SIGSTOP 19
 #define EINPROGRESS 115
 
 /* How far the stack pointer moves when a function returns: x86 pops the return address. */

@@ -10,8 +10,8 @@ struct {
 	__uint(max_entries, 16 << 20);
 } events SEC(".maps");
 
-/* What was mapped and not yet examined. Apart from `events`, because its reader holds up processes and must not wait
- * behind data. 64 KiB are 700 mappings. */
+/* What was mapped and not yet examined. Apart from `events`, because its reader must not wait behind data: until a file is probed,
+ * what is said through it is not seen. 64 KiB are 700 mappings. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 64 << 10);

@@ -1,8 +1,7 @@
-/* Processes: what they execute and map, so that it is probed before it runs, and when they end. */
+/* Processes: what they execute and map, so that it is probed, and when they end. */
 
-/* Tells of a file that was mapped executable and is not yet examined. A process that is to be held is stopped before it runs
- * its next instruction: the signal is delivered on the way back to user space. The reader continues it when the probes are on;
- * it is stopped only where the reader is sure to hear of it. */
+/* Tells of a file that was mapped executable and is not yet examined. The process goes on: where a file must be probed before it
+ * is used, the agent holds its opening (agent/opens.py). */
 static __noinline int tell_mapped(struct file *file, int fd, u32 capture)
 {
 	if (!file)
@@ -18,8 +17,6 @@ static __noinline int tell_mapped(struct file *file, int fd, u32 capture)
 	struct event_mapped *event = bpf_ringbuf_reserve(&mappings, sizeof(*event), 0);
 	if (!event) {
 		count(COUNT_EVENTS_LOST, 1);
-		if (capture & CAPTURE_HOLDS)
-			count(COUNT_HOLDS_FAILED, 1);
 		return 0;
 	}
 	struct process process;
@@ -27,14 +24,7 @@ static __noinline int tell_mapped(struct file *file, int fd, u32 capture)
 	fill_head(&event->head, EVENT_MAPPED, 0, &process);
 	event->file = key;
 	event->fd = fd;
-	event->held = 0;
-	__builtin_memset(event->padding, 0, sizeof(event->padding));
-	if (capture & CAPTURE_HOLDS) {
-		if (bpf_send_signal(SIGSTOP))
-			count(COUNT_HOLDS_FAILED, 1);
-		else
-			event->held = 1;
-	}
+	event->padding = 0;
 	bpf_ringbuf_submit(event, BPF_RB_FORCE_WAKEUP);
 	return 0;
 }
@@ -73,7 +63,8 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	if (!capture || child_tgid == parent_tgid)
 		return 0;
 	u32 value = *capture;
-	bpf_map_update_elem(&target_processes, &child_tgid, &value, BPF_ANY);
+	if (bpf_map_update_elem(&target_processes, &child_tgid, &value, BPF_ANY))
+		count(COUNT_PROCESSES_UNTRACKED, 1);
 	return 0;
 }
 

@@ -54,7 +54,7 @@ static __always_inline void current_process(struct process *process, u32 capture
 	process->tgid = bpf_get_current_pid_tgid() >> 32;
 	process->started = BPF_CORE_READ(task, group_leader, start_boottime);
 	process->execution = BPF_CORE_READ(task, self_exec_id);
-	process->capture = capture & ~CAPTURE_HOLDS;
+	process->capture = capture;
 }
 
 static __always_inline void fill_head(struct event_head *head, u32 kind, u64 stream, const struct process *process)

@@ -17,7 +17,7 @@ static __noinline int open_tls(struct tls_key *key, u32 capture, u8 start_known,
 {
 	struct stream stream = {
 		.id = next_stream_id(),
-		.process = { key->started, key->execution, key->tgid, capture & ~CAPTURE_HOLDS },
+		.process = { key->started, key->execution, key->tgid, capture },
 		.references = references,
 		.source = SOURCE_TLS,
 		.start_known = start_known,

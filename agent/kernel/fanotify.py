@@ -10,6 +10,18 @@ import os
 import struct
 from dataclasses import dataclass
 
+FILE_SYSTEMS = frozenset(
+    (
+        *("bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "overlay", "ramfs", "squashfs"),
+        *("tmpfs", "vfat", "virtiofs", "xfs", "zfs"),
+    )
+)
+"""Where root can open every file at once. On others (NFS without root, FUSE of another user, a server that is away) the event's
+descriptor could not be opened, which would refuse the workload's own open, or would take as long as the server likes."""
+
+MOUNTS_MAX = 4096
+"""Marked at most; a node with many containers has some hundred."""
+
 _CLOEXEC, _NONBLOCK, _CLASS_CONTENT, _UNLIMITED_MARKS = 0x1, 0x2, 0x4, 0x20
 _MARK_ADD, _MARK_MOUNT, _MARK_IGNORED_MASK, _MARK_EVICTABLE = 0x1, 0x10, 0x20, 0x200
 _OPEN_PERM = 0x10000

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
+from typing import Self
 
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
 _BPF_LINK_CREATE = 28
@@ -101,9 +103,18 @@ def _raise(what: str, code: int | None = None) -> None:
 
 
 class Log:
-    """Keeps what libbpf says, so that a failure can tell the verifier's reason; prints nothing."""
+    """Keeps what libbpf says, so that a failure can tell the verifier's reason; prints nothing.
+
+    One for the process, for libbpf has one place for it: a log that went with its object would be called after that.
+    """
 
     LINES = 200  # the verifier's last words are the ones that count
+
+    @classmethod
+    @functools.cache
+    def of_process(cls) -> Self:
+        """The one, made when it is first needed."""
+        return cls(_library())
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.lines: list[str] = []
@@ -133,9 +144,10 @@ class Map:
         return bool(self._library.bpf_map_lookup_elem(self.fd, byref(key), byref(value)) == 0)
 
     def put(self, key: ctypes._CData, value: ctypes._CData) -> None:
-        """Set; OSError where the map is full."""
+        """Set; OSError where that cannot be done, as in a map that is full."""
         if self._library.bpf_map_update_elem(self.fd, byref(key), byref(value), _BPF_ANY) != 0:
-            _raise("map is full")
+            code = ctypes.get_errno()
+            _raise("the map is full" if code == errno.E2BIG else "writing to a map", code)
 
     def delete(self, key: ctypes._CData) -> None:
         """Remove, if there."""
@@ -279,7 +291,7 @@ class Object:
             self._library = _library()
         except OSError as error:
             raise OSError(errno.ENOENT, "libbpf.so.1 is missing: install libbpf1") from error
-        self.log = Log(self._library)
+        self.log = Log.of_process()
         self._handle = self._library.bpf_object__open_file(os.fsencode(path), None)
         if not self._handle:
             _raise(f"opening {path}")

@@ -9,6 +9,7 @@ import errno
 import importlib.resources
 import os
 import platform
+import re
 import select
 from collections.abc import Iterable, Iterator
 from ctypes import c_uint32, c_uint64
@@ -17,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
-from agent.events import CAPTURE_HOLDS, Counter, FileKey, Settings, StreamEntry, TlsKey
+from agent.events import Counter, FileKey, Settings, StreamEntry, TlsKey
 from agent.kernel import libbpf, seccomp
 from agent.kernel.planner import Site
 
@@ -52,20 +53,27 @@ class Missed:
     runs: int
     calls: int
     events: int
-    holds: int
+    processes: int
 
 
 class Probes(Protocol):
     """What the agent needs of its probes, however they came into the kernel."""
 
-    def attach(self, path: str, sites: Iterable[Site]) -> None:
-        """Probe a file, for as long as these probes live. OSError where the kernel refuses."""
+    @property
+    def ring_bytes(self) -> int:
+        """Size of the ring of events."""
 
-    def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int, *, hold: bool) -> None:
+    def attach(self, path: str, sites: Iterable[Site]) -> None:
+        """Probe a file, for as long as these probes live. OSError where the kernel refuses: then nothing of it is probed."""
+
+    def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """Count a cgroup and those below it as the capture's; `depth` is how far it lies below the root, None if not known."""
 
     def target_process(self, tgid: int, capture: int) -> None:
         """Count a process and what it forks as the capture's."""
+
+    def forget_process(self, tgid: int) -> None:
+        """Do not count a process as anybody's any more."""
 
     def forget_capture(self, capture: int) -> None:
         """Count nothing as the capture's any more."""
@@ -112,10 +120,15 @@ def object_path(name: str = "capture") -> Path:
     return path
 
 
+def kernel_version(release: str) -> tuple[int, int]:
+    """The first two numbers of a kernel's release; (0, 0) where it has none."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
 def multi_supported() -> bool:
     """Whether the kernel attaches many uprobes in one link (6.6), which needs CAP_BPF and CAP_PERFMON only."""
-    major, minor = platform.release().split(".")[:2]
-    return (int(major), int("".join(c for c in minor if c.isdigit()))) >= (6, 6)
+    return kernel_version(platform.release()) >= (6, 6)
 
 
 class CoreProbes:
@@ -133,12 +146,22 @@ class CoreProbes:
         self._object = libbpf.Object(path or object_path())
         self._multi = multi_supported() if multi is None else multi
         self._links: list[libbpf.Link] = []
+        self._rings: list[libbpf.Ring] = []
+        self._levels = 0
+        self.ring_bytes = ring_bytes
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self) -> None:
         self._programs = {program.name: program for program in self._object.programs()}
         if self._multi:
             for program in self._programs.values():
                 if "probe" in program.section:
                     program.expect_uprobe_multi()
-        self._object.set_max_entries("events", ring_bytes)
+        self._object.set_max_entries("events", self.ring_bytes)
         self._object.load()
         self._maps = {
             name: self._object.map(name)
@@ -152,20 +175,21 @@ class CoreProbes:
                 "sockets",
             )
         }
-        self._levels = 0
-        self._ring_bytes = ring_bytes
         self._write_settings()
-        self._events = self._object.ring("events")
-        self._mappings = self._object.ring("mappings")
+        self._events, self._mappings = self._ring("events"), self._ring("mappings")
         for name in _RAW_TRACEPOINTS:
             program = self._programs[name]
             tracepoint = program.section.partition("/")[2]
             self._links.append(program.attach_raw_tracepoint(tracepoint))
 
+    def _ring(self, name: str) -> libbpf.Ring:
+        self._rings.append(self._object.ring(name))
+        return self._rings[-1]
+
     def _write_settings(self) -> None:
         settings = Settings(
-            ring_limit=self._ring_bytes - self._ring_bytes // SMALL_EVENTS_SHARE,
-            wake_at=min(self._ring_bytes // 4, WAKE_BYTES),
+            ring_limit=self.ring_bytes - self.ring_bytes // SMALL_EVENTS_SHARE,
+            wake_at=min(self.ring_bytes // 4, WAKE_BYTES),
             cgroup_levels=self._levels,
         )
         self._maps["settings"].put(c_uint32(0), settings)
@@ -179,19 +203,26 @@ class CoreProbes:
                 f"process {pid} uses it under a seccomp filter, and a return probe would end that process on Linux "
                 f"{platform.release()}: run 6.14 or later, or start the agent with --probe-filtered to risk it",
             )
-        for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
-            program = self._programs[name]
-            places = [(site.offset, site.cookie) for site in group]
-            if self._multi:
-                self._links.append(program.attach_uprobe_multi(path, places, returns))
-            else:
-                self._links += [program.attach_uprobe(path, offset, cookie, returns) for offset, cookie in places]
+        links: list[libbpf.Link] = []
+        try:
+            for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
+                program = self._programs[name]
+                places = [(site.offset, site.cookie) for site in group]
+                if self._multi:
+                    links.append(program.attach_uprobe_multi(path, places, returns))
+                else:
+                    links.extend(program.attach_uprobe(path, offset, cookie, returns) for offset, cookie in places)
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+        self._links += links
 
-    def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int, *, hold: bool) -> None:
+    def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """See Probes. The filter looks at 16 levels: no known system nests deeper."""
         if depth is not None and depth >= LEVELS:
             raise ValueError(f"the cgroup lies {depth} levels deep; {LEVELS - 1} can be captured")
-        self._maps["target_cgroups"].put(c_uint64(cgroup_id), c_uint32(capture | (CAPTURE_HOLDS if hold else 0)))
+        self._maps["target_cgroups"].put(c_uint64(cgroup_id), c_uint32(capture))
         self._levels |= (1 << LEVELS) - 1 if depth is None else 1 << depth
         self._write_settings()
 
@@ -199,12 +230,16 @@ class CoreProbes:
         """See Probes."""
         self._maps["target_processes"].put(c_uint32(tgid), c_uint32(capture))
 
+    def forget_process(self, tgid: int) -> None:
+        """See Probes."""
+        self._maps["target_processes"].delete(c_uint32(tgid))
+
     def forget_capture(self, capture: int) -> None:
         """See Probes."""
         for name, kind in (("target_cgroups", c_uint64), ("target_processes", c_uint32)):
             table, value = self._maps[name], c_uint32()
             for key in [kind.from_buffer_copy(key) for key in table.keys(kind)]:
-                if table.get(key, value) and value.value & ~CAPTURE_HOLDS == capture:
+                if table.get(key, value) and value.value == capture:
                     table.delete(key)
 
     def examined(self, key: FileKey) -> None:
@@ -239,7 +274,7 @@ class CoreProbes:
             runs=sum(program.missed_runs() for program in self._programs.values()),
             calls=self.counter(Counter.CALLS_UNRETURNED) + self.counter(Counter.CALLS_UNTRACKED),
             events=self.counter(Counter.EVENTS_LOST),
-            holds=self.counter(Counter.HOLDS_FAILED),
+            processes=self.counter(Counter.PROCESSES_UNTRACKED),
         )
 
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
@@ -265,8 +300,8 @@ class CoreProbes:
         """See Probes."""
         for link in self._links:
             link.close()
-        self._events.close()
-        self._mappings.close()
+        for ring in self._rings:
+            ring.close()
         self._object.close()
 
 

@@ -22,15 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from agent.kernel.fanotify import Group
+from agent.kernel.fanotify import FILE_SYSTEMS, MOUNTS_MAX, Group
 from agent.takeover import bundles
 from agent.takeover.certificates import is_bundle, joined
-
-FILE_SYSTEMS = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "squashfs", "tmpfs", "xfs", "zfs"})
-"""Where root can open every file at once: elsewhere the event itself could wait, or be refused."""
-
-MOUNTS_MAX = 4096
-"""Watched at most; a node with many containers has some hundred."""
 
 ROOTS_MAX = 1000
 """Folders of packages that are searched."""

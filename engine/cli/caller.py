@@ -124,7 +124,7 @@ def _environment_of_sudo() -> dict[bytes, bytes] | None:
     while pid > 1:
         folder = Path(f"/proc/{pid}")
         try:
-            if (folder / "comm").read_text().strip() == "sudo":
+            if (folder / "comm").read_bytes() == b"sudo\n":
                 entries = (folder / "environ").read_bytes().split(b"\0")
                 return dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
             pid = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
@@ -142,6 +142,11 @@ def _login_environment(uid: int) -> dict[bytes, bytes]:
         return environment
     names = {b"HOME": person.pw_dir, b"USER": person.pw_name, b"LOGNAME": person.pw_name, b"SHELL": person.pw_shell}
     return environment | {key: os.fsencode(value) for key, value in names.items()}
+
+
+def as_text(name: str) -> str:
+    """A name as messages and snapshots can hold it: what is no UTF-8 in a file's name, Python keeps as lone surrogates."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def name_of(command: Sequence[str]) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +15,9 @@ from engine.cli.parts import Parts
 
 SETTLE_SECONDS = 60.0
 """How long the agent may take to hand over what is left."""
+
+LAST_NEWS_SECONDS = 5.0
+"""How long the last news of a capture that has ended may take: they are on their way already."""
 
 
 class Capturing:
@@ -32,8 +32,10 @@ class Capturing:
         except grpc.RpcError as error:
             raise Failure(f"nothing can be captured: {error.details()}") from error
         self._cgroup = Path(ready.cgroup) if ready.cgroup else None
-        parts.agent.when_it_ends(self._let_go_on)
-        threading.Thread(target=self._hear, args=(news,), name="captured", daemon=True).start()
+        if ready.not_held:
+            say(f"what is loaded later may be seen from its second request on only: {ready.not_held}")
+        self._thread = threading.Thread(target=self._hear, args=(news,), name="captured", daemon=True)
+        self._thread.start()
 
     def _hear(self, news: Iterator[agent_pb2.CaptureResponse]) -> None:
         """Tell what cannot be captured, as it shows."""
@@ -54,16 +56,6 @@ class Capturing:
             " container runtimes do so with what they start: record it with --cgroup or --container"
         )
 
-    def _let_go_on(self) -> None:
-        """The agent is gone, and with it the probes; whatever it held goes on."""
-        for _ in range(3):
-            if self._cgroup:
-                for procs in self._cgroup.rglob("cgroup.procs"):
-                    with contextlib.suppress(OSError):
-                        for pid in procs.read_text().split():
-                            os.kill(int(pid), signal.SIGCONT)
-            time.sleep(0.05)
-
     def settle(self) -> str:
         """Have everything handed over that was seen; says what went wrong, if something did."""
         if not self._parts.agent.alive:
@@ -73,6 +65,7 @@ class Capturing:
             stopped = self._parts.agent_service.StopCapture(request, timeout=SETTLE_SECONDS)
         except grpc.RpcError as error:
             return f"the agent could not settle its account: {error.details()}"
+        self._thread.join(LAST_NEWS_SECONDS)
         return "" if stopped.delivered else "the engine did not take everything in time"
 
     def remaining(self) -> list[tuple[int, str]]:

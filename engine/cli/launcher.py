@@ -18,20 +18,20 @@ class Launcher:
     """A command, waiting to start: see engine/cli/launch.py."""
 
     def __init__(self, program: str, command: Sequence[str], who: Caller, *, own_mounts: bool = False) -> None:
-        """Prepare it; with `own_mounts` in a mount namespace of its own. Failure where that cannot be had."""
+        """Prepare it, in a mount namespace of its own. Failure where that cannot be had and `own_mounts` says that it must."""
         go_read, self._go = os.pipe()
         self._error, error_write = os.pipe()
         self._program = program
         self._environment = dict(who.environment)
-        options = [launch.OWN_MOUNTS] if own_mounts else []
         arguments = [str(go_read), str(error_write), str(who.uid), str(who.gid), ",".join(map(str, who.groups))]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", launch.__file__, *options, *arguments, program, *command],
+            [sys.executable, "-I", "-S", launch.__file__, *arguments, program, *command],
             pass_fds=(go_read, error_write),
         )
         os.close(go_read)
         os.close(error_write)
-        if own_mounts and (said := os.read(self._error, len(launch.MOUNTS_READY))) != launch.MOUNTS_READY:
+        said = os.read(self._error, 16)
+        if said != launch.MOUNTS_READY and own_mounts:
             self.abandon()
             raise Failure(f"no mount namespace for the command: {os.strerror(int(said or b'1'))}")
 

@@ -11,9 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -92,15 +90,6 @@ class Part:
             self.process.kill()
             self.process.wait()
         self._log.close()
-
-    def when_it_ends(self, act: Callable[[], None]) -> None:
-        """Act once it has ended, on a thread."""
-
-        def wait() -> None:
-            self.process.wait()
-            act()
-
-        threading.Thread(target=wait, name=f"{self.name}-end", daemon=True).start()
 
 
 class Parts:

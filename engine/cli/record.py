@@ -17,7 +17,7 @@ import grpc
 from understudy.v1 import agent_pb2, control_pb2
 
 from engine.cli import OWN_FAILURE, Failure, as_typed
-from engine.cli.caller import Caller, caller, name_of
+from engine.cli.caller import Caller, as_text, caller, name_of
 from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
@@ -57,8 +57,8 @@ class Aim:
         if self.pid:
             return agent_pb2.Target(pid=self.pid)
         if self.container:
-            return agent_pb2.Target(container_id=self.container)
-        return agent_pb2.Target(cgroup=self.cgroup)
+            return agent_pb2.Target(container_id=as_text(self.container))
+        return agent_pb2.Target(cgroup=as_text(self.cgroup))
 
     def default_name(self) -> str:
         """What people would call it."""
@@ -89,8 +89,10 @@ def command(output: Path | None, name: str | None, pid: int, container: str, cgr
     aim = Aim(cmd, pid, container, cgroup)
     if os.geteuid() != 0:
         raise Failure(f"recording needs root: run `sudo {as_typed()}`")
-    service = name or aim.default_name()
+    service = as_text(name or aim.default_name())
     path = (output or Path(f"{service}.snapshot")).absolute()
+    if path.name != as_text(path.name):
+        raise Failure(f"the name of the snapshot is no UTF-8 text: {as_text(path.name)}: choose another with -o")
     sys.exit(Recorder(aim, service, path, caller()).run())
 
 
@@ -172,7 +174,7 @@ class Recorder:
                     return status
                 if agent_was_alive and not parts.agent.alive:
                     agent_was_alive = False
-                    self._trouble("the agent ended: nothing more is captured")
+                    self._trouble(f"the agent ended, and nothing more is captured: {parts.agent.last_words()}")
                     if launcher is None:
                         return 0
                 if not parts.engine.alive:

@@ -14,7 +14,7 @@ import grpc
 from understudy.v1 import agent_pb2, backend_pb2, control_pb2
 
 from engine.cli import Failure
-from engine.cli.caller import Caller
+from engine.cli.caller import Caller, as_text
 from engine.cli.launcher import Launcher
 from engine.cli.parts import Parts
 from engine.cli.proxies import proxies
@@ -59,8 +59,8 @@ class Takeover:
             keep_departed=passes,
             ca_pem=responder.ca_certificate.decode(),
             command=agent_pb2.Command(
-                arguments=command,
-                folder=os.getcwd(),
+                arguments=map(as_text, command),
+                folder=as_text(os.getcwd()),
                 environment=environment,
                 uid=who.uid,
                 gid=who.gid,

@@ -1,13 +1,21 @@
-"""What a node is told of itself."""
+"""What `doctor` says of this machine, and of files that were made to harm whoever looks at them."""
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from agent import describe
+from agent.examiner import Examiner
 from agent.kernel import seccomp
+from agent.kernel.fanotify import Group
+from tests.agent.kernel.test_planner import elf, libssl
 
 
 def test_what_is_never_captured_is_named() -> None:
@@ -28,3 +36,59 @@ def test_a_kernel_that_ends_filtered_processes_is_named(monkeypatch: pytest.Monk
     assert bool(check.remedy) != ok
     assert ok or release in check.detail
     seccomp.returns_are_dangerous.cache_clear()
+
+
+def hold_check() -> describe.Check:
+    return next(check for check in describe.checks() if check.name == "hold")
+
+
+def test_holding_takes_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describe, "effective_capabilities", lambda: 0)
+    check = hold_check()
+    assert (check.ok, check.required, check.remedy) == (False, False, "run as root")
+
+
+def test_holding_takes_a_kernel_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: Group) -> None:
+        raise OSError(22, "fanotify_init: Invalid argument")
+
+    monkeypatch.setattr(describe, "effective_capabilities", lambda: (1 << 41) - 1)
+    monkeypatch.setattr(Group, "__init__", fail)
+    check = hold_check()
+    assert (check.ok, check.required) == (False, False)
+    assert "CONFIG_FANOTIFY_ACCESS_PERMISSIONS" in check.remedy
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_this_machine_can_hold() -> None:
+    assert hold_check().ok
+
+
+MAPPED = """
+import mmap, ssl, sys
+with open(sys.argv[1], "rb") as file:
+    image = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+print("mapped", flush=True)
+input()
+"""
+
+
+def test_a_process_with_a_file_that_was_made_to_harm(tmp_path: Path) -> None:
+    """Its other libraries are described, and of the file it says what is wrong with it."""
+    header, table = elf([(0, 0, 0, 0), (11, 4096 + (400 << 20), 24, 2), (3, 4096, 400 << 20, 0)], 8192 + (400 << 20))
+    with open(tmp_path / "sparse.so", "wb") as file:
+        os.pwrite(file.fileno(), header, 0)
+        os.pwrite(file.fileno(), table, 8192 + (400 << 20))
+    command = [sys.executable, "-c", MAPPED, str(tmp_path / "sparse.so")]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+        closing(Examiner()) as examiner,
+    ):
+        assert process.stdout
+        assert process.stdout.readline() == "mapped\n"
+        found = next(describe.processes(examiner, [process.pid]))
+        process.communicate("\n")
+    libraries = dict(found.libraries)
+    assert libraries[str(tmp_path / "sparse.so")].reason.startswith("its string table claims 400 MiB")
+    assert libraries[libssl()].capturable

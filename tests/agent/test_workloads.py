@@ -77,12 +77,54 @@ def test_mappings_can_be_opened_after_the_file_is_gone(tmp_path: Path) -> None:
             fd = workloads.open_mapping(process.pid, mapping)
             with os.fdopen(fd, "rb") as file:
                 assert file.read(4) == b"\x7fELF"
-        copy.write_bytes(b"another")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(workloads, "PROC", Path("/proc"))
-            gone = workloads.Mapping("0-0", mapping.path, mapping.device, mapping.inode)
-            with pytest.raises(FileNotFoundError):
-                workloads.open_mapping(process.pid, gone)
+        process.stdin.close()
+
+
+@pytest.fixture
+def by_path_only(tmp_path: Path) -> workloads.Mapping:
+    """A mapping of this process as it is seen without CAP_CHECKPOINT_RESTORE: its place in memory leads nowhere."""
+    path = tmp_path / "library.so"
+    path.write_bytes(b"the one that is mapped")
+    return workloads.Mapping("0-0", str(path), path.stat().st_dev, path.stat().st_ino)
+
+
+def test_a_mapping_can_be_opened_by_its_path(by_path_only: workloads.Mapping) -> None:
+    with os.fdopen(workloads.open_mapping(os.getpid(), by_path_only), "rb") as file:
+        assert file.read() == b"the one that is mapped"
+
+
+def test_a_path_at_which_there_is_another_file_now_is_refused(by_path_only: workloads.Mapping) -> None:
+    path = Path(by_path_only.path)
+    path.rename(path.with_suffix(".old"))
+    path.write_bytes(b"another")
+    with pytest.raises(FileNotFoundError):
+        workloads.open_mapping(os.getpid(), by_path_only)
+
+
+@pytest.mark.timeout(60)
+def test_a_path_at_which_there_is_a_fifo_now_does_not_block(by_path_only: workloads.Mapping) -> None:
+    Path(by_path_only.path).unlink()
+    os.mkfifo(by_path_only.path)
+    with pytest.raises(OSError, match="no regular file"):
+        workloads.open_mapping(os.getpid(), by_path_only)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """Of a process and of what it executes: the first is shown with replacements, the second must still be found by its path."""
+    copy = tmp_path / os.fsdecode(b"\xff\xfe")
+    shutil.copy("/bin/cat", copy)
+    with subprocess.Popen([copy], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        assert process.stdout.read(1) == b"x"
+        known = workloads.look_up(process.pid)
+        assert known.command == "\ufffd\ufffd"
+        assert known.executable == str(copy)
+        mapping = next(each for each in workloads.executable_mappings(process.pid) if each.path == str(copy))
+        by_path = workloads.Mapping("0-0", mapping.path, mapping.device, mapping.inode)
+        os.close(workloads.open_mapping(process.pid, by_path))
         process.stdin.close()
 
 
@@ -100,7 +142,31 @@ def test_a_cgroup_of_its_own() -> None:
             assert workloads.cgroup_of(process.pid).endswith(cgroup.path.name)
             assert workloads.Cgroup.for_launched(mount, "another", process.pid).path == cgroup.path
             assert not cgroup.remove()
+            process.communicate()
     finally:
         while not cgroup.remove():
             pass
     assert not cgroup.path.exists()
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_the_cgroup_of_another_agent_is_not_taken_over() -> None:
+    """As of a command within a recorded command: it gets one of its own, below the other, which so sees all that is its."""
+    mount = workloads.cgroup_mount()
+    assert mount is not None
+    other = mount / f"{workloads.CGROUP_PREFIX}0-{os.getpid()}"
+    other.mkdir()
+    try:
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+            (other / "cgroup.procs").write_text(str(process.pid))
+            own = workloads.Cgroup.for_launched(mount, f"inner-{os.getpid()}", process.pid)
+            assert own.path == other / f"{workloads.CGROUP_PREFIX}inner-{os.getpid()}"
+            own.adopt(process.pid)
+            assert workloads.Cgroup.for_launched(mount, "another", process.pid).path == own.path
+            process.communicate()
+        while not own.remove():
+            pass
+        assert other.exists()
+    finally:
+        workloads.remove_cgroup(other)

@@ -31,8 +31,8 @@ for line in sys.stdin:
 class Client:
     """The client, as a process."""
 
-    def __init__(self, port: int, ca: Path) -> None:
-        command = [sys.executable, "-c", CLIENT, str(port), str(ca)]
+    def __init__(self, port: int, ca: Path, python: str = sys.executable) -> None:
+        command = [python, "-c", CLIENT, str(port), str(ca)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def say(self, line: str) -> None:

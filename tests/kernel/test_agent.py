@@ -92,6 +92,9 @@ def test_a_capture_ends_with_its_client(capturing: Callable[..., Capturing]) -> 
         (agent_pb2.Target(pid=2**22 + 5), grpc.StatusCode.NOT_FOUND),
         (agent_pb2.Target(cgroup="/no/such/cgroup"), grpc.StatusCode.NOT_FOUND),
         (agent_pb2.Target(container_id="f" * 64), grpc.StatusCode.NOT_FOUND),
+        (agent_pb2.Target(container_id="by-name"), grpc.StatusCode.INVALID_ARGUMENT),
+        (agent_pb2.Target(), grpc.StatusCode.INVALID_ARGUMENT),
+        (agent_pb2.Target(cgroup="/"), grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
 def test_what_is_not_there_cannot_be_captured(
@@ -122,6 +125,42 @@ def test_a_capture_by_cgroup(capturing: Callable[..., Capturing], authority: Aut
             assert server.bytes - before == ledger.seen == ledger.delivered
     finally:
         eventually(cgroup.remove)
+
+
+def test_a_process_whose_name_is_no_text_is_captured_as_any_other(
+    capturing: Callable[..., Capturing], authority: Authority, tmp_path: Path
+) -> None:
+    """It has the name of the link by which it is executed."""
+    python = tmp_path / os.fsdecode(b"\xff\xfe")
+    python.symlink_to(os.path.realpath(sys.executable))
+    with CountingServer(authority.context) as server:
+        capture, client = capturing(), Client(server.port, authority.ca, str(python))
+        capture.start(agent_pb2.Target(pid=client.process.pid))
+        client.say("")
+        client.hear()
+        client.say("1000")
+        client.hear()
+        ledger = capture.stop()  # while it runs: of one that is gone the name is not asked for
+        client.end()
+        assert ledger.delivered == server.bytes
+        with capture.snapshot() as snapshot:
+            assert [(pair.path, pair.complete) for pair in snapshot.pairs()] == [("/1", True)]
+
+
+@pytest.mark.timeout(60)
+def test_an_agent_without_its_engine_ends(capturing: Callable[..., Capturing], authority: Authority, tmp_path: Path) -> None:
+    """With more said than it may keep, and more in the ring."""
+    capture = capturing("--engine", f"unix:{tmp_path}/nobody.sock")
+    with CountingServer(authority.context) as server:
+        client = Client(server.port, authority.ca)
+        capture.start(agent_pb2.Target(launched_pid=client.process.pid))
+        client.say("")
+        client.hear()
+        client.say(" ".join(["1000000"] * 60))
+        client.hear()
+        capture.agent.terminate()
+        client.end()
+        assert capture.agent.wait(30) == 0
 
 
 def test_doctor_names_what_it_can_see_and_what_not(authority: Authority) -> None:

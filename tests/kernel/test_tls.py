@@ -16,6 +16,7 @@ from understudy.v1 import agent_pb2
 
 from agent.attach import system_libraries
 from agent.kernel import seccomp
+from agent.opens import own_mounts
 from agent.streams import StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
 from tests.e2e.conftest import Authority
 from tests.kernel.conftest import Capturing
@@ -333,7 +334,10 @@ def test_a_library_that_is_loaded_later(capturing: Callable[..., Capturing], lib
     program = PROGRAM + OPENSSL + "ssl = new(); connection = handshake(ssl, arguments[0]); ask(ssl)"
     with serving(over_tls(answer)) as port:
         command = [sys.executable, "-c", "import ssl\n" + program, *map(str, libraries), str(port)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        # What is loaded is held in a mount namespace of its own only.
+        process = subprocess.Popen(["unshare", "--mount", *command], stdin=subprocess.PIPE, text=True)
+        while not own_mounts(process.pid):
+            assert process.poll() is None
         capture = capturing()
         capture.start(agent_pb2.Target(launched_pid=process.pid))
         process.communicate("\n", timeout=60)

@@ -195,15 +195,15 @@ class Target(_message.Message):
     CGROUP_FIELD_NUMBER: _builtins.int
     CONTAINER_ID_FIELD_NUMBER: _builtins.int
     launched_pid: _builtins.int
-    """A process that has not begun its work: it is put into a cgroup of its own, which ends with it, and what it maps is
-    held until it is probed. The client must send SIGCONT to the cgroup should the agent die.
+    """A process that has not begun its work: it is put into a cgroup of its own, which ends with it. Where it has a mount
+    namespace of its own, what it opens is held until it is probed; should the agent die, it goes on.
     """
     pid: _builtins.int
     """A running process and what it forks from now on."""
     cgroup: _builtins.str
-    """A cgroup and those below, as a path below the cgroup v2 mount or an absolute one."""
+    """A cgroup and those below, as a path below the cgroup v2 mount or an absolute one; not the root."""
     container_id: _builtins.str
-    """A container, by its id or a prefix of at least 12 digits."""
+    """A container, by its id or a prefix that only its id has."""
     def __init__(
         self,
         *,
@@ -302,19 +302,25 @@ class CaptureReady(_message.Message):
 
     CGROUP_FIELD_NUMBER: _builtins.int
     PROBED_FILES_FIELD_NUMBER: _builtins.int
+    NOT_HELD_FIELD_NUMBER: _builtins.int
     cgroup: _builtins.str
     """The cgroup made for a launched process, absolute; empty where none was made."""
     probed_files: _builtins.int
     """How many executables and libraries are probed."""
+    not_held: _builtins.str
+    """Why nothing that a launched process opens is held until it is probed, so that the start of what it says by libraries
+    loaded later is unknown; empty where it is held.
+    """
     def __init__(
         self,
         *,
         cgroup: _builtins.str = ...,
         probed_files: _builtins.int = ...,
+        not_held: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "probed_files", b"probed_files"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "not_held", b"not_held", "probed_files", b"probed_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

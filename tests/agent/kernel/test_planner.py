@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
 import ssl
+import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.events import TlsCall
+from agent.kernel import planner
 from agent.kernel.planner import Plan, plan
 
 
@@ -78,14 +82,18 @@ def test_the_order_of_attaching() -> None:
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
     """A library with the family as local symbols, as a static OpenSSL leaves them in a wheel."""
-    source = tmp_path / "static.c"
+    return build_library(tmp_path)
+
+
+def build_library(folder: Path) -> Path:
+    source = folder / "static.c"
     names = ["SSL_read", "SSL_write", "SSL_new", "SSL_free", "not_SSL_read"]
     functions = "".join(
         f'__attribute__((noinline, visibility("hidden"))) int {name}(void) {{ return {n}; }}\n' for n, name in enumerate(names)
     )
     calls = " + ".join(f"{name}()" for name in names)
     source.write_text(f"{functions} int visible(void) {{ return {calls}; }}\n")
-    target = tmp_path / "static.so"
+    target = folder / "static.so"
     subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", str(target), str(source)], check=True)
     return target
 
@@ -128,12 +136,154 @@ def test_what_is_no_elf_file(tmp_path: Path) -> None:
         assert plan_of(path) == Plan()
 
 
-@given(st.lists(st.tuples(st.integers(5, 1023), st.integers(0, 255)), min_size=1, max_size=8))
-@example([(128, 39)])
-def test_damaged_files_are_planned(tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]]) -> None:
-    image = bytearray(Path("/bin/true").read_bytes())
+@functools.cache
+def static_library() -> bytes:
+    """The library of the fixture, as bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        return build_library(Path(folder)).read_bytes()
+
+
+def plan_of_bytes(image: bytes) -> Plan:
+    fd = os.memfd_create("image")
+    try:
+        os.truncate(fd, len(image))
+        os.pwrite(fd, image, 0)
+        return plan(fd)
+    finally:
+        os.close(fd)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8), st.floats(0, 1))
+@example([(0.0, 127)], 0.5)
+def test_damaged_files_yield_places_inside_of_them_or_a_reason(damage: list[tuple[float, int]], kept: float) -> None:
+    image = bytearray(static_library())
+    image = image[: max(64, int(len(image) * kept))]
     for place, value in damage:
-        image[place] = value
-    path = tmp_path_factory.getbasetemp() / "damaged"
-    path.write_bytes(image)
-    plan_of(path)
+        image[int(place * len(image))] = value
+    found = plan_of_bytes(bytes(image))
+    assert all(0 <= site.offset < len(image) for site in found.sites)
+    assert found.kind != planner.UNKNOWN or found.reason
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.6, 0.99])
+def test_a_file_that_was_cut_off_says_so(kept: float) -> None:
+    image = static_library()
+    found = plan_of_bytes(image[: int(len(image) * kept)])
+    assert (found.kind, found.sites) == (planner.UNKNOWN, ())
+    assert "beyond its end" in found.reason
+
+
+def elf(sections: list[tuple[int, int, int, int]], end: int) -> tuple[bytes, bytes]:
+    """An ELF file's header and table of sections, each (type, offset, size, link), with the table at `end`."""
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, end, 0, 64, 56, 0, 64, len(sections), len(sections))
+    table = b"".join(struct.pack("<IIQQQQIIQQ", 0, kind, 0, 0, start, size, link, 0, 1, 0) for kind, start, size, link in sections)
+    return header, table
+
+
+def sparse(folder: Path, string_bytes: int, symbol_bytes: int, words: bytes = b"\0SSL_read\0SSL_write\0") -> int:
+    """A file of some KB on disk whose tables claim to be as large as that, open."""
+    start, symbols = 4096, 4096 + string_bytes
+    end = symbols + symbol_bytes
+    header, table = elf([(0, 0, 0, 0), (11, symbols, symbol_bytes, 2), (3, start, string_bytes, 0)], end)
+    fd = os.open(folder / "sparse.so", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    for place, data in ((0, header), (start, words), (end, table)):
+        os.pwrite(fd, data, place)
+    return fd
+
+
+@pytest.mark.parametrize(
+    ("string_bytes", "symbol_bytes", "what"),
+    [(400 << 20, 24, "string table claims 400 MiB"), (4096, 960 << 20, "symbol table claims 960 MiB")],
+)
+def test_what_a_table_claims_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, string_bytes: int, symbol_bytes: int, what: str
+) -> None:
+    fd = sparse(tmp_path, string_bytes, symbol_bytes)
+    read = count_reads(monkeypatch)
+    try:
+        found = plan(fd)
+    finally:
+        os.close(fd)
+    assert found.kind == planner.UNKNOWN
+    assert what in found.reason
+    assert sum(read) < 1 << 20
+
+
+def test_large_tables_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = sparse(tmp_path, 20 << 20, 24 << 20)
+    read = count_reads(monkeypatch)
+    try:
+        assert plan(fd) == Plan()
+    finally:
+        os.close(fd)
+    assert sum(read) > 44 << 20
+    assert max(read) < 2 << 20
+
+
+def test_names_that_are_repeated_without_end_are_not_collected(tmp_path: Path) -> None:
+    fd = sparse(tmp_path, 1 << 20, 24, b"SSL_read\0" * 100_000)
+    try:
+        assert "repeats" in plan(fd).reason
+    finally:
+        os.close(fd)
+
+
+def test_tables_that_are_named_again_and_again_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header, table = elf([(0, 0, 0, 0), (3, 4096, 1 << 20, 0), *[(11, 4096, 24 << 10, 1)] * 500], 2 << 20)
+    with open(tmp_path / "file", "w+b") as file:
+        for place, data in ((0, header), (4096, b"SSL_read\0"), (2 << 20, table)):
+            os.pwrite(file.fileno(), data, place)
+        read = count_reads(monkeypatch)
+        assert "500 symbol tables" in plan(file.fileno()).reason
+    assert sum(read) < 1 << 20
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of all reads from now on."""
+    lengths: list[int] = []
+    pread = os.pread
+
+    def counting(fd: int, length: int, offset: int) -> bytes:
+        lengths.append(length)
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", counting)
+    return lengths
+
+
+def test_a_file_that_is_cut_while_it_is_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cut.so"
+    path.write_bytes(static_library())
+    pread = os.pread
+
+    def cutting(fd: int, length: int, offset: int) -> bytes:
+        data = pread(fd, length, offset)
+        os.truncate(path, 0)
+        return data
+
+    monkeypatch.setattr(os, "pread", cutting)
+    assert plan_of(path) == Plan(planner.UNKNOWN, reason="it was cut while it was read")
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    fd = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        assert plan(fd) == Plan(planner.UNKNOWN, reason="it is not a regular file")
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("table", [".gopclntab", ".data.rel.ro.gopclntab"], ids=["exe", "pie"])
+def test_go_programs_are_named(tmp_path: Path, table: str) -> None:
+    """With the sections of the Go linker, which go elsewhere with -buildmode=pie (cmd/link/internal/ld/data.go)."""
+    source = tmp_path / "go.c"
+    source.write_text(
+        f'''__attribute__((section("{table}"), used)) const char functions[] = "crypto/tls.(*Conn).Write";
+        __attribute__((section(".go.buildinfo"), used)) const char built[] = "go";
+        int main(void) {{ return 0; }}'''
+    )
+    subprocess.run(["gcc", "-o", str(tmp_path / "go"), str(source)], check=True)
+    found = plan_of(tmp_path / "go")
+    assert (found.kind, found.capturable) == ("Go crypto/tls", False)

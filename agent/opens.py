@@ -1,0 +1,168 @@
+"""Holds what a launched process opens until it is probed, in the mount namespace that was made for it.
+
+A library is opened before it is mapped, and a program before it is executed, so what is probed while its opening waits is probed
+before its first instruction runs. Nobody but the opening thread notices (a stop signal would be told to its parent), and when the
+agent dies the kernel lets it go on.
+
+Held are openings by way of the mounts that the namespace has when its process is launched. What is mounted later, or lies on a file
+system that is not named below, is probed after it was mapped, as under --pid; streams whose beginning was missed say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import files
+from agent.failures import Failures
+from agent.kernel.fanotify import FILE_SYSTEMS, MOUNTS_MAX, Group, Opening
+from agent.kernel.planner import executable_elf
+
+WAITING_MAX = 128
+"""Openings that wait for their file to be examined. Past it they go on at once: it bounds descriptors, and how long one waits."""
+
+SETTLED_SECONDS = 10.0
+"""A file that was changed within so many seconds may still be written by way of a mapping, which is no modification to fanotify."""
+
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 1, 2, 21
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    number: int
+    path: bytes
+    file_system: str
+    options: str
+
+
+class Opens:
+    """What processes of one mount namespace open. Two threads: one answers what needs no look, one has files probed."""
+
+    def __init__(self, pid: int, examine: Callable[[int], bool], failures: Failures) -> None:
+        """Hold from now on. OSError tells why nothing can be held.
+
+        `examine` probes an open file and returns whether it need not be looked at again.
+        """
+        self._examine, self._failures = examine, failures
+        self._group = Group()
+        self._waiting: queue.Queue[Opening | None] = queue.Queue(WAITING_MAX)
+        self._ended, self._end = os.pipe2(os.O_CLOEXEC)
+        self._closing = False
+        self.not_waited = 0
+        try:
+            self.marked = self._mark(pid)
+        except BaseException:
+            self._release()
+            raise
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (("opens", self._answer), ("held", self._probe))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        self._closing = True
+        os.write(self._end, b"\0")
+        for thread in self._threads:
+            thread.join()
+        self._release()
+
+    def _release(self) -> None:
+        self._group.close()
+        os.close(self._ended)
+        os.close(self._end)
+
+    def _mark(self, pid: int) -> int:
+        marked, why = 0, "they are on none of the file systems where that is safe"
+        for mount in mounts(pid):
+            if mount.file_system not in FILE_SYSTEMS or "idmapped" in mount.options.split(",") or marked == MOUNTS_MAX:
+                continue
+            try:
+                place = files.place_in(f"/proc/{pid}/root", mount.path)
+                try:
+                    if _mount_of(place) == mount.number:  # or it is hidden below another
+                        self._group.mark_mount(place)
+                        marked += 1
+                finally:
+                    os.close(place)
+            except OSError as error:  # unmounted since, or refused
+                why = str(error)
+        if not marked:
+            raise OSError(f"its mounts cannot be watched: {why}")
+        return marked
+
+    def _answer(self) -> None:
+        """Let go on what is no executable; hand over what is. It opens nothing itself: that could wait for this very thread."""
+        poll = select.poll()
+        poll.register(self._group.fd, select.POLLIN)
+        poll.register(self._ended, select.POLLIN)
+        while self._ended not in (fd for fd, _ in poll.poll()):
+            for opening in self._group.read():
+                if opening.pid == os.getpid() or not _is_executable(opening.fd):
+                    self._go_on(opening, forget=opening.pid != os.getpid())
+                    continue
+                try:
+                    self._waiting.put_nowait(opening)
+                except queue.Full:
+                    self.not_waited += 1
+                    self._go_on(opening, forget=False)
+        self._waiting.put(None)
+
+    def _probe(self) -> None:
+        while (opening := self._waiting.get()) is not None:
+            known = False
+            try:
+                known = not self._closing and self._examine(opening.fd)
+            except Exception as error:  # of this file: the others go on
+                self._failures.note("a file that is being opened could not be probed", error)
+            self._go_on(opening, forget=known)
+
+    def _go_on(self, opening: Opening, *, forget: bool) -> None:
+        if forget and time.time() - os.fstat(opening.fd).st_mtime > SETTLED_SECONDS:
+            with contextlib.suppress(OSError):
+                self._group.ignore(opening.fd)
+        with contextlib.suppress(FileNotFoundError):  # killed while it waited
+            self._group.allow(opening)
+
+
+def own_mounts(pid: int) -> bool:
+    """Whether a process has another mount namespace than the agent."""
+    return os.stat(f"/proc/{pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino
+
+
+def may_hold(capabilities: int) -> bool:
+    """Whether a process with these can hold openings, and open whatever others open: what it cannot open would be refused."""
+    reads = capabilities >> _CAP_DAC_OVERRIDE & 1 or capabilities >> _CAP_DAC_READ_SEARCH & 1
+    return bool(capabilities >> _CAP_SYS_ADMIN & 1 and reads)
+
+
+def mounts(pid: int) -> Iterator[_Mount]:
+    """The mounts that a process sees, see proc(5) on mountinfo."""
+    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
+        left, _, right = line.partition(b" - ")
+        fields = left.split(b" ")
+        path = fields[4].decode("unicode_escape").encode("latin-1")  # blanks are \040
+        yield _Mount(int(fields[0]), path, right.split(b" ", 1)[0].decode(errors="replace"), fields[5].decode(errors="replace"))
+
+
+def _mount_of(place: int) -> int:
+    for line in Path(f"/proc/self/fdinfo/{place}").read_text().splitlines():
+        if line.startswith("mnt_id:"):
+            return int(line.split()[1])
+    return -1
+
+
+def _is_executable(fd: int) -> bool:
+    try:
+        return executable_elf(os.pread(fd, 18, 0))
+    except OSError:
+        return False

@@ -1,0 +1,178 @@
+"""What is examined and probed, over probes that are in no kernel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agent import attach
+from agent.attach import Attacher
+from agent.events import FileKey, Kind, Mapped
+from agent.examiner import Examiner
+from agent.failures import Failures
+from agent.kernel.planner import UNKNOWN, Plan
+from agent.workloads import Workload
+from tests.agent.kernel.test_planner import libssl
+from tests.agent.probing import FakeProbes
+
+
+class Attaching:
+    """An attacher and what it stands on."""
+
+    def __init__(self) -> None:
+        self.probes, self.examiner, self.failures = FakeProbes(), Examiner(), Failures()
+        self.notices: list[tuple[int, Workload, str, Plan]] = []
+        self.attacher = Attacher(self.probes, self.examiner, lambda *notice: self.notices.append(notice), self.failures)
+
+    def examine(self, path: Path) -> Plan:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            return self.attacher.examine(fd, str(path)).plan
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        self.examiner.close()
+
+
+@pytest.fixture
+def attaching() -> Iterator[Attaching]:
+    with closing(Attaching()) as made:
+        yield made
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    return Path(shutil.copy(libssl(), tmp_path / "libssl.so"))
+
+
+def mapped(fd: int, pid: int = 0) -> bytes:
+    """The event of this process, or another one, that mapped what it has open."""
+    status = os.stat(f"/proc/{pid or os.getpid()}/fd/{fd}")
+    event = Mapped(file=FileKey(inode=status.st_ino, size=status.st_size), fd=fd)
+    event.head.kind, event.head.process.tgid = Kind.MAPPED, pid or os.getpid()
+    return bytes(event)
+
+
+def test_a_file_is_probed_once(attaching: Attaching, library: Path) -> None:
+    assert attaching.examine(library).capturable
+    assert attaching.examine(library).capturable
+    assert len(attaching.probes.attached) == attaching.attacher.probed == 1
+
+
+def test_a_file_that_was_only_touched_is_not_probed_twice(attaching: Attaching, library: Path) -> None:
+    """Two probes at one place would tell everything twice."""
+    attaching.examine(library)
+    os.utime(library, (1e9, 1e9))
+    assert attaching.examine(library).capturable
+    assert len(attaching.probes.attached) == 1
+
+
+def test_a_file_that_could_not_be_probed_is_tried_again(attaching: Attaching, library: Path) -> None:
+    attaching.probes.attach_errors = [OSError("no memory")] * 2
+    assert attaching.examine(library) == Plan("OpenSSL family", reason="no memory")
+    assert attaching.attacher.probed == 0
+    attaching.examine(library)
+    assert attaching.examine(library).capturable
+    assert attaching.attacher.probed == 1
+
+
+def test_but_not_for_ever(attaching: Attaching, library: Path) -> None:
+    attaching.probes.attach_errors = [OSError("refused")] * 100
+    for _ in range(10):
+        attaching.examine(library)
+    assert attaching.failures.count == attach.ATTACH_TRIES
+
+
+def test_a_file_that_could_not_be_examined_is_tried_again(
+    attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The examining process may have been killed by others."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Examiner, "plan", lambda *_: Plan(UNKNOWN, reason="it was killed"))
+        assert attaching.examine(library).kind == UNKNOWN
+    assert attaching.examine(library).capturable
+
+
+def test_no_file_is_probed_with_the_last_descriptors(attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attach, "DESCRIPTORS_KEPT", 1 << 30)
+    assert "no descriptors left" in attaching.examine(library).reason
+    assert attaching.probes.attached == []
+
+
+def test_what_was_mapped_is_probed_and_remembered_when_that_is_settled(attaching: Attaching, library: Path) -> None:
+    with library.open("rb") as file:
+        attaching.probes.attach_errors = [OSError("no memory")]
+        attaching.attacher.mapped([mapped(file.fileno())])
+        assert attaching.probes.files == []  # so that it is told of again
+        attaching.attacher.mapped([mapped(file.fileno())])
+        assert [key.inode for key in attaching.probes.files] == [library.stat().st_ino]
+
+
+def test_a_full_map_of_files_stops_nothing(attaching: Attaching, library: Path) -> None:
+    attaching.probes.files_full = True
+    with library.open("rb") as file:
+        attaching.attacher.mapped([mapped(file.fileno()), b"\xff" * 64, mapped(file.fileno())])
+    assert attaching.attacher.probed == 1
+    assert attaching.failures.count == 1  # the record that is none
+
+
+@pytest.mark.timeout(60)
+def test_a_fifo_in_place_of_what_was_mapped_blocks_nothing(attaching: Attaching, library: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    fifo = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        attaching.attacher.mapped([mapped(fifo)])
+    finally:
+        os.close(fifo)
+    assert attaching.probes.files == []
+    with library.open("rb") as file:
+        attaching.attacher.mapped([mapped(file.fileno())])
+    assert attaching.attacher.probed == 1
+
+
+NAMED = """
+import ctypes, sys
+ctypes.CDLL(None).prctl(15, b"\\xff\\xfe", 0, 0, 0)  # PR_SET_NAME
+file = open(sys.argv[1])
+print(file.fileno(), flush=True)
+input()
+"""
+
+
+def test_a_process_whose_name_is_no_text_is_told_of(attaching: Attaching, tmp_path: Path) -> None:
+    library = shutil.copy(sys.executable, tmp_path / os.fsdecode(b"libjvm.so"))
+    with subprocess.Popen(
+        [sys.executable, "-c", NAMED, library], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        fd = int(process.stdout.readline())
+        attaching.attacher.mapped([mapped(fd, process.pid)])
+        process.communicate("\n")
+    assert [(notice[1].command, notice[3].kind) for notice in attaching.notices] == [("��", "Java JSSE")]
+    assert attaching.failures.count == 0
+
+
+def test_each_process_with_a_library_that_cannot_be_captured_is_told_of(attaching: Attaching, tmp_path: Path) -> None:
+    """Whoever mapped it first may never use it."""
+    library = Path(shutil.copy(sys.executable, tmp_path / "libjvm.so"))
+    with library.open("rb") as file:
+        attaching.attacher.mapped([mapped(file.fileno()), mapped(file.fileno())])
+    assert len(attaching.notices) == 2
+    assert attaching.probes.files == []
+
+
+def test_plans_are_forgotten_past_the_bound(attaching: Attaching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attach, "FILES_MAX", 4)
+    for number in range(10):
+        path = tmp_path / str(number)
+        path.write_bytes(b"text")
+        attaching.examine(path)
+    assert len(attaching.attacher._known) == 4

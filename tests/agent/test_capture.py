@@ -1,0 +1,169 @@
+"""Captures over probes that are in no kernel: threads, accounts, and which processes are targets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from understudy.v1 import capture_pb2
+
+from agent import capture, window, workloads
+from agent.attach import Attacher
+from agent.capture import Capture, Target, _Session
+from agent.events import Kind, Opened, Source
+from agent.examiner import Examiner
+from agent.failures import Failures
+from agent.streams import Process, StreamChunk, StreamOpened
+from agent.uplink import Uplink
+from tests.agent.probing import FakeProbes
+
+ID = "0123456789abcdef" * 4
+
+
+class Pieces:
+    """A session and what it stands on."""
+
+    def __init__(self) -> None:
+        self.probes, self.failures, self.opaque = FakeProbes(), Failures(), list[tuple[int, int]]()
+        self.uplink = Uplink("unix:/nowhere", "agent", lambda _: capture_pb2.CaptureEvent(), self.failures)
+        attacher = Attacher(self.probes, Examiner(), lambda *_: None, self.failures)
+        self.session = _Session(self.probes, self.uplink, attacher, self.failures, lambda *told: self.opaque.append(told))
+        attacher.system = lambda: None  # type: ignore[method-assign]
+
+
+def opened(stream: int, source: Source, capture_number: int = 1, pid: int = 5) -> bytes:
+    event = Opened(source=source)
+    event.head.kind, event.head.stream = Kind.OPENED, stream
+    event.head.process.capture, event.head.process.tgid = capture_number, pid
+    return bytes(event)
+
+
+@pytest.mark.timeout(60)
+def test_while_the_engine_is_behind_the_ring_is_left_alone_and_the_end_comes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader waits for the engine, and not for a ring that is always readable: that would be a loop without a pause."""
+    monkeypatch.setattr(capture, "DELIVERY_SECONDS", 1e6)
+    pieces, ending = Pieces(), Capture(1, "ending")
+    pieces.uplink.put([StreamChunk(1, 0, 0, 0, bytes(window.UNSENT_BYTES))])
+    pieces.probes.events = [opened(2, Source.SOCKET)]
+    with closing(pieces.session) as session:
+        session.start()
+        pieces.uplink.hurry(0)  # the agent itself ends: nobody waits for an engine that is gone
+        session.settle(ending)
+        assert pieces.probes.waits == 0
+    assert ending.ledger is not None
+
+
+@pytest.mark.timeout(60)
+def test_a_capture_ends_though_others_go_on_filling_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces, ending = Pieces(), Capture(1, "ending")
+    endless = [opened(7, Source.SOCKET)] * 1000
+    monkeypatch.setattr(FakeProbes, "read_events", lambda *_: list(endless) if ending.ledger is None else [])
+    pieces.session._end(ending)
+    assert ending.ledger is not None
+
+
+def test_an_event_that_cannot_be_taken_is_counted_and_the_others_are_taken() -> None:
+    pieces = Pieces()
+    pieces.uplink.put(pieces.session._news([b"\xff" * 64, opened(3, Source.TLS)]))
+    assert pieces.failures.count == 1
+    assert len(pieces.session.streams) == 1
+    assert pieces.session._ledger(1).missed == 1
+
+
+def test_aiming_takes_the_process_and_all_below_it() -> None:
+    probes = FakeProbes()
+    with subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & echo; wait"], stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout
+        process.stdout.readline()
+        capture.aim_at_processes(probes, 4, process.pid)
+        assert probes.processes == dict.fromkeys(workloads.descendants(process.pid), 4)
+        assert len(probes.processes) == 3
+        os.killpg(process.pid, 9)
+
+
+def test_what_is_forked_while_processes_are_listed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = FakeProbes()
+    lists = iter([[10], [10, 11], [10, 11, 12], [10, 11, 12]])
+    monkeypatch.setattr(workloads, "descendants", lambda _: next(lists))
+    monkeypatch.setattr(workloads, "started", lambda _: 1)
+    capture.aim_at_processes(probes, 4, 10)
+    assert probes.processes == {10: 4, 11: 4, 12: 4}
+
+
+def test_a_number_that_became_another_process_is_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends between being listed and being counted: its number may be anybody's by then."""
+    probes = FakeProbes()
+    starts = {10: iter([1] * 9), 11: iter([1, 2, 0]), 12: iter([1, 0, 0])}
+    lists = iter([[10, 11, 12], [10]])
+    monkeypatch.setattr(workloads, "descendants", lambda _: next(lists))
+    monkeypatch.setattr(workloads, "started", lambda pid: next(starts[pid]))
+    capture.aim_at_processes(probes, 4, 10)
+    assert probes.processes == {10: 4}
+
+
+def test_a_tree_that_never_stops_forking_is_listed_so_often_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = 0
+
+    def more(_: int) -> list[int]:
+        nonlocal listed
+        listed += 1
+        return list(range(listed))
+
+    monkeypatch.setattr(workloads, "descendants", more)
+    monkeypatch.setattr(workloads, "started", lambda _: 1)
+    capture.aim_at_processes(FakeProbes(), 4, 10)
+    assert listed == capture.ENUMERATIONS_MAX
+
+
+def test_more_processes_than_there_is_room_for_are_an_error() -> None:
+    probes = FakeProbes()
+    probes.process_room = 0
+    with pytest.raises(OSError, match="full"):
+        capture.aim_at_processes(probes, 4, os.getpid())
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    """Stands for the mount of the cgroups: some containers, and a cgroup beside them."""
+    for path in (
+        ".",
+        "own",
+        f"pod/cri-containerd-{ID}.scope",
+        f"pod/cri-containerd-{ID[:40]}{'0' * 24}.scope",
+        f"docker-{'ab' * 32}.scope",
+    ):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path / "cgroup.procs").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("cgroup", ["", "/", "//", "/.", "own/..", "../..", "."])
+def test_the_whole_machine_is_no_target(mount: Path, cgroup: str) -> None:
+    with pytest.raises(ValueError, match="below"):
+        capture._cgroups(Target(cgroup=cgroup), mount)
+
+
+def test_a_cgroup_by_its_name_or_path(mount: Path) -> None:
+    for name in ("own", "/own", f"{mount}/own", "pod/../own"):
+        assert capture._cgroups(Target(cgroup=name), mount) == [mount / "own"]
+
+
+def test_a_container_by_as_much_of_its_id_as_only_it_has(mount: Path) -> None:
+    assert capture._cgroups(Target(container="ab"), mount) == [mount / f"docker-{'ab' * 32}.scope"]
+    assert len(capture._cgroups(Target(container=ID), mount)) == 1
+    with pytest.raises(ValueError, match="2 containers have ids that begin with 0123456789ab"):
+        capture._cgroups(Target(container=ID[:12]), mount)
+    with pytest.raises(LookupError):
+        capture._cgroups(Target(container="f" * 12), mount)
+    with pytest.raises(ValueError, match="hexadecimal"):
+        capture._cgroups(Target(container="my-container"), mount)
+
+
+def test_tls_that_no_probe_saw_is_told_with_its_process() -> None:
+    pieces = Pieces()
+    for source in (Source.TLS, Source.SOCKET, Source.OPAQUE):
+        pieces.session._look_at(StreamOpened(3, 0, 1, Process(5, 0, 0), "curl", source, start_known=True))
+    assert pieces.opaque == [(1, 5)]

@@ -1,0 +1,218 @@
+"""Openings are held until they are probed: with a process in a mount namespace of its own, against the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agent import files, opens
+from agent.failures import Failures
+from agent.opens import Opens
+
+pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.timeout(60)]
+
+READER = """
+import sys
+print("ready", flush=True)
+for line in sys.stdin:
+    open(line.rstrip("\\n"), "rb").close()
+    print("opened", flush=True)
+"""
+
+
+class Elsewhere:
+    """A process in a mount namespace of its own that opens what it is told to."""
+
+    def __init__(self) -> None:
+        command = ["unshare", "--mount", "--propagation", "slave", sys.executable, "-c", READER]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._said() == "ready\n"
+
+    def _said(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline()
+
+    def open(self, path: Path) -> None:
+        """Have it open a file; returns when it has."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.flush()
+        assert self._said() == "opened\n"
+
+    def close(self) -> None:
+        """End it."""
+        self.process.communicate()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    with closing(Elsewhere()) as made:
+        yield made
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """An executable that has not been changed for long."""
+    path = Path(shutil.copy("/bin/true", tmp_path / "library.so"))
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+class Probing:
+    """Stands for probing: notes which files it is asked for."""
+
+    def __init__(self, act: Callable[[int], object] = lambda _: None) -> None:
+        self.seen: list[str] = []
+        self._act = act
+
+    def __call__(self, fd: int) -> bool:
+        self._act(fd)
+        self.seen.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return True
+
+
+def holding(elsewhere: Elsewhere, probing: Probing, failures: Failures | None = None) -> closing[Opens]:
+    return closing(Opens(elsewhere.process.pid, probing, failures or Failures()))
+
+
+def test_a_file_is_probed_before_its_opening_returns(elsewhere: Elsewhere, library: Path) -> None:
+    probing = Probing()
+    with holding(elsewhere, probing):
+        elsewhere.open(library)
+        assert probing.seen == [str(library)]
+
+
+def test_what_is_no_executable_is_not_probed(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    contents = {"empty": b"", "text": b"#!/bin/sh\n", "object.o": b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x01\0" + bytes(100)}
+    probing = Probing()
+    with holding(elsewhere, probing):
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+            elsewhere.open(tmp_path / name)
+    assert probing.seen == []
+
+
+def test_a_file_is_probed_again_only_when_it_was_changed(elsewhere: Elsewhere, library: Path) -> None:
+    probing = Probing()
+    with holding(elsewhere, probing):
+        elsewhere.open(library)
+        elsewhere.open(library)
+        assert len(probing.seen) == 1
+        with library.open("ab") as file:
+            file.write(b"more")
+        elsewhere.open(library)
+        assert len(probing.seen) == 2
+
+
+def test_a_file_that_was_just_made_is_asked_about_each_time(elsewhere: Elsewhere, library: Path) -> None:
+    """It may still be written by way of a mapping, which fanotify does not see."""
+    os.utime(library)
+    probing = Probing()
+    with holding(elsewhere, probing):
+        elsewhere.open(library)
+        elsewhere.open(library)
+    assert len(probing.seen) == 2
+
+
+def test_others_are_not_held(elsewhere: Elsewhere, library: Path) -> None:
+    probing = Probing()
+    with holding(elsewhere, probing):
+        library.open("rb").close()
+        subprocess.run([str(library)], check=True)
+    assert probing.seen == []
+
+
+def test_the_agent_may_open_the_file_itself(elsewhere: Elsewhere, library: Path) -> None:
+    """By way of the very mount that is watched, while it probes: it does not wait for itself."""
+
+    def look(_fd: int) -> None:
+        place = files.place_in(f"/proc/{elsewhere.process.pid}/root", os.fsencode(library))
+        os.close(files.open_place(place, library.stat().st_ino))
+
+    probing = Probing(look)
+    with holding(elsewhere, probing):
+        elsewhere.open(library)
+    assert probing.seen == [str(library)]
+
+
+def test_a_file_that_cannot_be_probed_is_opened_and_counted(elsewhere: Elsewhere, library: Path) -> None:
+    def fail(_fd: int) -> None:
+        raise ValueError("a file made for it")
+
+    failures = Failures()
+    with holding(elsewhere, Probing(fail), failures):
+        elsewhere.open(library)
+        elsewhere.open(library)
+    assert failures.count == 2
+
+
+def test_what_finds_no_room_goes_on(elsewhere: Elsewhere, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one is probed and one waits, others are opened without."""
+    monkeypatch.setattr(opens, "WAITING_MAX", 1)
+    inside = ["nsenter", f"--mount=/proc/{elsewhere.process.pid}/ns/mnt", "cat", str(library)]
+    done = threading.Event()
+    with holding(elsewhere, Probing(lambda _: done.wait())) as held:
+        with contextlib.ExitStack() as stack:
+            readers = [stack.enter_context(subprocess.Popen(inside, stdout=subprocess.DEVNULL)) for _ in range(8)]
+            while sum(reader.poll() is None for reader in readers) > 2:
+                assert not done.is_set()
+            done.set()
+        assert [reader.returncode for reader in readers] == [0] * 8
+        assert held.not_waited >= 6
+
+
+def test_the_end_does_not_wait_for_all_that_waits(elsewhere: Elsewhere, library: Path) -> None:
+    """What is being probed is waited for; what waits behind it goes on without."""
+    inside = ["nsenter", f"--mount=/proc/{elsewhere.process.pid}/ns/mnt", "cat", str(library)]
+    probing, ending = threading.Event(), threading.Event()
+
+    def probe(_fd: int) -> None:
+        probing.set()
+        ending.wait()
+
+    seen = Probing(probe)
+    held = Opens(elsewhere.process.pid, seen, Failures())
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(subprocess.Popen(inside, stdout=subprocess.DEVNULL)) for _ in range(4)]
+        probing.wait()
+        while held._waiting.qsize() < 3:
+            assert not seen.seen
+        closing_thread = threading.Thread(target=held.close)
+        closing_thread.start()
+        while not held._closing:
+            pass
+        ending.set()
+        closing_thread.join()
+    assert [reader.returncode for reader in readers] == [0] * 4
+    assert len(seen.seen) == 1
+
+
+def test_nothing_is_held_after_the_end(elsewhere: Elsewhere, library: Path) -> None:
+    probing = Probing()
+    holding(elsewhere, probing).__exit__()
+    elsewhere.open(library)
+    assert probing.seen == []
+
+
+def test_a_process_without_mounts_of_its_own_is_told() -> None:
+    assert not opens.own_mounts(os.getpid())
+
+
+def test_whether_a_mount_namespace_is_another(elsewhere: Elsewhere) -> None:
+    assert opens.own_mounts(elsewhere.process.pid)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "may"), [(0, False), (1 << 21, False), (1 << 21 | 1 << 2, True), (1 << 21 | 1 << 1, True), (1 << 2, False)]
+)
+def test_what_holding_takes(capabilities: int, may: bool) -> None:
+    assert opens.may_hold(capabilities) is may

@@ -1,0 +1,41 @@
+"""Programs, folders and arguments whose names are no text: they run, are recorded and mocked as any other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Authority
+from tests.e2e.recording import pairs, understudy
+from tests.e2e.truth.server import TruthServer
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.timeout(120)]
+
+NO_TEXT = os.fsdecode(b"\xff\xfe")
+
+
+def test_a_command_that_is_no_text(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:
+    folder = tmp_path / NO_TEXT
+    folder.mkdir()
+    curl = shutil.which("curl")
+    assert curl
+    program = shutil.copy(curl, folder / NO_TEXT)
+    options = ["-fsS", "-o", "/dev/../dev/null", "-A", NO_TEXT, "--cacert", str(authority.ca), f"{tls_server.url}/length/1000/m"]
+    done = understudy("record", "--", program, *options, cwd=folder)
+    assert done.status == 0, done.stderr
+    snapshot = folder / "��.snapshot"
+    shutil.copy(snapshot, tmp_path / "snapshot")
+    assert [pair["complete"] for pair in pairs(tmp_path / "snapshot")] == [True]
+    options[options.index("--cacert") : options.index("--cacert") + 2] = []
+    done = understudy("mock", tmp_path / "snapshot", "--fail-on-miss", "--", program, *options, cwd=folder)
+    assert done.status == 0, done.stderr
+
+
+def test_a_snapshot_cannot_have_such_a_name(tmp_path: Path) -> None:
+    done = understudy("record", "-o", tmp_path / NO_TEXT, "--", "true")
+    assert done.status == 125
+    assert done.stderr.count("\n") == 1
+    assert "choose another with -o" in done.stderr
