@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.machine import eventually
-from tests.e2e.programs import ROOT
-from tests.e2e.recording import TIMEOUT, pairs, record, start_recording, understudy
+from tests.e2e.programs import ROOT, environment
+from tests.e2e.recording import TIMEOUT, UNDERSTUDY, pairs, record, start_recording, understudy
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -49,12 +50,19 @@ def test_a_signal_to_record_reaches_the_command(sent: signal.Signals, tmp_path: 
     assert pairs(tmp_path / "snapshot") == []
 
 
-def test_ctrl_c_reaches_the_command(tmp_path: Path) -> None:
-    process = start_trap(tmp_path, signal.SIGINT)
-    # A terminal sends it to the whole process group.
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 5
+def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
+    ready, times = tmp_path / "ready", tmp_path / "times"
+    script = f"trap 'echo . >> {times}' INT; : > {ready}; while [ ! -s {times} ]; do sleep 0.05; done; sleep 0.3; exit 5"
+    ours, theirs = pty.openpty()
+    # setsid makes the terminal that of a session of its own, of which record is the foreground.
+    command = ["setsid", "--ctty", UNDERSTUDY, "record", "-o", str(tmp_path / "snapshot"), "--", "sh", "-c", script]
+    with subprocess.Popen(command, env=environment(), cwd=ROOT, stdin=theirs, stderr=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        assert eventually(ready.exists, TIMEOUT)
+        os.write(ours, b"\x03")
+        assert process.wait(TIMEOUT) == 5
+    os.close(ours)
+    assert times.read_text() == ".\n"
     assert pairs(tmp_path / "snapshot") == []
 
 
@@ -77,3 +85,14 @@ def test_the_snapshot_bears_the_name_of_the_service(options: tuple[str, ...], na
 def test_options_after_the_command_are_its_own(tmp_path: Path) -> None:
     done = understudy("record", "printf", "%s ", "-o", "--pid", "1", cwd=tmp_path)
     assert (done.status, done.stdout) == (0, b"-o --pid 1 ")
+
+
+def test_processes_that_are_left_behind_are_named(tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+    os.mkfifo(ended)
+    # The one left behind waits for the other end of the pipe. It has none of the outputs, or record would be waited for.
+    done = record(tmp_path / "snapshot", "sh", "-c", f"cat {ended} >/dev/null 2>&1 & exit 0")
+    ended.write_text("")
+    assert done.status == 0
+    assert "sh has ended and left processes behind: cat (" in done.stderr
+    assert "left processes behind" not in record(tmp_path / "snapshot", "sh", "-c", "cat /dev/null & wait").stderr
