@@ -14,6 +14,15 @@ MITMPROXY_VERSION := 11.0.2
 
 setup: .venv/.ready .venv/buf/.ready
 
+# Links into a folder that is on everybody's path, also under sudo; the clone stays where it is.
+PREFIX := /usr/local
+COMMANDS := understudy understudy-agent understudy-engine
+install: .venv/.ready probes
+	install -d "$(PREFIX)/bin" && for name in $(COMMANDS); do ln -sf "$(CURDIR)/.venv/bin/$$name" "$(PREFIX)/bin/$$name"; done
+
+uninstall:
+	for name in $(COMMANDS); do rm -f "$(PREFIX)/bin/$$name"; done
+
 check: setup probes
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check

@@ -38,7 +38,8 @@ class Launcher:
     def go(self, variables: Mapping[str, str] | None = None) -> None:
         """Let it start, with these variables over its own; Failure where it cannot."""
         environment = self._environment | {os.fsencode(key): os.fsencode(value) for key, value in (variables or {}).items()}
-        os.write(self._go, b"\0".join(key + b"=" + value for key, value in environment.items()) or b"\0")
+        with contextlib.suppress(BrokenPipeError):  # a signal that was passed on has ended it: its status says so
+            os.write(self._go, b"\0".join(key + b"=" + value for key, value in environment.items()) or b"\0")
         os.close(self._go)
         code = os.read(self._error, 16)  # ends when the command has taken over
         os.close(self._error)

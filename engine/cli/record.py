@@ -139,6 +139,7 @@ class Recorder:
         try:
             target = self._aim.target(launcher.process.pid if launcher else 0)
             self._capturing = Capturing(parts, self._capture_id, target, self._say)
+            on_signals(launcher.signal if launcher else lambda _: self._stop.set())
             if launcher:
                 launcher.go()
             self._say(f"recording {self._service} to {self._path.name}")
@@ -165,7 +166,6 @@ class Recorder:
 
     def _watch(self, parts: Parts, launcher: Launcher | None) -> int:
         """Wait for the end, with an eye on our own parts; returns the command's status."""
-        on_signals(launcher.signal if launcher else lambda _: self._stop.set())
         agent_was_alive = True
         with self._progress() as show:
             while True:

@@ -50,6 +50,12 @@ def test_a_signal_to_record_reaches_the_command(sent: signal.Signals, tmp_path: 
     assert pairs(tmp_path / "snapshot") == []
 
 
+@pytest.mark.parametrize("sent", ["TERM", "HUP"])
+def test_a_signal_that_comes_at_the_very_start_reaches_the_command(sent: str, tmp_path: Path) -> None:
+    script = f"trap 'exit 5' {sent}; kill -{sent} $PPID; while :; do sleep 0.05; done"
+    assert record(tmp_path / "snapshot", "sh", "-c", script).status == 5
+
+
 def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
     ready, times = tmp_path / "ready", tmp_path / "times"
     script = f"trap 'echo . >> {times}' INT; : > {ready}; while [ ! -s {times} ]; do sleep 0.05; done; sleep 0.3; exit 5"
