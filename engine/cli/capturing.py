@@ -12,6 +12,7 @@ from understudy.v1 import agent_pb2
 
 from engine.cli import Failure
 from engine.cli.parts import Parts
+from engine.cli.remaining import remaining
 
 SETTLE_SECONDS = 60.0
 """How long the agent may take to hand over what is left."""
@@ -70,12 +71,7 @@ class Capturing:
 
     def remaining(self) -> list[tuple[int, str]]:
         """The launched processes that still run, by number and name."""
-        found: list[tuple[int, str]] = []
-        for procs in self._cgroup.rglob("cgroup.procs") if self._cgroup else ():
-            with contextlib.suppress(OSError):
-                pids = map(int, procs.read_text().split())
-                found += ((pid, Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")) for pid in pids)
-        return found
+        return remaining(self._cgroup) if self._cgroup else []
 
     def remove_cgroup(self) -> None:
         """The agent does so; where it was killed, it falls to us."""

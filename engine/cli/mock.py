@@ -24,10 +24,12 @@ from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.proxies import without_proxies
+from engine.cli.remaining import left_behind, remaining
 from engine.cli.render_mock import CA_VARIABLES, render_miss, render_not_mocked, render_summary, usage
 from engine.cli.reports import merged, report_of
 from engine.cli.takeover import Takeover
-from engine.cli.text import clean
+from engine.cli.terminal import console as terminal
+from engine.cli.text import clean, counted
 from engine.report import Miss, MockReport
 
 MISSED = 3
@@ -188,7 +190,11 @@ def command(
     with contextlib.closing(ReportFile(report, person)) as file:
         status, found = _run(settings, program, cmd, person)
         file.write(found)
-    sys.exit(MISSED if fail_on_miss and found.missed and status != OWN_FAILURE else status)
+    if fail_on_miss and found.missed and status != OWN_FAILURE:
+        if status:
+            click.echo(f"understudy: something was missed, so the exit status is {MISSED}; that of {cmd[0]} was {status}", err=True)
+        status = MISSED
+    sys.exit(status)
 
 
 def _run(settings: Settings, program: str, cmd: tuple[str, ...], person: Caller) -> tuple[int, MockReport]:
@@ -201,7 +207,7 @@ def _run(settings: Settings, program: str, cmd: tuple[str, ...], person: Caller)
 
 def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, ...], person: Caller) -> tuple[int, MockReport]:
     """Run a command against the responder; its exit status, or that of a failure of ours, and the report."""
-    console = Console(stderr=True, highlight=False)
+    console = terminal(stderr=True)
     mocking = Mocking(parts, settings)
     launcher = Launcher(program, cmd, replace(person, environment=without_proxies(person.environment)), own_mounts=True)
     capturing = None
@@ -221,7 +227,7 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
     for where, why in takeover.not_covered:
         _say(console, f"{where} does not trust the responder: {why}", "yellow")
     render_not_mocked(console, mocking.responder, passes=settings.passes)
-    _say(console, f"standing in for {_counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
+    _say(console, f"standing in for {counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
     watch, troubles, status = MissWatch(console), [], None
     while status is None:
         status = launcher.status(WATCH_SECONDS)
@@ -236,7 +242,11 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
     if capturing and (trouble := capturing.settle()):
         troubles.append(trouble)
         _say(console, trouble, "red")
+    processes = remaining(takeover.cgroup)
     takeover.stop()
+    if processes:
+        fate = f"what they call from now on is refused: keep {cmd[0]} running until they end"
+        _say(console, left_behind(cmd[0], processes, fate), "yellow")
     return (OWN_FAILURE if troubles else status), _conclude(console, mocking, settings, watch, takeover)
 
 
@@ -259,12 +269,8 @@ def _conclude(
     render_summary(console, found)
     if found.added_pairs:
         path = settings.snapshot
-        _say(console, f"added {_counted(found.added_pairs, 'pair')} to {path}; what it was before is {path.name}.old")
+        _say(console, f"added {counted(found.added_pairs, 'pair')} to {path}; what it was before is {path.name}.old")
     return found
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
@@ -273,7 +279,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
 
 def _serve(parts: Parts, settings: Settings) -> MockReport:
     """Run until a signal; the report."""
-    console = Console(stderr=True, highlight=False)
+    console = terminal(stderr=True)
     mocking, watch = Mocking(parts, settings), MissWatch(console)
     stop = threading.Event()
     on_signals(lambda _: stop.set())

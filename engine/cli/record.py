@@ -21,6 +21,7 @@ from engine.cli.caller import Caller, as_text, caller, name_of
 from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
+from engine.cli.remaining import left_behind
 from engine.cli.render import render_snapshot
 from engine.cli.terminal import console
 from engine.cli.text import clean, counted
@@ -33,8 +34,6 @@ ENGINE_RESTARTS = 3
 PROGRESS_PAUSE = 2.0
 """Seconds to the first line of progress of a command; each pause is twice the one before, up to the limit."""
 PROGRESS_PAUSE_LIMIT = 64.0
-REMAINING_NAMED = 5
-"""Processes named that a command left behind: a line's worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +75,27 @@ class Aim:
 @click.command(name="record", context_settings={"allow_interspersed_args": False})
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The snapshot.  [default: ./NAME.snapshot]")
 @click.option("--name", help="Name of the service.  [default: that of CMD]")
-@click.option("--pid", type=int, default=0, help="Record a running process, and what it starts, until Ctrl-C.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress while it runs.")
+@click.option("--pid", type=click.IntRange(min=1), default=None, help="Record a running process, and what it starts, until Ctrl-C.")
 @click.option("--container", default="", help="Record a running container, by its id, until Ctrl-C.")
 @click.option("--cgroup", default="", help="Record what runs in a cgroup, until Ctrl-C.")
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
-def command(output: Path | None, name: str | None, pid: int, container: str, cgroup: str, cmd: tuple[str, ...]) -> None:
+def command(
+    output: Path | None, name: str | None, quiet: bool, pid: int | None, container: str, cgroup: str, cmd: tuple[str, ...]
+) -> None:
     """Capture the traffic of CMD, from its first request until it ends, into a snapshot.
 
     TLS is read where the program encrypts and decrypts: no proxy, no certificate, no change to the program. CMD runs as you, also
     under sudo. Exit status is that of CMD; 125 where recording failed.
     """
-    aim = Aim(cmd, pid, container, cgroup)
+    aim = Aim(cmd, pid or 0, container, cgroup)
     if os.geteuid() != 0:
         raise Failure(f"recording needs root: run `sudo {as_typed()}`")
     service = as_text(name or aim.default_name())
-    path = (output or Path(f"{service}.snapshot")).absolute()
+    path = (output or Path(f"{service.replace('/', '-')}.snapshot")).absolute()
     if path.name != as_text(path.name):
         raise Failure(f"the name of the snapshot is no UTF-8 text: {as_text(path.name)}: choose another with -o")
-    sys.exit(Recorder(aim, service, path, caller()).run())
+    sys.exit(Recorder(aim, service, path, caller(), quiet=quiet).run())
 
 
 def _show_nothing() -> None:
@@ -103,8 +105,8 @@ def _show_nothing() -> None:
 class Recorder:
     """One recording, from the first process to the summary."""
 
-    def __init__(self, aim: Aim, service: str, path: Path, who: Caller) -> None:
-        self._aim, self._service, self._path, self._who = aim, service, path, who
+    def __init__(self, aim: Aim, service: str, path: Path, who: Caller, *, quiet: bool = False) -> None:
+        self._aim, self._service, self._path, self._who, self._quiet = aim, service, path, who, quiet
         self._console = console(stderr=True)
         self._capture_id = uuid.uuid4().hex
         self._capturing: Capturing | None = None
@@ -219,7 +221,7 @@ class Recorder:
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Callable[[], None]]:
         """Show how far it is, on a terminal only: all the time, or where the terminal is the command's, a line now and then."""
-        if not self._console.is_terminal:
+        if self._quiet or not self._console.is_terminal:
             yield _show_nothing
         elif self._aim.command:
             yield self._now_and_then
@@ -261,14 +263,11 @@ class Recorder:
 
     def _tell_of_remaining(self) -> None:
         """A recording ends with its command, also where that leaves processes behind: they go on, unrecorded."""
-        remaining = self._capturing.remaining() if self._capturing else []
-        if remaining:
-            named = ", ".join(f"{clean(name)} ({pid})" for pid, name in remaining[:REMAINING_NAMED])
-            more = f" and {len(remaining) - REMAINING_NAMED} more" if len(remaining) > REMAINING_NAMED else ""
-            self._say(
-                f"{self._aim.command[0]} has ended and left processes behind: {named}{more}; what they say from now on is not "
-                f"recorded: keep {self._aim.command[0]} running until they end, or record one with --pid"
-            )
+        processes = self._capturing.remaining() if self._capturing else []
+        if processes:
+            program = self._aim.command[0]
+            fate = f"what they say from now on is not recorded: keep {program} running until they end, or record one with --pid"
+            self._say(left_behind(program, processes, fate))
 
     def _finish(self, parts: Parts, *, discard: bool = False) -> control_pb2.FinishSnapshotResponse:
         request = control_pb2.FinishSnapshotRequest(name=self._path.name, discard=discard)

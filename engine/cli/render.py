@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from engine.cli.terminal import Column, print_table
-from engine.cli.text import body_text, clean, header_text
+from engine.cli.text import body_text, clean, counted, header_text
 from engine.rrpair import Direction, Message, RRPair
 from engine.servicemap import Edge, FlowEdge, ServiceMap
 from engine.snapshot import Info, Snapshot
@@ -176,8 +176,11 @@ def _part(part: int, whole: int) -> Text:
 def _completeness(found: ServiceMap) -> Text:
     if not found.requests:
         return Text("No requests were recorded", "yellow")
-    whole = found.complete == found.requests
-    return Text(f"{found.complete:,} of {found.requests:,} pairs complete", "green" if whole else "yellow")
+    unread = sum(flow.streams for flow in found.flows)
+    text = f"{found.complete:,} of {found.requests:,} pairs complete"
+    if unread:
+        text += f"; besides them {counted(unread, 'stream')} could not be read"
+    return Text(text, "green" if found.complete == found.requests and not unread else "yellow")
 
 
 def _shown(text: str) -> Text:

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from understudy.v1 import backend_pb2, control_pb2
 
-from engine.cli.text import clean
+from engine.cli.terminal import Column, print_table
+from engine.cli.text import clean, counted
 from engine.report import Call, Departed, FailedHandshake, Miss, MockReport
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
@@ -83,7 +83,7 @@ def _render_calls(console: Console, report: MockReport) -> None:
     for call in report.refused:
         what = "refused" if call.reason else "not recorded, refused"
         way_out = f"{call.reason}; --except {_shown(call)}:{call.port} lets it through" if call.reason else ""
-        render_call(console, call, f"{what} {call.times:,} times:", way_out)
+        render_call(console, call, f"{what} {counted(call.times, 'time')}:", way_out)
     if any(not call.reason for call in report.refused):
         console.print(Text("what was not recorded is let through with --except HOST:PORT", "yellow"), soft_wrap=True)
     for call in report.passed:
@@ -100,7 +100,7 @@ def _render_misfortunes(console: Console, report: MockReport) -> None:
     for failed in report.failed_handshakes:
         console.print(Text(clean(failed_handshake(failed)), "yellow"), soft_wrap=True)
     for reason, times in report.troubles:
-        console.print(Text(clean(f"{times:,} times: {reason}"), "yellow"), soft_wrap=True)
+        console.print(Text(clean(f"{counted(times, 'time')}: {reason}"), "yellow"), soft_wrap=True)
 
 
 def departure(process: Departed) -> str:
@@ -114,7 +114,7 @@ def departure(process: Departed) -> str:
 def failed_handshake(failed: FailedHandshake) -> str:
     """Say that a TLS handshake came to nothing, and what would help."""
     who = failed.command or "a client"
-    text = f"{failed.times:,} times: {who} called {failed.host}:{failed.port} by TLS and broke off: {failed.reason}"
+    text = f"{counted(failed.times, 'time')}: {who} called {failed.host}:{failed.port} by TLS and broke off: {failed.reason}"
     if not failed.distrusted:
         return text
     options = " ".join(f"--trust {shlex.quote(path)}" for path in failed.bundles)
@@ -124,21 +124,19 @@ def failed_handshake(failed: FailedHandshake) -> str:
 
 def render_summary(console: Console, report: MockReport) -> None:
     """Print the table of backends and the responder rate."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("Backend", overflow="fold")
     passed = ["Passed"] if report.passed_requests else []
-    for heading in ("Port", "Requests", "Matches", *passed, "Misses"):
-        table.add_column(heading, justify="right")
+    columns = [Column("Backend", key=True), *(Column(each, right=True) for each in ("Requests", "Matches", *passed, "Misses"))]
+    rows = []
     for each in report.backends:
-        name = each.host if each.recorded else f"{each.host} (not mocked)"
+        name = f"{each.host}:{each.port}" + ("" if each.recorded else " (not mocked)")
         counts = (each.requests, each.matches, *([each.passed] if passed else []), each.misses)
-        table.add_row(Text(clean(name)), str(each.port), *[f"{count:,}" for count in counts])
-    console.print(table)
+        rows.append([Text(clean(name)), *(Text(f"{count:,}") for count in counts)])
+    print_table(console, columns, rows)
     _render_calls(console, report)
     _render_misfortunes(console, report)
     rate = report.responder_rate
     if rate is None:
-        console.print(Text("No requests came", "yellow"))
+        console.print(Text("No requests came to the responder", "yellow"))
         return
     style = "green" if report.matches == report.requests else "yellow"
     real = f"; {report.passed_requests:,} answered by real backends" if report.passed_requests else ""

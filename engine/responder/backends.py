@@ -40,6 +40,8 @@ class Backends:
         Raises SnapshotError, and ValueError where a name is no backend's, or `only` leaves nobody to stand in for.
         """
         self._only, self._left_out = set(only), {*excluded, *snapshot.unchecked}
+        self._served = frozenset(edge.port for edge in snapshot.service_map().inbound)
+        """Ports at which the recorded workload itself was asked."""
         self.indexes: dict[Place, Index] = {}
         self.off: set[Place] = set()
         """Not stood in for by choice."""
@@ -48,6 +50,8 @@ class Backends:
         self.addresses: dict[Place, set[str]] = {}
         """Where they were reached when they were recorded."""
         self._tls: dict[Place, bool] = {}
+        self._own: set[Place] = set()
+        """The recorded workload itself, asked by a part of it, as a test does that starts its service: it is there again."""
         for entry in snapshot.entries():
             if self._take(entry, snapshot):
                 self.indexes[entry.host, entry.port].add(entry)
@@ -68,6 +72,8 @@ class Backends:
         if entry.method == "CONNECT":  # what went through the tunnel is recorded by itself, of the server that it led to
             return False
         self._see(place, entry.address)
+        if entry.port in self._served and _is_loopback(entry.address):
+            self._own.add(place)
         if entry.protocol != HTTP1 or 0 < entry.status < 200:
             return False
         self._tls[place] = entry.tls
@@ -90,7 +96,9 @@ class Backends:
                 self._see((host, connection.remote_port), connection.remote_address)
 
     def _is_wanted(self, place: Place) -> bool:
-        return (not self._only or named_by(place, self._only)) and not named_by(place, self._left_out)
+        if named_by(place, self._left_out):
+            return False
+        return named_by(place, self._only) if self._only else place not in self._own
 
     def _check_names(self, only: set[str], excluded: set[str], snapshot: Snapshot) -> None:
         for name in sorted(only | excluded):
@@ -149,6 +157,13 @@ def named_by(place: Place, names: Iterable[str]) -> bool:
     """Whether one of these names (HOST or HOST:PORT; an IPv6 address may be in brackets) means the backend."""
     host, port = place
     return any(name.lower().replace("[", "").replace("]", "") in (host, f"{host}:{port}") for name in names)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _says_nothing(host: str) -> bool:

@@ -85,6 +85,10 @@ _UNSTORABLE = (UnicodeError, OverflowError, sqlite3.DataError, sqlite3.Integrity
 _Rows = list[tuple[RRPair, Values]]
 
 
+NUMBER_DIGITS = 8
+"""A shorter run of digits is a pair's number, a longer one the beginning of an id, which has 16 characters."""
+
+
 class SqliteStore:
     """A store in a SQLite file; see `engine.store.Store`."""
 
@@ -265,10 +269,10 @@ class SqliteStore:
 
     def find(self, reference: str) -> RRPair | None:
         """One pair by its ordinal, or by the beginning of its id where only one begins so."""
-        if reference.isdecimal() and len(reference) < 16:
-            found = list(self._pairs(_SELECT + _IN_ORDER + " LIMIT 1 OFFSET ?", (int(reference) - 1,)))
-            if found and int(reference):
-                return found[0]
+        if reference.isdecimal() and len(reference) < NUMBER_DIGITS:
+            ordinal = int(reference)
+            found = list(self._pairs(_SELECT + _IN_ORDER + " LIMIT 1 OFFSET ?", (ordinal - 1,))) if ordinal else []
+            return found[0] if found else None
         reference = well_formed(reference)  # it may be any word of a command line
         bounds = (reference, reference + "g")
         found = list(self._pairs(_SELECT + " WHERE pairs.id >= ? AND pairs.id < ? LIMIT 2", bounds))

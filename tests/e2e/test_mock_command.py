@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -87,6 +88,19 @@ def test_a_miss_is_explained_and_counts(recorded: Callable[[str], list[str]], tl
     assert (miss["path"], miss["host"]) == ("/never/asked", "localhost")
     assert miss["nearest"]
     assert mock(tmp_path / "snapshot", *ask).status == 0
+    done = mock(tmp_path / "snapshot", "sh", "-c", '"$@"; exit 9', "sh", *ask, options=("--fail-on-miss",))
+    assert done.status == 3
+    assert "the exit status is 3; that of sh was 9" in done.stderr
+
+
+def test_processes_that_are_left_behind_are_named(recorded: Callable[[str], list[str]], tmp_path: Path) -> None:
+    recorded("with_requests")
+    ended = tmp_path / "ended"
+    os.mkfifo(ended)
+    done = mock(tmp_path / "snapshot", "sh", "-c", f"cat {ended} >/dev/null 2>&1 & exit 0")
+    ended.write_text("")
+    assert done.status == 0
+    assert "sh has ended and left processes behind: cat (" in done.stderr
 
 
 def test_what_was_not_recorded_is_refused_at_once(recorded: Callable[[str], list[str]], tmp_path: Path) -> None:

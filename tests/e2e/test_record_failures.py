@@ -47,6 +47,19 @@ def test_a_command_that_is_no_program(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [command]
 
 
+@pytest.mark.parametrize("number", ["0", "-5", "x"])
+def test_a_process_number_that_is_none(number: str, tmp_path: Path) -> None:
+    done = understudy("record", "-o", tmp_path / "snapshot", "--pid", number)
+    assert (done.status, done.stdout) == (125, b"")
+    assert "--pid" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_with_a_slash(tmp_path: Path) -> None:
+    assert understudy("record", "--name", "a/b", "--", "true", cwd=tmp_path).status == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a-b.snapshot"]
+
+
 def test_a_snapshot_in_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     assert_refused(record(tmp_path / "no-such-folder" / "snapshot", "touch", str(ran)), "no-such-folder")

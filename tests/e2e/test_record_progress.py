@@ -70,6 +70,29 @@ def test_a_command(terminal: tuple[int, int], tls_server: TruthServer, authority
         assert recorder.returncode == 0
 
 
+def test_quiet(terminal: tuple[int, int], tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:
+    ours, theirs = terminal
+    asking = client("with_requests", tls_server.url, tmp_path / "log", "--exchanges", "20", ca=authority.ca)
+    command = [
+        UNDERSTUDY,
+        "record",
+        "--quiet",
+        "-o",
+        str(tmp_path / "a.snapshot"),
+        "--",
+        "sh",
+        "-c",
+        '"$@"; sleep 3',
+        "sh",
+        *asking,
+    ]
+    with subprocess.Popen(command, env=environment(TERM="xterm"), cwd=ROOT, stderr=theirs) as recorder:
+        os.close(theirs)
+        said = read_until(ours, "20 of 20 pairs complete")
+        assert "its end ends the recording" not in said
+        assert recorder.wait(TIMEOUT) == 0
+
+
 def test_no_terminal(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:
     asking = client("with_requests", tls_server.url, tmp_path / "log", "--exchanges", "20", ca=authority.ca)
     done = record(tmp_path / "a.snapshot", *asking)

@@ -85,7 +85,7 @@ def test_the_overview(snapshot: Path) -> None:
         "HTTP, JSON, TLS 1.3",
         "postgres",
         "not parsed yet",
-        "60 of 61 pairs complete",
+        "60 of 61 pairs complete; besides them 1 stream could not be read",
         "bytes seen 1,000 = delivered 990 + lost 10",
         "streams whose start was not seen: 2",
         "POST /49",
@@ -119,7 +119,12 @@ def test_json_is_the_pairs(snapshot: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"), [(("missing.snapshot",), "does not exist"), (("{snapshot}", "999"), "has no pair '999'")]
+    ("arguments", "text"),
+    [
+        (("missing.snapshot",), "does not exist"),
+        (("{snapshot}", "999"), "has no pair '999'"),
+        (("{snapshot}", "0"), "has no pair '0'"),
+    ],
 )
 def test_failures_are_one_line(snapshot: Path, arguments: tuple[str, ...], text: str) -> None:
     result = run(*(argument.format(snapshot=snapshot) for argument in arguments))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.protocols import UNKNOWN
 from engine.responder.backends import Backends, Scope, named_by
-from engine.rrpair import Connection, Flow, Role
+from engine.rrpair import Connection, Direction, Flow, Role
 from engine.snapshot import Snapshot, SnapshotWriter, uncheck
 from tests.engine.making import Exchange, pairs_of, write_snapshot
 
@@ -137,3 +138,29 @@ def test_who_was_not_recorded_may_be_let_through_by_host_and_port(mixed: Path) -
 def test_nothing_left_to_stand_in_for_is_told(mixed: Path, options: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(ValueError, match="left to stand in for"):
         backends(mixed, **options)
+
+
+def own_service(tmp_path: Path, address: str = "127.0.0.1") -> Path:
+    """A recording in which one process asked another at a port, and both were recorded; and a backend."""
+    asked, backend = pairs_of(Exchange("GET /own", host="127.0.0.1", port=8099, tls=False), Exchange("GET /", host="a.example"))
+    asked = replace(asked, connection=replace(asked.connection, remote_address=address))
+    answered = replace(asked, id=f"{1:016x}", direction=Direction.IN, connection=replace(asked.connection, role=Role.SERVER))
+    writer = SnapshotWriter.create(tmp_path / "own.snapshot", service="s", capture_id="c", created=0, tool_version="0")
+    writer.add([asked, answered, backend])
+    writer.finish()
+    return tmp_path / "own.snapshot"
+
+
+def test_the_recorded_service_itself_is_not_stood_in_for(tmp_path: Path) -> None:
+    """Else the old answers would hide what a test is there to find."""
+    found = backends(own_service(tmp_path))
+    assert set(found.indexes) == {("a.example", 443)}
+    assert found.off == {("127.0.0.1", 8099)}
+
+
+def test_the_recorded_service_itself_is_stood_in_for_where_it_is_named(tmp_path: Path) -> None:
+    assert set(backends(own_service(tmp_path), only=("127.0.0.1:8099",)).indexes) == {("127.0.0.1", 8099)}
+
+
+def test_another_machine_may_have_the_same_port(tmp_path: Path) -> None:
+    assert ("127.0.0.1", 8099) in backends(own_service(tmp_path, "192.0.2.1")).indexes
