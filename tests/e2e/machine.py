@@ -113,7 +113,7 @@ def _bpf(kind: str, others: _Others) -> set[str]:
 def _cgroups() -> set[str]:
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     tops = [fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"]
-    return {folder for top in tops for folder, _, _ in os.walk(top)}
+    return {folder for top in tops for folder, _, _ in os.walk(top) if CGROUP_OF.search(folder)}
 
 
 def _unix_sockets() -> set[str]:
