@@ -96,9 +96,10 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, probe_filtered
     server.stop(1).wait()
     if uplink:
         uplink.stop()
-    if lease:
+    if lease:  # the guard removes the cgroups of what still runs, once it has ended
         shutil.rmtree(lease, ignore_errors=True)
-    captures.wait_for_cgroups()
+    else:
+        captures.wait_for_cgroups()
 
 
 def build(
