@@ -311,6 +311,8 @@ def _signed(pair: RRPair) -> RRPair:
     """Sign a pair that can be served: in place, for a copy would cost as much as the signature."""
     if pair.direction is Direction.OUT and pair.complete:
         pair.signature.update(signature(pair))
+    else:
+        pair.signature.pop("secrets", None)
     return pair
 
 

@@ -63,6 +63,8 @@ def explain(index: Index, request: Request, undecided: Undecided | None = None) 
     if not found:
         return Explanation(reason)
     pair, differences = found
+    if not differences and request.secrets:
+        reason = "it holds another secret number than the recorded requests that are equal to it otherwise"
     shown = differences[:DIFFERENCES_SHOWN]
     hints = _hints(shown) if alike else ""
     return Explanation(reason + hints, pair.id, pair.operation, tuple(map(_cut, shown)))

@@ -1,6 +1,7 @@
 """Which recorded pair answers a request: the exact tier. Pure; a run's state (cursors, keys) lives in its index.
 
-1. Requests of one backend with equal canonical forms are one *group*. Nothing outside of it is ever served.
+1. Requests of one backend with equal canonical forms and the same secrets are one *group*. Nothing outside of it is ever served.
+   The secrets are compared as well, for two may have one token (`engine.redaction.originals`).
 2. Where the pairs of a group have one answer, that is it.
 3. Where they differ in headers and in answers, the headers that tell them apart select, and an unknown value is a miss.
 4. What then still has several answers is a sequence: recorded order, the last one sticks. A retry under the same idempotency
@@ -21,6 +22,7 @@ from engine.matching.fields import Canonical, Query, canonical
 from engine.matching.headers import may_select
 from engine.matching.shape import shape
 from engine.protocols.operations import operation
+from engine.redaction.originals import fits
 from engine.rrpair import Fields, Message, RRPair
 from engine.store import Entry
 
@@ -44,11 +46,12 @@ class Request:
     query: Query
     message: Message
     form: Canonical
+    secrets: bytes
 
     @classmethod
-    def of(cls, method: str, path: str, query: Query, message: Message) -> Request:
-        """Bring it into canonical form."""
-        return cls(method, path, query, message, canonical(method, path, query, message))
+    def of(cls, method: str, path: str, query: Query, message: Message, secrets: bytes = b"") -> Request:
+        """Bring it into canonical form. `secrets`: what its tokens stand for, see `engine.redaction.originals`."""
+        return cls(method, path, query, message, canonical(method, path, query, message), secrets)
 
     @property
     def operation(self) -> str:
@@ -120,7 +123,9 @@ class Index:
         self.rows_by_shape: dict[str, array[int]] = {}
         """Pairs that look alike: where to look for the nearest."""
         self._groups: dict[bytes, bytes | bytearray | Sequence | Choice] = {}
-        """By digest: packed members until somebody asks."""
+        """By digest and secrets: packed members until somebody asks."""
+        self._secrets: dict[bytes, list[bytes]] = {}
+        """The secrets of the groups of a digest, where they have any."""
         self._partial_rows = array("q")
         self._partial: dict[bytes, int] | None = None
 
@@ -128,12 +133,16 @@ class Index:
         """Take in a pair; in recorded order, and before the first request."""
         signed = {name: bytes.fromhex(value) for name, value in entry.signature.items()}
         member = _MEMBER.pack(entry.row, signed["headers"], signed["answer"], signed.get("idempotency", _NO_KEY))
-        group = self._groups.setdefault(signed["request"], member)
+        secrets = signed.get("secrets", b"")
+        name = signed["request"] + secrets
+        if secrets and name not in self._groups:
+            self._secrets.setdefault(signed["request"], []).append(secrets)
+        group = self._groups.setdefault(name, member)
         if isinstance(group, bytearray):
             group += member
         elif group is not member:
             assert isinstance(group, bytes)
-            self._groups[signed["request"]] = bytearray(group + member)
+            self._groups[name] = bytearray(group + member)
         look = shape(entry.method, entry.path, entry.operation)
         self.rows_by_shape.setdefault(look, array("q")).append(entry.row)
 
@@ -152,16 +161,25 @@ class Index:
 
     def find(self, request: Request) -> Sequence | Undecided | None:
         """Give what answers a request; None where no recorded one is equal to it."""
-        digest = request.form.digest
-        group = self._groups.get(digest)
+        name = self._name(request)
+        group = self._groups.get(name)
         if group is None:
             return None
         if isinstance(group, (bytes, bytearray)):
-            group = self._groups[digest] = self._settle(list(_MEMBER.iter_unpack(group)))
+            group = self._groups[name] = self._settle(list(_MEMBER.iter_unpack(group)))
         if isinstance(group, Sequence):
             return group
         chosen = group.parts.get(_values(request.message.headers, group.names))
         return chosen or Undecided(group.names, next(iter(group.parts.values())).rows[0])
+
+    def _name(self, request: Request) -> bytes:
+        """The group of a request. With tokens that were sent back it is the one that they fit, unless they fit several."""
+        digest = request.form.digest
+        name = digest + request.secrets
+        if name in self._groups or digest not in self._secrets:
+            return name
+        fitting = [secrets for secrets in self._secrets[digest] if fits(request.secrets, secrets)]
+        return digest + fitting[0] if len(fitting) == 1 else name
 
     def _settle(self, members: list[_Member]) -> Sequence | Choice:
         """Put a group in order."""

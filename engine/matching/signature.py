@@ -8,7 +8,7 @@ from engine.matching.fields import canonical
 from engine.matching.headers import answer_headers, idempotency_key, may_select, short_digest
 from engine.rrpair import Message, RRPair
 
-SIGNATURE_VERSION = "2"
+SIGNATURE_VERSION = "3"
 """Rises whenever the same pair would get another signature: older ones are then made again from the pairs."""
 
 
@@ -16,7 +16,8 @@ def signature(pair: RRPair) -> dict[str, str]:
     """Sign a redacted pair; hexadecimal digests, equal where these are equal.
 
     `request`: its canonical form. `headers`: those that might select. `answer`: what makes it another answer.
-    `idempotency`: its key, where it has one.
+    `idempotency`: its key, where it has one. `secrets`: what its tokens stand for, where they do not tell: it was made when the
+    pair was redacted, and is kept.
     """
     request = pair.request
     signed = {
@@ -25,6 +26,8 @@ def signature(pair: RRPair) -> dict[str, str]:
         "answer": _answer(pair.status, pair.response) if pair.response else "",
     }
     key = idempotency_key(request.headers)
+    if pair.signature.get("secrets"):
+        signed["secrets"] = pair.signature["secrets"]
     if key:
         signed["idempotency"] = short_digest([key])
     return signed

@@ -44,26 +44,42 @@ class Redactor:
             return pair
         kinds: set[str] = set()
         lost: list[str] = []
-        request = self._message(pair.request, "request", kinds, lost)
-        response = self._message(pair.response, "response", kinds, lost) if pair.response else None
-        interim = tuple([self._message(part, "interim response", kinds, lost) for part in pair.interim])
+        asked = Search()
+        request = self._message(pair.request, "request", asked, lost)
+        kinds |= asked.kinds
+        response = self._answer(pair.response, "response", kinds, lost) if pair.response else None
+        interim = tuple([self._answer(part, "interim response", kinds, lost) for part in pair.interim])
         if not kinds and not lost:
             return pair
         names = tuple(sorted({*pair.redacted, *kinds}))
         pair = self._retarget(pair, request)
         missing = (*pair.missing, *lost)
-        return replace(pair, request=request, response=response, interim=interim, redacted=names, missing=missing)
+        originals = self._texts.originals(asked)
+        signed = {**pair.signature, "secrets": originals.hex()} if originals else pair.signature
+        return replace(pair, request=request, response=response, interim=interim, redacted=names, missing=missing, signature=signed)
 
     def message(self, message: Message, kinds: set[str]) -> Message:
         """Redact one message and add what was found to `kinds`. A body that cannot be searched becomes a note that says so."""
-        return self._message(message, "message", kinds, [])
+        return self._answer(message, "message", kinds, [])
 
-    def _message(self, message: Message, part: str, kinds: set[str], lost: list[str]) -> Message:
+    def request(self, message: Message) -> tuple[Message, bytes]:
+        """Redact a request, and give what tells its secrets from others: see `engine.redaction.originals`."""
         search = Search()
+        redacted = self._message(message, "request", search, [])
+        return redacted, self._texts.originals(search)
+
+    def _answer(self, message: Message, part: str, kinds: set[str], lost: list[str]) -> Message:
+        search = Search()
+        redacted = self._message(message, part, search, lost)
+        kinds |= search.kinds
+        return redacted
+
+    def _message(self, message: Message, part: str, search: Search, lost: list[str]) -> Message:
         try:
-            line = self._line(message.start_line, search)
             headers = self._headers(message.headers, search)
             trailers = self._headers(message.trailers, search)
+            search.originals.clear()  # headers are no part of what makes two requests equal
+            line = self._line(message.start_line, search)
         except NotInspected as error:
             lost.append(f"{part} headers: not stored, {error}")
             return Message(_anonymous(message.start_line), (), _note(message.body, str(error)))
@@ -78,7 +94,6 @@ class Redactor:
         if body != message.body:
             headers = refit(headers, contents)
             trailers = refit(trailers, contents)
-        kinds |= search.kinds
         changed = Message(line, headers, body, trailers)
         return message if changed == message else changed
 
@@ -114,7 +129,7 @@ class Redactor:
         if note == rules.PLAIN_HEADER or not value:
             return settled(lambda text: self._texts.text(text, search), value)
         if note == rules.SECRET_HEADER:
-            new = self._texts.credentials(value)
+            new = self._texts.credentials(value, search)
             if new != value:
                 search.kinds.add("authorization" if b"auth" in name.lower() else "key")
             return new

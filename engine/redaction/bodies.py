@@ -85,7 +85,7 @@ class Bodies:
         for text in dict.fromkeys(_variants(content)):
             if not rules.HINT.found(text):
                 continue
-            if any(self._texts.has_form(text)):
+            if any(self._texts.has_form(text, search)):
                 return True
             for ((start, end),) in rules.NAME.spans(text, 1):
                 search.budget.spend()

@@ -14,6 +14,7 @@ from engine.redaction.content import NotInspected, Reason
 from engine.redaction.fields import TEXTS_LIMIT, Budget, Codec, Field, Group
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
 from engine.redaction.json_text import STRING, json_fields
+from engine.redaction.originals import Originals
 from engine.redaction.plain import assignments, keys, private_keys
 from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
 from engine.redaction.xml_text import XML, xml_fields
@@ -51,6 +52,7 @@ class Search:
     def __init__(self) -> None:
         self.kinds: set[str] = set()
         self.budget = Budget()
+        self.originals = Originals()
 
 
 class Texts:
@@ -84,17 +86,24 @@ class Texts:
         if not bare.strip(b"*") or begins_with_token(bare):
             return value
         if name[-13:].lower() in (b"authorization", b"authorisation"):
-            new = self.credentials(value)
+            new = self.credentials(value, search)
         elif name and bare.startswith(b"-----BEGIN") and b"-----END" in bare[-80:] and bare.count(b"-----BEGIN") == 1:
             new = self._private_keys(value, search)
         else:
-            new = self._tokens.value(value)
+            new = self._token(value, search)
         if new != value:
             search.kinds.add(kind)
             return new
         return value
 
-    def credentials(self, value: bytes) -> bytes:
+    def _token(self, secret: bytes, search: Search) -> bytes:
+        return self._tokens.value(secret, search.originals)
+
+    def originals(self, search: Search) -> bytes:
+        """Give what tells the secrets that were found from others with the same tokens: see `engine.redaction.originals`."""
+        return self._tokens.digest(search.originals)
+
+    def credentials(self, value: bytes, search: Search) -> bytes:
         """RFC 9110 section 11.6.2: a known scheme stays; of SigV4 all that is not secret stays."""
         scheme, blank, credentials = value.partition(b" ")
         lower = scheme.lower()
@@ -102,26 +111,27 @@ class Texts:
             edits = []
             for part in _SIGV4.finditer(credentials):
                 group = 1 if part[1] else 2
-                edits.append((*part.span(group), self._tokens.value(part[group]), ""))
+                edits.append((*part.span(group), self._token(part[group], search), ""))
             if edits:
                 return scheme + blank + apply(credentials, edits)
         if not credentials.strip():
-            return self._tokens.value(value)
+            return self._token(value, search)
         if lower == b"basic":
-            return scheme + blank + self.basic(credentials)
+            return scheme + blank + self.basic(credentials, search)
         if lower in rules.SCHEMES:
-            return scheme + blank + self._tokens.value(credentials)
-        return self._tokens.value(value)
+            return scheme + blank + self._token(credentials, search)
+        return self._token(value, search)
 
-    def basic(self, credentials: bytes) -> bytes:
+    def basic(self, credentials: bytes, search: Search) -> bytes:
         """RFC 7617: user and password each become a token, and the whole stays valid base64."""
         try:
             user, colon, password = b64decode(credentials, validate=True).partition(b":")
         except ValueError:
-            return self._tokens.value(credentials)
+            return self._token(credentials, search)
         if not colon:
-            return self._tokens.value(credentials)
-        return b64encode((user and self._tokens.value(user)) + colon + (password and self._tokens.value(password)))
+            return self._token(credentials, search)
+        made = [each and self._token(each, search) for each in (user, password)]
+        return b64encode(colon.join(made))
 
     # -- fields ------------------------------------------------------------------------------------------------------------
 
@@ -144,7 +154,7 @@ class Texts:
         return apply(text, edits) if edits else text
 
     def _number(self, raw: bytes, kind: str | None, search: Search) -> bytes:
-        new = self._tokens.number(raw) if kind else raw
+        new = self._tokens.number(raw, search.originals) if kind else raw
         if kind and new != raw:
             search.kinds.add(kind)
         return new
@@ -173,11 +183,12 @@ class Texts:
         text = self._private_keys(text, search)
         text = self._edited(text, self._parameters(text, search, depth), search)
         text = self._edited(text, self._assigned(text, search, bare), search)
-        text = self._edited(text, self._users(text), search)
+        text = self._edited(text, self._users(text, search), search)
         text = self._edited(text, self._jwts(text), search)
         if rules.FORMS.found(text):
-            text = self._edited(text, ((*span, self._tokens.value(text[slice(*span)]), "key") for span in keys(text)), search)
-            text = self._edited(text, self._cards(text), search)
+            found = ((*span, self._token(text[slice(*span)], search), "key") for span in keys(text))
+            text = self._edited(text, found, search)
+            text = self._edited(text, self._cards(text, search), search)
         return text
 
     @staticmethod
@@ -219,7 +230,7 @@ class Texts:
             if not raw:
                 continue
             if found.json and not found.quote and _NUMBER.fullmatch(raw):
-                yield found.start, found.end, self._tokens.number(raw), kind
+                yield found.start, found.end, self._tokens.number(raw, search.originals), kind
                 continue
             codec = _codec(found.quote)
             value = _decoded(raw, found.quote)
@@ -239,7 +250,7 @@ class Texts:
                 edits.append((start, end, line + self._tokens.token("key", body) + line, "key"))
         return self._edited(text, edits, search)
 
-    def has_form(self, text: bytes) -> Iterator[Edit]:
+    def has_form(self, text: bytes, search: Search) -> Iterator[Edit]:
         """What of a text that cannot be changed would be replaced for its form."""
         if rules.PRIVATE_KEY.found(text):
             yield (0, 0, b"", "key")
@@ -248,13 +259,13 @@ class Texts:
                 yield (*span, b"", "key")
         yield from self._jwts(text)
         # In random bytes `://` and `@` stand near each other once in some ten megabytes, with what no URL has between them.
-        yield from (edit for edit in self._users(text) if _PRINTABLE.issuperset(text[edit[0] : edit[1]]))
+        yield from (edit for edit in self._users(text, search) if _PRINTABLE.issuperset(text[edit[0] : edit[1]]))
 
-    def _users(self, text: bytes) -> Iterator[Edit]:
+    def _users(self, text: bytes, search: Search) -> Iterator[Edit]:
         if b"@" in text:
             for password, user in rules.USERINFO.spans(text, 1, 2):
                 span = password if password[0] >= 0 else user
-                yield (*span, self._tokens.value(unquote(text[slice(*span)])), "password")
+                yield (*span, self._token(unquote(text[slice(*span)]), search), "password")
 
     def _jwts(self, text: bytes) -> Iterator[Edit]:
         if b"eyJ" in text:
@@ -262,11 +273,11 @@ class Texts:
                 if is_jwt(text[slice(*header)]):
                     yield (*signature, self._tokens.jwt(text[header[0] : signature[1]], text[slice(*signature)]), "jwt")
 
-    def _cards(self, text: bytes) -> Iterator[Edit]:
+    def _cards(self, text: bytes, search: Search) -> Iterator[Edit]:
         for pattern in (rules.CARD_GROUPED, rules.CARD_NAMED):
             for (span,) in pattern.spans(text, 1):
                 if self._is_card(text[slice(*span)]):
-                    yield (*span, self._tokens.card(text[slice(*span)]), "card")
+                    yield (*span, self._tokens.card(text[slice(*span)], search.originals), "card")
 
 
 def settled(redact: Callable[[bytes], bytes], text: bytes) -> bytes:

@@ -6,7 +6,8 @@ the same.
 
 A client under mock sends back the tokens that it was given, so every kind is recognised and never replaced again. Numbers
 and card numbers have no room for a mark; there a part of the token is a check value of the rest under the key. A real
-number passes that check once in 100,000 times (a card number once in 10,000, and only one of the issuer 0000).
+number of that length passes that check once in 100,000 times (a card number once in 10,000, and only one of the issuer 0000).
+Nor have they room for a hash that no two secrets share: what must tell secrets apart asks `engine.redaction.originals`.
 
 The key is kept in the snapshot, because requests to a responder must become the same tokens. So whoever holds a
 snapshot can *test a guess*: nobody can compute a secret from its token, but a short PIN can be found by trying all.
@@ -20,12 +21,16 @@ import re
 from base64 import urlsafe_b64decode
 
 from engine.redaction import rules
+from engine.redaction.originals import Originals
 
 HASH_DIGITS = 15
 """Hexadecimal digits of a hash: 60 bits, and "REDACTED-jwt-<hash>" has 28 characters, a length that base64 can have."""
 MARK = b"REDACTED-"
-NUMBER_DIGITS = 9
-"""Digits of a token that must be a number: as many as any integer type holds. The last 5 check the others."""
+NUMBER_DIGITS = 15
+"""Digits of a token that must be a number: as many as a double holds exactly, for that is what JavaScript sends back. The last 5
+check the others, which are one of 4 * 10^9."""
+NUMBER_FIRST = b"1789"
+"""First digits that no card number has."""
 NUMBER_CHECK = 5
 CARD_ISSUER = b"0000"
 """Digits 3 to 6 of a card token: with them the issuer is one that no brand has given out."""
@@ -51,7 +56,11 @@ class Tokens:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def value(self, secret: bytes) -> bytes:
+    def digest(self, originals: Originals) -> bytes:
+        """Give what tells the secrets of a request from others with the same tokens."""
+        return originals.digest(self._key)
+
+    def value(self, secret: bytes, originals: Originals) -> bytes:
         """Give the token of a secret; its form decides of what kind. A token stays as it is."""
         if is_token(secret):
             return secret
@@ -61,7 +70,7 @@ class Tokens:
         if rules.CARD_WHOLE.fullmatch(secret):
             digits = secret.translate(None, b" -")
             if is_luhn_valid(digits):
-                return self.card(secret)
+                return self.card(secret, originals)
         return self.token("key" if rules.KEY.fits(secret) else "secret", secret)
 
     def token(self, kind: str, secret: bytes) -> bytes:
@@ -72,17 +81,20 @@ class Tokens:
         """Stand-in for a JWT's last part; header and payload stay as they are."""
         return signature if is_token(signature) else self.token("jwt", whole)
 
-    def number(self, secret: bytes) -> bytes:
+    def number(self, secret: bytes, originals: Originals) -> bytes:
         """Give the token of a JSON number, as a number."""
         digits = secret.translate(None, b" -")
         if rules.CARD_WHOLE.fullmatch(digits) and is_luhn_valid(digits):
-            return self.card(digits)
+            return self.card(digits, originals)
         if len(secret) == NUMBER_DIGITS and self._checked(secret[:-NUMBER_CHECK], NUMBER_CHECK) == secret:
             return secret
-        body = b"%d" % (1 + int(self._hash(secret), 16) % 9) + self._digits(secret, NUMBER_DIGITS - NUMBER_CHECK - 1)
-        return self._checked(body, NUMBER_CHECK)
+        digits = self._digits(secret, NUMBER_DIGITS - NUMBER_CHECK)
+        body = NUMBER_FIRST[digits[0] % 4 :][:1] + digits[1:]
+        token = self._checked(body, NUMBER_CHECK)
+        originals.add(token, secret)
+        return token
 
-    def card(self, number: bytes) -> bytes:
+    def card(self, number: bytes, originals: Originals) -> bytes:
         """Give a card number of the same length and brand (the first two digits) that is Luhn-valid; separators stay."""
         digits = number.translate(None, b" -")
         body = digits[:2] + CARD_ISSUER
@@ -90,6 +102,7 @@ class Tokens:
         token = self._card(given) if given.startswith(body) else b""
         if token != digits:
             token = self._card(body + self._digits(digits, len(given) - len(body)))
+            originals.add(token, digits)
         each = iter(token)
         return bytes(next(each) if 48 <= c <= 57 else c for c in number)
 

@@ -58,11 +58,11 @@ class Answering:
     def _redacted(self, asked: Asked, target: str) -> Request:
         """Redact a request as the recorder did."""
         line = f"{asked.method} {target} HTTP/1.1".encode("latin-1")
-        message = self._redactor.message(Message(line, asked.headers, asked.body, asked.trailers), set())
+        message, secrets = self._redactor.request(Message(line, asked.headers, asked.body, asked.trailers))
         if message.start_line != line:
             target = request_line(message.start_line)[1]
         path, _, query = target.partition("?")
-        return Request.of(asked.method, path, split_query(query) if query else (), message)
+        return Request.of(asked.method, path, split_query(query) if query else (), message, secrets)
 
     def _missed(self, place: Place, tls: bool, request: Request, undecided: Undecided | None) -> Missed:
         why = self._run.explanation(place, request.form.digest) or self._explain(place, request, undecided)

@@ -226,7 +226,8 @@ def _signature(text: str) -> dict[str, str]:
     if signature:
         for name in _SIGNED:
             bytes.fromhex(signature[name])
-        bytes.fromhex(signature.get("idempotency", ""))
+        for name in ("idempotency", "secrets"):
+            bytes.fromhex(signature.get(name, ""))
     return signature
 
 

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from engine.matching.explain import Difference, explain
 from engine.matching.index import Index, Request, Sequence, Undecided
+from engine.matching.signature import signature
 from engine.pairing import Conversation
 from engine.reassembly import LOST
+from engine.redaction.tokens import luhn_digit
 from engine.rrpair import Connection, Message, Role, RRPair, Way
 from engine.snapshot import Snapshot, SnapshotWriter
+from engine.store import Entry
 from tests.engine.making import Exchange, Headers, pairs_of, write_snapshot
 
 JSON: Headers = (("Content-Type", "application/json"),)
@@ -29,8 +34,9 @@ class Asked:
 
     def request(self, exchange: Exchange) -> Request:
         [pair] = pairs_of(exchange)
+        secrets = self.redactor.request(pair.request)[1]
         pair = self.redactor.pair(pair)
-        return Request.of(pair.method, pair.path, pair.query, pair.request)
+        return Request.of(pair.method, pair.path, pair.query, pair.request, secrets)
 
     def ask(self, exchange: Exchange, key: bytes = b"") -> str:
         found = self.index.find(self.request(exchange))
@@ -294,3 +300,63 @@ def test_what_a_miss_names_can_be_sent(tmp_path: Path) -> None:
     found = explain(asked.index, asked.request(post("", '{"a":"\\ud83d","\\udc00b":"\\ud83d"}')))
     for difference in found.differences:
         f"{difference.field}{difference.live}{difference.recorded}".encode()
+
+
+def card(n: int) -> str:
+    digits = b"42424242%07d" % n
+    return (digits + luhn_digit(digits)).decode()
+
+
+@pytest.mark.parametrize(
+    "secret_of",
+    [lambda n: f'{{"pin":{n}}}', lambda n: f'{{"card":{{"number":"{card(n)}"}}}}', lambda n: f'{{"card_number":{card(n)}}}'],
+)
+def test_a_secret_that_was_not_recorded_is_never_answered(tmp_path: Path, secret_of: Callable[[int], str]) -> None:
+    recorded = range(1000, 4000, 3)
+    asked = Asked(tmp_path, *[post(f"answer {n}", secret_of(n)) for n in recorded])
+    for n in recorded[::10]:
+        assert asked.ask(post("", secret_of(n))) == f"answer {n}"
+    answered = [n for n in range(4000, 6000) if asked.ask(post("", secret_of(n))) != "none"]
+    assert answered == []
+
+
+def colliding_cards(asked: Asked) -> tuple[str, str]:
+    """Two cards with one token, by the birthday of some thousand among 100,000."""
+    seen: dict[bytes, str] = {}
+    for n in range(10_000):
+        token = asked.redactor.request(Message(b"POST / HTTP/1.1", (), f'{{"card_number":"{card(n)}"}}'.encode()))[0].body
+        if token in seen:
+            return seen[token], card(n)
+        seen[token] = card(n)
+    raise AssertionError("no two cards have one token")
+
+
+def test_two_cards_with_one_token_are_two_requests(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("x"))
+    one, other = colliding_cards(asked)
+    key = asked.redactor
+    pairs = [key.pair(pair) for pair in pairs_of(post("one", f'{{"card":"{one}"}}'), post("other", f'{{"card":"{other}"}}'))]
+    assert pairs[0].request.body == pairs[1].request.body
+    assert pairs[0].signature["secrets"] != pairs[1].signature["secrets"]
+    index = Index(lambda row: pairs[row])
+    for row, pair in enumerate(pairs):
+        index.add(Entry(row, "http/1.1", "h", 443, "", True, "POST", pair.path, pair.operation, 200, signature(pair)))
+
+    def found(secret: str) -> int | None:
+        [pair] = pairs_of(post("", f'{{"card":"{secret}"}}'))
+        message, secrets = key.request(pair.request)
+        sequence = index.find(Request.of(pair.method, pair.path, pair.query, message, secrets))
+        return sequence.next() if isinstance(sequence, Sequence) else None
+
+    token = json.loads(pairs[0].request.body)["card"]
+    assert (found(one), found(other)) == (0, 1)
+    assert found(token) is None, "what the token stands for is not known, and no answer is better than a wrong one"
+
+
+@pytest.mark.parametrize("body", ['{"pin":%s}', '{"pin":%s,"new":{"pin":1}}', '{"card":"%s"}'])
+def test_a_token_that_is_sent_back_is_answered(tmp_path: Path, body: str) -> None:
+    secret = card(7) if '"%s"' in body else "4711"
+    asked = Asked(tmp_path, post("answer", body % secret), post("other", body % (card(8) if '"%s"' in body else "4712")))
+    token = asked.request(post("", body % secret)).message.body.decode()
+    assert secret not in token
+    assert asked.ask(post("", token)) == "answer"
