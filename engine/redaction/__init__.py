@@ -17,7 +17,7 @@ from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
 from engine.redaction.content import Reason, decode_content
-from engine.redaction.refit import refit
+from engine.redaction.refit import Refit
 from engine.redaction.texts import Search, Texts, settled
 from engine.redaction.tokens import Tokens
 from engine.rrpair import Fields, Message, RRPair
@@ -92,8 +92,8 @@ class Redactor:
                 lost.append(f"{part} body: {len(message.body)} bytes not stored, {error}")
                 return Message(line, headers, _note(message.body, str(error)), trailers)
         if body != message.body:
-            headers = refit(headers, contents)
-            trailers = refit(trailers, contents)
+            fit = Refit(contents, search.checksums)
+            headers, trailers = fit.fields(headers), fit.fields(trailers)
         changed = Message(line, headers, body, trailers)
         return message if changed == message else changed
 

@@ -12,7 +12,7 @@ from engine.redaction.content import NotInspected, Reason, codings_of, decode, e
 from engine.redaction.fields import TEXTS_LIMIT
 from engine.redaction.multipart import Part, boundary_of, parts
 from engine.redaction.plain import name_before
-from engine.redaction.refit import refit_text
+from engine.redaction.refit import Refit
 from engine.redaction.texts import Search, Texts, apply, settled
 from engine.rrpair import Fields
 
@@ -107,7 +107,7 @@ class Bodies:
             new_head = self._texts.text(head, search, bare=False)
             if new != value:
                 edits.append((part.start, part.end, part.codec.encode(new, raw), ""))
-                new_head = refit_text(new_head, [(raw, edits[-1][2]), (value, new)])
+                new_head = Refit([(raw, edits[-1][2]), (value, new)], search.checksums).text(new_head)
             if new_head != head:
                 edits.append((part.head, part.start, new_head, ""))
         return apply(content, edits) if edits else content

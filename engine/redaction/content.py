@@ -10,7 +10,7 @@ from collections.abc import Callable
 import brotli
 import zstandard
 
-from engine.redaction.refit import refit_text
+from engine.redaction.refit import Allowance, Refit
 
 __all__ = ["NotInspected", "Reason", "codings_of", "decode", "decode_content", "encode"]
 
@@ -217,7 +217,7 @@ def _aws_chunks(content: bytes, body: bytes) -> bytes:
     _, semicolon, extension = found[0][2].partition(b";")
     start, _, line = found[-1]
     chunk = b"%x%b\r\n%b\r\n" % (len(content), semicolon + extension, content) if content else b""
-    return chunk + line + b"\r\n" + refit_text(body[start:], [(_unchunk(body), content)])
+    return chunk + line + b"\r\n" + Refit([(_unchunk(body), content)], Allowance()).text(body[start:])
 
 
 _Coder = Callable[[bytes], bytes]

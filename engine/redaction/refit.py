@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import zlib
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from engine.rrpair import Fields
 
-__all__ = ["refit", "refit_text"]
+__all__ = ["Allowance", "Refit"]
 
 SLOW_LIMIT = 1024 * 1024
 """Longest body whose CRCs are computed that Python has no fast function for: a tenth of a second."""
+SLOW_TOTAL = 8 * SLOW_LIMIT
+"""Bytes of all contents of a message that this is done for: two CRCs of the longest body and what is below its coding, before and
+after."""
+FIELDS_LIMIT = 64
+"""Fields with checksums of one head that are made to fit; real ones have two or three. Any further ones are left out."""
 
 _Content = tuple[bytes, bytes]
 """A body before and after; also one that lies below its content coding."""
@@ -63,7 +68,8 @@ def _decimal(digest: bytes) -> bytes:
 
 _CRC32C, _CRC64NVME = _table_crc(32, 0x82F63B78), _table_crc(64, 0x9A6C9329AC4BC9B5)
 _SLOW = (_CRC32C, _CRC64NVME)
-_Digest = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
+_Algorithm = Callable[[bytes], bytes]
+_Digest = tuple[_Algorithm, Callable[[bytes], bytes]]
 _FIELDS: dict[bytes, tuple[_Digest, ...]] = {
     b"content-md5": ((_sha("md5"), _base64),),
     b"digest": ((_sha("sha256"), _base64), (_sha("sha512"), _base64), (_sha("md5"), _base64), (_sha("sha1"), _base64)),
@@ -82,37 +88,75 @@ _FIELDS[b"content-digest"] = _FIELDS[b"repr-digest"] = _FIELDS[b"digest"]
 _LENGTHS = frozenset((b"content-length", b"x-amz-decoded-content-length", b"x-goog-stored-content-length"))
 
 
-def refit(headers: Fields, contents: list[_Content]) -> Fields:
-    """Give the header fields that fit the bodies after. One whose new value cannot be computed in time is left out."""
-    fitted: list[tuple[bytes, bytes]] = []
-    for name, value in headers:
-        lower = name.lower()
-        if lower in _LENGTHS:
-            value = next((b"%d" % len(new) for old, new in contents if value == b"%d" % len(old)), value)
-        digests = _FIELDS.get(lower, ())
-        if any(digest in _SLOW and len(body) > SLOW_LIMIT for digest, _ in digests for pair in contents for body in pair):
-            continue
-        fitted.append((name, _fitted(value, digests, contents)))
-    return tuple(fitted)
+class Allowance:
+    """What may still be spent on the slow checksums of a message, all of its parts together."""
+
+    def __init__(self) -> None:
+        self.slow_bytes = SLOW_TOTAL
+
+    def spend(self, size: int) -> bool:
+        """Take so many bytes off; False where that is more than is left."""
+        if size > self.slow_bytes:
+            return False
+        self.slow_bytes -= size
+        return True
 
 
-def _fitted(value: bytes, digests: tuple[_Digest, ...], contents: list[_Content]) -> bytes:
-    for digest, spelt in digests:
-        for old, new in contents:
-            before = spelt(digest(old))
-            if before in value:
-                value = value.replace(before, spelt(digest(new)))
+class Refit:
+    """Makes header fields fit a changed content. Each checksum of each content is computed once, however many fields want it."""
+
+    def __init__(self, contents: Iterable[_Content], allowance: Allowance) -> None:
+        self._contents = list(dict.fromkeys(contents))
+        self._allowance = allowance
+        self._digests: dict[tuple[_Algorithm, bytes], bytes | None] = {}
+        self._left = FIELDS_LIMIT
+
+    def fields(self, headers: Fields) -> Fields:
+        """Give the header fields that fit the contents after. One whose new value cannot be computed in time is left out."""
+        fitted: list[tuple[bytes, bytes]] = []
+        for name, value in headers:
+            new = self._field(name.lower(), value)
+            if new is not None:
+                fitted.append((name, new))
+        return tuple(fitted)
+
+    def text(self, text: bytes) -> bytes:
+        """The same of header fields that stand in a body: lines of NAME:VALUE."""
+        lines = []
+        for line in text.split(b"\n"):
+            name, colon, value = line.partition(b":")
+            value = value.strip()
+            new = self._field(name.strip().lower(), value) if colon and value else value
+            if new is not None:
+                lines.append(line if new == value else line.replace(value, new))
+        return b"\n".join(lines)
+
+    def _field(self, name: bytes, value: bytes) -> bytes | None:
+        if name in _LENGTHS:
+            return next((b"%d" % len(new) for old, new in self._contents if value == b"%d" % len(old)), value)
+        digests = _FIELDS.get(name)
+        if not digests:
+            return value
+        self._left -= 1
+        return self._fitted(value, digests) if self._left >= 0 else None
+
+    def _fitted(self, value: bytes, digests: tuple[_Digest, ...]) -> bytes | None:
+        for algorithm, spelt in digests:
+            for old, new in self._contents:
+                before = self._digest(algorithm, old)
+                if before is not None and spelt(before) not in value:
+                    continue
+                after = self._digest(algorithm, new)
+                if before is None or after is None:
+                    return None
+                value = value.replace(spelt(before), spelt(after))
                 break
-    return value
+        return value
 
-
-def refit_text(text: bytes, contents: list[_Content]) -> bytes:
-    """The same of header fields that stand in a body: lines of NAME:VALUE."""
-    lines = text.split(b"\n")
-    for at, line in enumerate(lines):
-        name, colon, value = line.partition(b":")
-        if colon:
-            kept = refit(((name.strip(), value.strip()),), contents)
-            if kept and kept[0][1] != value.strip():
-                lines[at] = line.replace(value.strip(), kept[0][1])
-    return b"\n".join(lines)
+    def _digest(self, algorithm: _Algorithm, content: bytes) -> bytes | None:
+        key = algorithm, content
+        if key not in self._digests:
+            slow = algorithm in _SLOW
+            in_time = not slow or (len(content) <= SLOW_LIMIT and self._allowance.spend(len(content)))
+            self._digests[key] = algorithm(content) if in_time else None
+        return self._digests[key]

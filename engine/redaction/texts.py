@@ -16,6 +16,7 @@ from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquo
 from engine.redaction.json_text import STRING, json_fields
 from engine.redaction.originals import Originals
 from engine.redaction.plain import assignments, keys, private_keys
+from engine.redaction.refit import Allowance
 from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
 from engine.redaction.xml_text import XML, xml_fields
 
@@ -52,6 +53,7 @@ class Search:
     def __init__(self) -> None:
         self.kinds: set[str] = set()
         self.budget = Budget()
+        self.checksums = Allowance()
         self.originals = Originals()
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.redaction.refit import SLOW_LIMIT, refit
+from engine.redaction import refit
+from engine.redaction.refit import FIELDS_LIMIT, SLOW_LIMIT, SLOW_TOTAL, Allowance, Refit
 from engine.rrpair import Fields, Message
 from tests.engine.redaction.messages import REDACTOR
 
@@ -115,4 +116,42 @@ def test_what_did_not_fit_before_stays() -> None:
 
 def test_a_checksum_that_would_take_too_long_is_left_out() -> None:
     long = b"x" * (SLOW_LIMIT + 1)
-    assert refit(((b"x-amz-checksum-crc32c", b"AAAA"), (b"A", b"b")), [(long, long)]) == ((b"A", b"b"),)
+    assert Refit([(long, long)], Allowance()).fields(((b"x-amz-checksum-crc32c", b"AAAA"), (b"A", b"b"))) == ((b"A", b"b"),)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all contents that went through CRC-32C and MD5."""
+    sizes: list[int] = []
+
+    def counting(algorithm: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+        def counted(body: bytes) -> bytes:
+            sizes.append(len(body))
+            return algorithm(body)
+
+        return counted
+
+    crc, md5 = counting(refit._CRC32C), counting(refit._sha("md5"))
+    monkeypatch.setattr(refit, "_SLOW", (crc,))
+    fields = {b"x-amz-checksum-crc32c": ((crc, base64.b64encode),), b"content-md5": ((md5, base64.b64encode),)}
+    monkeypatch.setattr(refit, "_FIELDS", fields)
+    return sizes
+
+
+def test_a_content_is_hashed_once_however_many_fields_want_it(hashed: list[int]) -> None:
+    checksum = crc32c(BODY) + b64("md5")(BODY)
+    many = tuple((name, checksum) for _ in range(1000) for name in (b"x-amz-checksum-crc32c", b"content-md5"))
+    redacted = REDACTOR.message(Message(b"HTTP/1.1 200 OK", many, BODY, many), set())
+    assert redacted.body != BODY
+    assert len(hashed) == 4
+    assert len(redacted.headers + redacted.trailers) == FIELDS_LIMIT
+
+
+def test_parts_share_what_may_be_spent_on_slow_checksums(hashed: list[int]) -> None:
+    value = b"x" * (SLOW_LIMIT // 4)
+    head = b'--x\r\nContent-Disposition: form-data; name="password"\r\n' + b"x-amz-checksum-crc32c: AAAA\r\n" * 100
+    body = (head + b"\r\n" + value + b"\r\n") * 100 + b"--x--\r\n"
+    fields = ((b"Content-Type", b"multipart/form-data; boundary=x"),)
+    redacted = REDACTOR.message(Message(b"POST / HTTP/1.1", fields, body), set())
+    assert value not in redacted.body
+    assert SLOW_TOTAL // 2 < sum(hashed) <= SLOW_TOTAL, sum(hashed)
