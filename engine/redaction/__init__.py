@@ -148,7 +148,7 @@ class Redactor:
 
     def _cookies(self, value: bytes, search: Search) -> bytes:
         """RFC 6265 sections 4.1 and 4.2: names stay; a cookie without one is replaced whole."""
-        return b";".join([self._cookie(cookie, search) for cookie in value.split(b";")])
+        return b";".join([self._cookie(cookie, search) for cookie in search.budget.each(value.split(b";"))])
 
     def _cookie(self, cookie: bytes, search: Search) -> bytes:
         name, equals, value = cookie.partition(b"=")

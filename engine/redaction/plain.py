@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from engine.redaction import rules
+from engine.redaction.fields import Budget
 from engine.redaction.pattern import Pattern, Span
 
 __all__ = ["Assignment", "assignments", "keys", "name_before", "private_keys"]
@@ -43,13 +44,13 @@ def name_before(text: bytes, end: int) -> tuple[bytes, int]:
     return text[at:end], at
 
 
-def assignments(text: bytes, bare: bool) -> Iterator[Assignment]:
+def assignments(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]:
     """Values that are assigned to secret names: `password: x`, `"token": "x"`, `API_KEY='x'`.
 
     `bare`: also words without quotes. Objects and lists are given as their bracket, which is for others to read.
     """
     covered = 0
-    for ((_, end),) in rules.NAME.spans(text, 1):
+    for ((_, end),) in budget.each(rules.NAME.spans(text, 1)):
         if end <= covered:
             continue
         operator = _OPERATOR.match(text, end)
@@ -119,10 +120,10 @@ def _block_end(text: bytes, at: int, indent: int) -> int:
     return last
 
 
-def private_keys(text: bytes) -> Iterator[Span]:
+def private_keys(text: bytes, budget: Budget) -> Iterator[Span]:
     """What is between the lines of a private key, to the end of the text where its last line is missing."""
     covered = 0
-    for ((start, end),) in rules.PRIVATE_KEY.spans(text, 0):
+    for ((start, end),) in budget.each(rules.PRIVATE_KEY.spans(text, 0)):
         if start >= covered:
             covered = text.find(b"-----END", end)
             covered = len(text) if covered < 0 else covered
@@ -132,8 +133,8 @@ def private_keys(text: bytes) -> Iterator[Span]:
 _KEYS: tuple[Pattern, ...] = (rules.KEYS, rules.AWS_SECRET, rules.SLACK_HOOK, rules.BEARER)
 
 
-def keys(text: bytes) -> Iterator[Span]:
+def keys(text: bytes, budget: Budget) -> Iterator[Span]:
     """Keys that are known by their form or by what stands before them."""
     for pattern in _KEYS:
-        for (span,) in pattern.spans(text, 1):
+        for (span,) in budget.each(pattern.spans(text, 1)):
             yield span

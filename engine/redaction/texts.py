@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from engine.redaction import rules
 from engine.redaction.content import NotInspected, Reason
-from engine.redaction.fields import TEXTS_LIMIT, Budget, Codec, Field, Group
+from engine.redaction.fields import FOUND_COST, TEXTS_LIMIT, Budget, Codec, Field, Group
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
 from engine.redaction.json_text import STRING, json_fields
 from engine.redaction.originals import Originals
@@ -72,6 +72,8 @@ class Texts:
             return text
         if depth > TEXTS_LIMIT:
             raise NotInspected(Reason.TEXTS)
+        if depth:
+            search.budget.spend(FOUND_COST)
         bare = bare and not _PROGRAM.match(media[:256])
         reader = _reader(text, media)
         changed = self._fields(text, list(reader(text, search.budget)), search, depth, bare) if reader else text
@@ -186,9 +188,9 @@ class Texts:
         text = self._edited(text, self._parameters(text, search, depth), search)
         text = self._edited(text, self._assigned(text, search, bare), search)
         text = self._edited(text, self._users(text, search), search)
-        text = self._edited(text, self._jwts(text), search)
+        text = self._edited(text, self._jwts(text, search), search)
         if rules.FORMS.found(text):
-            found = ((*span, self._token(text[slice(*span)], search), "key") for span in keys(text))
+            found = ((*span, self._token(text[slice(*span)], search), "key") for span in keys(text, search.budget))
             text = self._edited(text, found, search)
             text = self._edited(text, self._cards(text, search), search)
         return text
@@ -202,7 +204,7 @@ class Texts:
     def _parameters(self, text: bytes, search: Search, depth: int) -> Iterator[Edit]:
         if b"=" not in text:
             return
-        for name, value in rules.PARAMETER.spans(text, 1, 2):
+        for name, value in search.budget.each(rules.PARAMETER.spans(text, 1, 2)):
             raw = text[slice(*value)]
             kind = rules.kind_of(unquote(text[slice(*name)]), parameter=True)
             if kind and raw:
@@ -216,7 +218,7 @@ class Texts:
                     yield (*value, FORM.encode(new, raw), "token")
 
     def _assigned(self, text: bytes, search: Search, bare: bool) -> Iterator[Edit]:
-        for found in assignments(text, bare):
+        for found in assignments(text, bare, search.budget):
             container = found.quote in (b"{", b"[")
             kind = rules.kind_of(found.name, container=container)
             if not kind:
@@ -244,7 +246,7 @@ class Texts:
         if b"PRIVATE KEY" not in text:
             return text
         edits: list[Edit] = []
-        for start, end in private_keys(text):
+        for start, end in private_keys(text, search.budget):
             body = _BLANKS.sub(b"", text[start:end])
             if body and not is_token(body):
                 blanks = text[start:end][: len(text[start:end]) - len(text[start:end].lstrip())]
@@ -256,28 +258,28 @@ class Texts:
         """What of a text that cannot be changed would be replaced for its form."""
         if rules.PRIVATE_KEY.found(text):
             yield (0, 0, b"", "key")
-        for span in keys(text):
+        for span in keys(text, search.budget):
             if not is_token(text[slice(*span)]):
                 yield (*span, b"", "key")
-        yield from self._jwts(text)
+        yield from self._jwts(text, search)
         # In random bytes `://` and `@` stand near each other once in some ten megabytes, with what no URL has between them.
         yield from (edit for edit in self._users(text, search) if _PRINTABLE.issuperset(text[edit[0] : edit[1]]))
 
     def _users(self, text: bytes, search: Search) -> Iterator[Edit]:
         if b"@" in text:
-            for password, user in rules.USERINFO.spans(text, 1, 2):
+            for password, user in search.budget.each(rules.USERINFO.spans(text, 1, 2)):
                 span = password if password[0] >= 0 else user
                 yield (*span, self._token(unquote(text[slice(*span)]), search), "password")
 
-    def _jwts(self, text: bytes) -> Iterator[Edit]:
+    def _jwts(self, text: bytes, search: Search) -> Iterator[Edit]:
         if b"eyJ" in text:
-            for header, signature in rules.JWT.spans(text, 1, 2):
+            for header, signature in search.budget.each(rules.JWT.spans(text, 1, 2)):
                 if is_jwt(text[slice(*header)]):
                     yield (*signature, self._tokens.jwt(text[header[0] : signature[1]], text[slice(*signature)]), "jwt")
 
     def _cards(self, text: bytes, search: Search) -> Iterator[Edit]:
         for pattern in (rules.CARD_GROUPED, rules.CARD_NAMED):
-            for (span,) in pattern.spans(text, 1):
+            for (span,) in search.budget.each(pattern.spans(text, 1)):
                 if self._is_card(text[slice(*span)]):
                     yield (*span, self._tokens.card(text[slice(*span)], search.originals), "card")
 

@@ -9,6 +9,7 @@ from types import FrameType
 
 import pytest
 
+from engine.redaction.fields import FIELDS_LIMIT
 from engine.rrpair import Message
 from tests.engine.redaction.messages import REDACTOR
 
@@ -68,3 +69,47 @@ def test_long_heads(repeated: bytes) -> None:
     value = repeated.replace(b"\r", b"").replace(b"\n", b"").replace(b" ", b"+") * (LONG // 4 // len(repeated))
     headers = ((b"X-Other", value), (b"Cookie", value), (b"Authorization", value), (b"Host", value))
     REDACTOR.message(Message(b"GET /" + value + b" HTTP/1.1", headers), set())
+
+
+@pytest.mark.parametrize(
+    ("media", "repeated"),
+    [
+        (b"text/plain", b"password=x\n"),
+        (b"text/plain", b"password: x\n"),
+        (b"text/plain", b"token y "),
+        (b"text/plain", b"&x=%70assword%3Dx"),
+        (b"text/plain", b"?a=%41"),
+        (b"text/plain", b"a?token=b "),
+        (b"text/plain", b"https://u:p@h "),
+        (b"text/plain", b"eyJhbGciOiJIUzI1NiJ9.e30.abc "),
+        (b"text/plain", b"bearer abcdefghijklmnop "),
+        (b"text/plain", b"4242 4242 4242 4242 "),
+        (b"text/plain", b"-----BEGIN PRIVATE KEY-----\n-----END "),
+        (b"application/json", b'"password":"x",'),
+        (b"application/json", b'"x":"a?token=b",'),
+        (b"application/x-www-form-urlencoded", b"a=password%3Dx&"),
+    ],
+)
+def test_a_message_has_one_limit_for_all_that_is_found_in_it(media: bytes, repeated: bytes) -> None:
+    """What is found in a text without structure counts as fields do: this is what bounds the time that any message takes."""
+    text = repeated * (FIELDS_LIMIT + 1)
+    kept, work = spent(message(b"{" * (media == b"application/json") + text, media))
+    assert b"bytes not stored: too many fields" in kept.body
+    assert work < 25 * FIELDS_LIMIT
+
+
+def spent(given: Message) -> tuple[Message, int]:
+    """Redact a message and count the searches of `re` and `re2`, the tokens made and the like: all calls of C functions."""
+    count = 0
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal count
+        count += event == "c_call"
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        redacted = REDACTOR.message(given, set())
+    finally:
+        sys.setprofile(before)
+    return redacted, count
