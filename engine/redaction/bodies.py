@@ -87,7 +87,7 @@ class Bodies:
                 continue
             if any(self._texts.has_form(text, search)):
                 return True
-            for ((start, end),) in rules.NAME.spans(text, 1):
+            for ((start, end),) in rules.NAME_AT_END.spans(text, 1):
                 search.budget.spend()
                 long = len(text[start:end].rstrip(b"0123456789")) >= BINARY_NAME_AT_LEAST
                 in_a_path = text[end : end + 1] and text[end] in _IN_NAMES

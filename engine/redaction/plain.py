@@ -25,7 +25,7 @@ class Assignment(NamedTuple):
 
 _NAME_BYTE = re.compile(rb"[A-Za-z0-9_.\-]")
 _OPERATOR = re.compile(rb"(?:\\{0,16}[\"'`]|\]|&quot;|&#34;|&#39;){0,3}[ \t\r\n]{0,64}(?:=>|:=|={1,3}|:)[ \t\r\n]{0,64}")
-_QUOTE = re.compile(rb"(?:[bru]{0,2})(\\{0,16}[\"'`]|&quot;|&#34;|&#39;)")
+_QUOTE = re.compile(rb"(?:[bru]{0,2})((?:\\{0,16}\"){3}|\\{0,16}[\"'`]|&quot;|&#34;|&#39;)")
 _BARE = re.compile(rb"[^\s&,;\"'<>\\]++")
 _CREDENTIALS = re.compile(rb"[^\r\n&;\"'<>\\]*+")
 _LINE = re.compile(rb"[^\r\n]*+")

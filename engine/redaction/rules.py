@@ -16,6 +16,8 @@ NAME_LIMIT = 64
 """Bytes of a name that are looked at, from its end."""
 NAMES_LIMIT = 4096
 """Names whose kind is remembered."""
+NAME_LENGTH = 256
+"""Longest name of a header that is remembered: none in use is longer."""
 
 _ENDINGS = {
     "password": (
@@ -27,12 +29,28 @@ _ENDINGS = {
         " master_key shared_key auth_key session_key account_key subscription_key license_key api_secret token token_secret"
         " token_value secret_value secret_string secret_binary secure_string authorization connection_string session_id"
         " sess_id client_assertion code_verifier amz_signature amz_credential goog_signature goog_credential csrf xsrf"
-        " credential credentials plaintext bearer jwt"
+        " credential credentials plaintext bearer jwt secret_id secret_hash client_key tokens secrets device_code assertion"
     ),
     "card": "cvc cvv cvv2 cvc2 security_code card_number card_no cc_number",
 }
 """Ends of names: `password` stands for `DB_PASSWORD` and `newPassword`, `api key` and `api-key` for `api_key`. Digits after it
 are not looked at."""
+_STEMS = (
+    "password passwd pwd passphrase passcode secret token api_key access_key private_key client_key secret_key signing_key"
+    " encryption_key credential"
+)
+"""Secret also before other words: `password_new`, `privateKeyData`, `secretAccessKeyV2`, but not before one of these:"""
+_AFTER = """
+id ids name names arn arns type types kind policy policies url urls uri uris endpoint endpoints host path file filename location
+version versions stage stages count counts limit limits length size used usage total max min budget expiry expires expiration
+expired expire exp ttl age lifetime at on date time timestamp created updated modified changed rotated rotation required enabled
+disabled valid invalid verified status state method methods algorithm alg format field fields label placeholder hint message
+error errors reset strength rule rules attempts supported issuer audience scope scopes index offset position mode provider
+metadata description tags ref refs reference source remaining manager store stream class
+balance price amount supply cost costs rate symbol address decimals"""
+_NOT_BEFORE = frozenset(_AFTER.split())
+_COUNTED = ("tokens", "secrets")
+"""Ends of names that hold secrets where these are texts, and counts where they are numbers: `max_tokens`."""
 _WHOLE = {"password": "pass", "token": "pin otp totp auth session", "card": "pan csc"}
 """Short words that are secret only as a word of their own: `pass`, `user_pass`, `dbPass`, but not `bypass`."""
 _PARAMETERS = "key sig signature code"
@@ -58,27 +76,50 @@ _ENDINGS_ALONE = tuple(name for name, _ in _KINDS_BY_ENDING)
 _KINDS_BY_WORD = _plain(_WHOLE)
 _KINDS_OF_PARAMETERS = dict.fromkeys(_PARAMETERS.split(), "token")
 _NO_TOKENS = tuple(f"{word}token" for word in _PAGE.split())
+_STEMS_ALONE = tuple(_STEMS.replace("_", "").split())
+_VERSION = re.compile(r"[^A-Za-z0-9]?[vV]?[0-9]+$")
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
-@lru_cache(NAMES_LIMIT)
 def kind_of(name: bytes, *, parameter: bool = False, container: bool = False) -> str | None:
     """Say which kind of secret a field of that name holds; of `card[number]` and `user.password` the last part counts.
 
     `parameter`: of a URL's query. `container`: it holds an object or a list.
     """
-    last = re.split(rb"[\[.:;/@]", name[-NAME_LIMIT:].rstrip(b"] \t\r\n"))[-1].decode("latin-1")
+    return _kind_of(name[-NAME_LIMIT:], parameter, container)
+
+
+@lru_cache(NAMES_LIMIT)
+def _kind_of(name: bytes, parameter: bool, container: bool) -> str | None:
+    last = _VERSION.sub("", re.split(rb"[\[.:;/@]", name.rstrip(b"] \t\r\n"))[-1].decode("latin-1"))
     word = re.sub("[^a-z0-9]", "", last.lower()).rstrip("0123456789")
     if parameter and word in _KINDS_OF_PARAMETERS:
         return _KINDS_OF_PARAMETERS[word]
     if word.endswith(_ENDINGS_ALONE):
-        if word.endswith(_NO_TOKENS) or (container and word in _TEXT_ONLY):
+        if word.endswith(_NO_TOKENS) or (container and (word in _TEXT_ONLY or word.endswith(_COUNTED))):
             return None
         return next(kind for ending, kind in _KINDS_BY_ENDING if word.endswith(ending))
     words = _WORDS.findall(last)
     if not words or (container and words[-1].lower() in _TEXT_ONLY):
         return None
-    return _KINDS_BY_WORD.get(words[-1].lower())
+    return _KINDS_BY_WORD.get(words[-1].lower()) or (None if container else _kind_before(words))
+
+
+def _kind_before(words: list[str]) -> str | None:
+    """Which kind it is by a secret name that other words come after."""
+    lower = [word.lower() for word in words]
+    for end in range(len(lower) - 1, 0, -1):
+        if lower[end] in _NOT_BEFORE:
+            return None
+        start = "".join(lower[:end])
+        if start.endswith(_STEMS_ALONE):
+            return None if start.endswith(_NO_TOKENS) else next(kind for name, kind in _KINDS_BY_ENDING if start.endswith(name))
+    return None
+
+
+def is_count(name: bytes, value: bytes) -> bool:
+    """Whether a name of the plural holds a number: `max_tokens` is no secret."""
+    return value[:1].isdigit() and value.isdigit() and name[-7:].lower().endswith(tuple(each.encode() for each in _COUNTED))
 
 
 def is_about_cards(name: bytes) -> bool:
@@ -92,8 +133,14 @@ def _spelt(names: str) -> bytes:
 
 
 _NAME = rb"(?i:" + _spelt(" ".join([*_ENDINGS.values(), *_WHOLE.values()])) + rb")[0-9]{0,4}"
-NAME = Pattern(rb"(" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)")
+_LONGER = rb"(?i:" + _spelt(_STEMS) + rb")[A-Za-z0-9_\-]{0,32}"
+NAME = Pattern(rb"(" + _LONGER + rb"|" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)")
 """A name that may be secret, to its end (group 1). Where it begins, and so whether it is one, `kind_of` must tell."""
+NAME_AT_END = Pattern(rb"(" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)")
+"""The same of what ends in a secret word: in binary content longer names are words of programs."""
+
+SQL = Pattern(rb"(?i:\bidentified\s{1,8}(?:with\s{1,8}\S{1,64}\s{1,8})?by|\bpassword)\s{1,8}'([^']+)'")
+"""What statements set passwords to."""
 
 PARAMETER = Pattern(rb"(?:[?&#]|&amp;)([^=&#;?\s\"'<>\\]{1,100})=([^?&#;\s\"'<>\\]*)")
 """A parameter of a URL in a text: name and value."""
@@ -161,7 +208,7 @@ PLAIN_HEADER, SECRET_HEADER, COOKIE_HEADER, SET_COOKIE_HEADER, HOST_HEADER = ran
 
 _SECRET_HEADER_ENDINGS = tuple(
     b"token secret key apikey signature password passwd authorization authentication credential credentials auth session"
-    b" session-id sessionid assertion jwt csrf xsrf".split()
+    b" session-id sessionid assertion jwt csrf xsrf keys secrets passwords otp".split()
 )
 """Ends of the names of headers whose whole value is secret: `DD-API-KEY`, `CF-Access-Client-Secret`, `X-Hub-Signature`."""
 _SECRET_HEADERS = frozenset(
@@ -170,7 +217,8 @@ _SECRET_HEADERS = frozenset(
 _NO_SECRET_HEADERS = frozenset(
     b"sec-websocket-key sec-websocket-accept idempotency-key x-idempotency-key surrogate-key x-surrogate-key cache-key x-cache-key"
     b" x-ms-continuation-token www-authenticate proxy-authenticate authentication-info proxy-authentication-info"
-    b" access-control-request-headers x-amz-server-side-encryption-context x-ms-session-token".split()
+    b" access-control-request-headers x-amz-server-side-encryption-context x-ms-session-token"
+    b" access-control-allow-credentials surrogate-keys cache-keys".split()
 )
 """Names that end so and hold no secret."""
 _COOKIE_HEADERS = {
@@ -195,9 +243,12 @@ class _Headers(dict[bytes, int]):
         lower = name.lower()
         rule = _COOKIE_HEADERS.get(lower, PLAIN_HEADER)
         no_secret = lower in _NO_SECRET_HEADERS or lower.replace(b"-", b"").endswith(tuple(w.encode() for w in _NO_TOKENS))
-        if not no_secret and (lower.endswith(_SECRET_HEADER_ENDINGS) or lower in _SECRET_HEADERS):
+        plain = _VERSION.sub("", lower.decode("latin-1")).encode("latin-1")
+        ends = plain.endswith(_SECRET_HEADER_ENDINGS) or lower in _SECRET_HEADERS
+        named = b"limit" not in lower and kind_of(lower)
+        if rule == PLAIN_HEADER and not no_secret and plain not in _NO_SECRET_HEADERS and (ends or named):
             rule = SECRET_HEADER
-        if len(self) < NAMES_LIMIT:
+        if len(self) < NAMES_LIMIT and len(name) <= NAME_LENGTH:
             self[name] = rule
         return rule
 
@@ -210,7 +261,7 @@ class _Notes(dict[bytes, bool]):
 
     def __missing__(self, name: bytes) -> bool:
         noted = HEADERS[name] not in (PLAIN_HEADER, HOST_HEADER) or name.lower() == b"content-encoding"
-        if len(self) < NAMES_LIMIT:
+        if len(self) < NAMES_LIMIT and len(name) <= NAME_LENGTH:
             self[name] = noted
         return noted
 
@@ -221,7 +272,8 @@ NOTES = _Notes()
 
 _LETTER = rb"(?:[46][1-9A-Fa-f]|[57][0-9Aa]|3[0-9]|5[Ff]|2[Dd])"
 _HINTS = (
-    rb"(?:" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)",
+    rb"(?:" + _LONGER + rb"|" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)",
+    rb"grant_type|(?i:identified)\s",
     rb"(?:[?&#]|amp;|u0026|%26|%3[fF])(?i:" + _spelt(_PARAMETERS) + rb")(?:=|%3[dD]|\\u003[dD])",
     rb"(?i:\\u00)" + _LETTER + rb"|%" + _LETTER,  # a name may be spelt with escapes of ordinary letters
     rb"&#",

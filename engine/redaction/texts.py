@@ -143,15 +143,20 @@ class Texts:
         self, text: bytes, fields: list[Field], search: Search, depth: int, bare: bool, *, parameters: bool = False
     ) -> bytes:
         edits: list[Edit] = []
-        named = False
+        named = granted = False
         for field in fields:
             if field.name in rules.NAMING_AS_SPELT and not field.number:
                 named = field.note(text[field.start : field.end]) or named
+            granted = granted or field.name == b"grant_type"
         for field in fields:
             raw = text[field.start : field.end]
             kind = field.group.kind or rules.kind_of(field.name, parameter=parameters) or (field.named() if named else None)
+            if granted and field.name == b"code":
+                kind = "token"  # RFC 6749 section 4.1.3
             if not kind and rules.CARD_WHOLE.fullmatch(raw) and self._is_card(raw) and field.in_cards():
                 kind = "card"
+            if kind and rules.is_count(field.name, raw):
+                kind = None
             new = self._number(raw, kind, search) if field.number else self._value(field, raw, kind, search, depth, bare)
             if new != raw:
                 edits.append((field.start, field.end, new, ""))
@@ -187,6 +192,7 @@ class Texts:
         text = self._private_keys(text, search)
         text = self._edited(text, self._parameters(text, search, depth), search)
         text = self._edited(text, self._assigned(text, search, bare), search)
+        text = self._edited(text, self._statements(text, search), search)
         text = self._edited(text, self._users(text, search), search)
         text = self._edited(text, self._jwts(text, search), search)
         if rules.FORMS.found(text):
@@ -207,7 +213,7 @@ class Texts:
         for name, value in search.budget.each(rules.PARAMETER.spans(text, 1, 2)):
             raw = text[slice(*value)]
             kind = rules.kind_of(unquote(text[slice(*name)]), parameter=True)
-            if kind and raw:
+            if kind and raw and not rules.is_count(text[slice(*name)], raw):
                 decoded = unquote(raw)
                 new = self.secret(b"", decoded, kind, search)
                 yield (*value, raw if new == decoded else new, kind)
@@ -231,7 +237,7 @@ class Texts:
                     yield field.start, field.end, new, kind
                 continue
             raw = text[found.start : found.end]
-            if not raw:
+            if not raw or rules.is_count(found.name, raw):
                 continue
             if found.json and not found.quote and _NUMBER.fullmatch(raw):
                 yield found.start, found.end, self._tokens.number(raw, search.originals), kind
@@ -241,6 +247,12 @@ class Texts:
             new = self.secret(found.name, value, kind, search)
             if new != value:
                 yield found.start, found.end, codec.encode(new, raw), kind
+
+    def _statements(self, text: bytes, search: Search) -> Iterator[Edit]:
+        if b"'" in text:
+            for (span,) in search.budget.each(rules.SQL.spans(text, 1)):
+                raw = text[slice(*span)]
+                yield (*span, self.secret(b"", raw, "password", search), "password")
 
     def _private_keys(self, text: bytes, search: Search) -> bytes:
         if b"PRIVATE KEY" not in text:
@@ -314,7 +326,7 @@ def _decoded(raw: bytes, quote: bytes) -> bytes:
     if not quote:
         return unquote(raw) if b"%" in raw else raw
     value = raw
-    for _ in range(quote.count(b"\\").bit_length() + 1):
+    for _ in range((quote.count(b"\\") // (3 if quote.count(b'"') == 3 else 1)).bit_length() + 1):
         value = _codec(quote).decode(value)
     return value
 

@@ -13,6 +13,7 @@ import brotli
 import pytest
 import zstandard
 
+from engine.redaction import rules
 from engine.rrpair import Message
 from tests.engine.redaction.messages import REDACTOR, all_bytes, body_of, header_of, pair
 
@@ -20,6 +21,11 @@ S = b"hunter2-9f8e7d6c"
 JSON = b"application/json"
 FORM = b"application/x-www-form-urlencoded"
 MULTIPART = b"multipart/form-data; boundary=x"
+
+
+NAMES = """secret_id privateKeyData client-key-data SECRET_HASH password_new passwordOld passwordValue secretAccessKeyV2 tokens
+secrets device_code assertion PASSWORD_2_NEW"""
+NAMED = ((JSON, b'{"%s":"%s"}'), (FORM, b"a=1&%s=%s"), (b"text/plain", b"x %s=%s y"), (b"text/yaml", b"a: 1\n%s: %s\n"))
 
 
 def nested(value: object) -> str:
@@ -98,6 +104,15 @@ def nested(value: object) -> str:
         (JSON, b'{"pem":"-----BEGIN EC PRIVATE KEY-----\\nMIIE%s\\n-----END EC PRIVATE KEY-----"}'),
         (b"text/plain", b"GET https://u:%s@h/x"),
         (b"text/plain", b"curl -H 'Authorization: Bearer %s'"),
+        *[(media, text % (name, b"%s")) for name in NAMES.encode().split() for media, text in NAMED],
+        (JSON, b'{"tokens":["%s"],"secrets":[]}'),
+        (JSON, b'{"tokens":[],"secrets":["a","%s"]}'),
+        (JSON, b'{"grant_type":"authorization_code","code":"%s"}'),
+        (FORM, b"code=%s&grant_type=authorization_code"),
+        (JSON, b'{"sql":"ALTER USER u IDENTIFIED BY \'%s\'"}'),
+        (b"text/plain", b"CREATE ROLE r LOGIN PASSWORD '%s';"),
+        (b"application/graphql", b'mutation{login(password: """%s"""){id}}'),
+        (JSON, b'{"query":"mutation{login(password: \\"\\"\\"%s\\"\\"\\"){id}}"}'),
     ],
 )
 def test_bodies(media: bytes, body: bytes) -> None:
@@ -128,6 +143,9 @@ def test_the_rest_of_a_body_stays(before: bytes, after: bytes) -> None:
         b'{"NextToken":"abc","ClientRequestToken":"def","nextPageToken":"g","token_type":"bearer","total_tokens":12}',
         b'{"credentials":{"expires":"2026-01-01","user":"u"},"key":"k","code":"c","bypass":"b","secretary":"Ann"}',
         b'{"TableName":"t","Key":{"id":{"S":"7"}},"password":null,"token":true,"secret":"","pwd":"****"}',
+        b'{"max_tokens":100,"tokens_used":5,"usage":{"prompt_tokens":3},"page_token":"p","secret_name":"n","secret_arn":"a",'
+        b'"password_policy":"strict","token_type":"bearer","token_endpoint":"https://h/t","secretary":"Ann","tokenizer":"x","tokens":9}',
+        b"code=7&max_tokens=100&token_type=mac",
         b"mutation($password: String!){login(password: $password){id}}",
         b"<form><label for='password'>Password</label></form>",
     ],
@@ -135,6 +153,17 @@ def test_the_rest_of_a_body_stays(before: bytes, after: bytes) -> None:
 def test_what_is_no_secret_stays(body: bytes) -> None:
     before = pair(body, b"application/graphql" if body.startswith(b"m") else b"")
     assert REDACTOR.pair(before) is before
+
+
+def test_long_names_are_not_kept() -> None:
+    before = len(rules.HEADERS), len(rules.NOTES)
+    name = b"x-" + b"a" * 5000 + b"-token"
+    assert header_of(name, S).startswith(b"REDACTED-")
+    assert (len(rules.HEADERS), len(rules.NOTES)) == before
+    kept = rules._kind_of.cache_info().currsize
+    for n in range(20):
+        assert rules.kind_of(b"%d" % n * 1000 + b"a" * rules.NAME_LIMIT + b"_password") == "password"
+    assert rules._kind_of.cache_info().currsize <= kept + 1
 
 
 @pytest.mark.parametrize("name", ["password", "cvc", "pin", "token", "secret"])
@@ -187,7 +216,9 @@ SECRET_HEADERS = """
 Authorization Proxy-Authorization X-Authorization Authentication X-Auth X-Api-Key Api-Token DD-API-KEY DD-APPLICATION-KEY
 CF-Access-Client-Secret anthropic-api-key X-MBX-APIKEY X-Hub-Signature X-Hub-Signature-256 X-Twilio-Signature X-Session-Id
 X-Amz-Server-Side-Encryption-Customer-Key X-Honeycomb-Team PLAID-SECRET Circle-Token Grpc-Metadata-Authorization
-X-Auth-Token X-Amz-Security-Token X-JWT-Assertion X-Sentry-Auth Cookie2 X-CSRF-Token"""
+X-Api-Keys X-Auth-Token-V2 X-Secret1 X-GitHub-OTP X-Password-New
+X-Auth-Token X-Amz-Security-Token X-JWT-Assertion X-Sentry-Auth
+Cookie2 X-CSRF-Token"""
 
 
 @pytest.mark.parametrize("name", SECRET_HEADERS.split())
@@ -206,6 +237,8 @@ def test_headers_by_their_ends(name: str) -> None:
         (b"Idempotency-Key", b"5b7a3f0e"),
         (b"X-Request-Id", b"5b7a3f0e"),
         (b"X-Continuation-Token", b"abc"),
+        (b"X-RateLimit-Remaining-Tokens", b"149984"),
+        (b"Access-Control-Allow-Credentials", b"true"),
         (b"Link", b'<https://a/?page=2>; rel="next"'),
     ],
 )
