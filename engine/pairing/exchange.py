@@ -181,7 +181,7 @@ class Exchanges:
             self._current, self._certain = None, True
             return b""
         self._current, self._certain = found
-        return self._current.message.start_line.partition(b" ")[0]
+        return self._current.method
 
     def _asked(self, request: Received) -> None:
         self._order.asked(request)
@@ -258,4 +258,4 @@ class Exchanges:
 
 def is_connect(request: Received) -> bool:
     """Whether a request is for a tunnel."""
-    return request.message.start_line.startswith(b"CONNECT ")
+    return request.method == b"CONNECT"

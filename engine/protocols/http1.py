@@ -56,6 +56,7 @@ class Received:
     `offset` and `time` are those of its first byte, `ended` is the time of the last. `index` are its header values by
     lower-case name. `missing` names its parts that were not seen whole. `status` is 0 for requests. `until` is the
     offset behind it. `after` is the time of the byte before its first one: 0 where there was none, MISSING where it was lost.
+    `method` is that of the parsed request line, b"" for responses: whatever frames a message by its method has to take this one.
     """
 
     message: Message
@@ -67,6 +68,7 @@ class Received:
     status: int = 0
     missing: tuple[str, ...] = ()
     after: int = 0
+    method: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Parser:
     def _forget(self) -> None:
         self._offset = -1
         self._begun = self._after = 0
-        self._line = b""
+        self._line = self._method = b""
         self._fields: Fields = ()
         self._index: Index = {}
         self._status = 0
@@ -390,6 +392,7 @@ class Parser:
             self._status,
             self._missing,
             self._after,
+            self._method,
         )
         self._forget()
         self._step = self._head
@@ -448,6 +451,7 @@ class RequestParser(Parser):
     def _check_line(self, line: bytes) -> int:
         words = line.split(b" ", 3)
         if len(words) == 3 and words[2] in VERSIONS and words[1] and words[0] in NAMES:
+            self._method = words[0]
             return 0
         method, target, version = request_words(line)
         if not target or (version not in VERSIONS and not _VERSION.fullmatch(version)):
@@ -456,10 +460,13 @@ class RequestParser(Parser):
             NAMES[method]
         except Malformed:
             raise Malformed("malformed request line") from None
+        self._method = method
         return 0
 
     def _frame(self) -> _Outcome:
-        """Section 6.3, rules 3 to 7."""
+        """Section 6.3, rules 3 to 7; section 3.2: of two hosts one may be the recorder's and the other the responder's."""
+        if len(self._fields) != len(self._index) and sum(name.lower() == b"host" for name, _ in self._fields) > 1:
+            raise Malformed("more than one Host")
         if b"transfer-encoding" in self._index:
             if not is_chunked(self._fields):
                 raise Malformed("a transfer coding that does not tell the length")

@@ -114,6 +114,30 @@ def test_a_head_answer_delivered_before_its_request() -> None:
     assert talk.short == [("1", "1", ()), ("2", "2", ())]
 
 
+@pytest.mark.parametrize("line", [b"HEAD\t/1 HTTP/1.1", b"HEAD /1\tHTTP/1.1", b"HEAD\t /1 HTTP/1.1"])
+def test_the_method_of_a_request_line_with_other_blanks_frames_its_answer(line: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nX-N: 1\r\nContent-Length: 90\r\n\r\n"
+    talk = Talk().say(WRITE, request(0)).say(READ, response(0))
+    talk.say(WRITE, line + b"\r\nHost: h\r\n\r\n" + request(2)).say(READ, head + response(2)).close()
+    assert talk.short == [("0", "0", ()), ("1", "1", ()), ("2", "2", ())]
+
+
+def test_a_tunnel_is_opened_by_a_request_line_with_other_blanks() -> None:
+    talk = Talk().say(WRITE, request(0)).say(READ, response(0))
+    talk.say(WRITE, b"CONNECT\tapi.example:443 HTTP/1.1\r\nHost: h\r\n\r\n")
+    talk.say(READ, b"HTTP/1.1 200 OK\r\nX-N: 1\r\n\r\n").say(WRITE, b"\x16\x03\x01")
+    assert talk.conversation.tunnel == "api.example:443"
+
+
+def test_a_request_with_two_hosts_is_no_pair() -> None:
+    """RFC 9112 section 3.2."""
+    talk = Talk().say(WRITE, b"GET /1 HTTP/1.1\r\nHost: a.example\r\nhost: b.example\r\n\r\n").say(READ, response(1)).close()
+    assert talk.pairs == []
+    assert [(flow.protocol, flow.reason) for flow in talk.found if isinstance(flow, Flow)] == [
+        ("http/1.1", "request: more than one Host at byte 0")
+    ]
+
+
 def test_a_response_nobody_asked_for() -> None:
     timeout = response(0, status=b"408 Request Timeout")
     talk = Talk().say(WRITE, request(1), 10).say(READ, response(1), 20).say(READ, timeout, 30).say(WRITE, request(2), 40).close()

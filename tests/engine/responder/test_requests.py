@@ -80,6 +80,7 @@ def test_continue_is_asked_for_once() -> None:
         (b"\x00\x01\x02", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nA: " + b"b" * HEAD_LIMIT, 431),
         (b"GET /" + b"b" * HEAD_LIMIT, 431),
     ],
