@@ -19,6 +19,7 @@ from operator import itemgetter
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
+from engine.matching.headers import COUNTS
 from engine.protocols.http1 import split_query
 from engine.redaction import decode_content
 from engine.rrpair import Message, storable
@@ -42,6 +43,12 @@ _PRESIGNED = frozenset(
 """Query parameters of a presigned URL (SigV4): transport, as the headers of the same meaning are."""
 
 _BOUNDARY = re.compile(rb'(?i);\s*boundary=(?:"([^"]+)"|([^\s;]+))')
+_PIECES = re.compile(rb'(?:[^;"]|"[^"]*"?)+')
+"""The parameters of a media type: what semicolons outside of quotes part."""
+_QUOTED_TOKEN = re.compile(rb'"[^";\\]+"')
+_FORM = b"application/x-www-form-urlencoded"
+_UTF8 = (b"utf-8", b"utf8")
+"""What JSON (RFC 8259 section 8.1) and forms are in where nothing is said."""
 _PART_NAME = re.compile(rb'(?i)\bname="([^"]*)"')
 _ESCAPED = re.compile("[%+]")
 
@@ -53,8 +60,10 @@ class Canonical:
     method: str
     path: str | tuple[str, ...]
     query: Query
-    target: str
-    media: str
+    fields: tuple[tuple[bytes, bytes], ...]
+    """Headers that count, by name."""
+    media: bytes
+    """Media type with its parameters."""
     kind: str
     body: Any
     digest: bytes
@@ -62,27 +71,56 @@ class Canonical:
 
 def canonical(method: str, path: str, query: Query, message: Message) -> Canonical:
     """Bring a request into canonical form. `path` and `query` are undecoded, those of `message`'s start line."""
-    target = content_type = coding = b""
+    content_type = coding = b""
+    fields: list[tuple[bytes, bytes]] = []
+    counts = COUNTS
     for name, value in message.headers:
-        length = len(name)
-        if length == 12:
-            lower = name.lower()
-            if lower == b"content-type":
-                content_type = value
-            elif lower == b"x-amz-target":
-                target = value
-        elif length == 16 and name.lower() == b"content-encoding":
+        lower = counts[name]
+        if not lower:
+            continue
+        if lower == b"content-type":
+            content_type = value
+        elif lower == b"content-encoding":
             coding = value.strip().lower()
+        else:
+            fields.append((lower, value))
+    fields.sort(key=_NAME)
     media = content_type.partition(b";")[0].strip().lower()
     kind, body = _body(message.body, media, content_type, coding) if message.body else ("", None)
     way = path if "%" not in path else _decoded_path(path)
     asked = _ordered(query) if query else ()
-    packed = _packed((method, way, asked, target, media, kind, body))
+    counted, full = tuple(fields), _with_parameters(media, content_type) if b";" in content_type else media
+    packed = _packed((method, way, asked, counted, full, kind, body))
     if packed is None:  # nested deeper than can be walked
         kind, body = "bytes", message.body
-        packed = _packed((method, way, asked, target, media, kind, body)) or b""
+        packed = _packed((method, way, asked, counted, full, kind, body)) or b""
     digest = blake2b(packed, digest_size=DIGEST_BYTES).digest()
-    return Canonical(method, way, asked, target.decode("latin-1"), media.decode("latin-1"), kind, body, digest)
+    return Canonical(method, way, asked, counted, full, kind, body, digest)
+
+
+def _with_parameters(media: bytes, content_type: bytes) -> bytes:
+    """Write a media type with those of its parameters that count, in the order of their names (RFC 9110 section 8.3.1)."""
+    parameters = [_parameter(piece) for piece in _PIECES.findall(content_type.partition(b";")[2])]
+    parameters.sort(key=_NAME)
+    text = _is_json(media) or media == _FORM
+    kept = [
+        name + equals + value
+        for name, equals, value in parameters
+        if name not in (b"", b"boundary") and not (text and name == b"charset" and value in _UTF8)
+    ]
+    return b";".join((media, *kept))
+
+
+def _parameter(piece: bytes) -> tuple[bytes, bytes, bytes]:
+    name, equals, value = piece.partition(b"=")
+    name, value = name.strip().lower(), value.strip()
+    if _QUOTED_TOKEN.fullmatch(value):
+        value = value[1:-1]
+    return name, equals, value.lower() if name == b"charset" else value
+
+
+def _is_json(media: bytes) -> bool:
+    return media.endswith(b"json") or b"json-" in media
 
 
 def _decoded_path(path: str) -> str | tuple[str, ...]:
@@ -134,9 +172,9 @@ def _structure(body: bytes, media: bytes, content_type: bytes) -> tuple[str, Any
     """Part a body into its fields; None where there are too many of them, as far as that shows before it is parsed."""
     if len(body) > DECODED_LIMIT:
         return None
-    if media.endswith(b"json") or b"json-" in media or (not media and body[:1] in b"{["):
+    if _is_json(media) or (not media and body[:1] in b"{["):
         return None if sum(map(body.count, (b",", b":", b"[", b"{"))) > LEAVES_LIMIT else _json(body)
-    if media == b"application/x-www-form-urlencoded":
+    if media == _FORM:
         return None if body.count(b"&") > LEAVES_LIMIT else ("form", _ordered(split_query(body.decode("latin-1"))))
     if media.startswith(b"multipart/"):
         return _multipart(body, content_type)
@@ -195,10 +233,10 @@ def _leaves(request: Canonical) -> Iterator[Leaf]:
         yield f"path.{number}", segment
     for name, value in request.query:
         yield f"query.{name}", value
-    if request.target:
-        yield "header.x-amz-target", request.target
+    for header, text in request.fields:
+        yield f"header.{header.decode('latin-1')}", text.decode("latin-1")
     if request.media:
-        yield "header.content-type", request.media
+        yield "header.content-type", request.media.decode("latin-1")
     yield from _body_leaves(request.kind, request.body)
 
 

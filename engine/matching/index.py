@@ -5,7 +5,7 @@
 2. Where the pairs of a group have one answer, that is it.
 3. Where they differ in headers and in answers, the headers that tell them apart select, and an unknown value is a miss.
 4. What then still has several answers is a sequence: recorded order, the last one sticks. A retry under the same idempotency
-   key is not a new request, neither when recorded nor live.
+   key is not a new request, neither when recorded nor live: it gets what its own retries got, and then the last of these again.
 
 An index keeps a digest and a number for a pair, whatever its size; the rest stays in the snapshot until it is asked for.
 """
@@ -60,37 +60,52 @@ class Request:
         return operation(self.method, self.path, index, self.message.body)
 
 
+Span = tuple[int, int]
+"""Of a request and its retries, where in a sequence the next answer is, and where the last."""
+
+
 class Sequence:
-    """The answers to requests that are equal, in recorded order; the last one sticks."""
+    """The answers to requests that are equal, in recorded order; the last one sticks.
 
-    __slots__ = ("_cursor", "_given", "rows")
+    It is made of *turns*: the answers that one request got, the first of them and those of its retries.
+    """
 
-    def __init__(self, rows: Iterable[int]) -> None:
-        self.rows = array("q", rows)
-        self._cursor = 0
-        self._given: OrderedDict[bytes, int] | None = None
+    __slots__ = ("_begun", "_ends", "_given", "_turn", "rows")
+
+    def __init__(self, turns: Iterable[Iterable[int]]) -> None:
+        self.rows = array("q")
+        self._ends = array("q")
+        for turn in turns:
+            self.rows.extend(turn)
+            self._ends.append(len(self.rows) - 1)
+        self._turn = 0
+        """Turns that have begun."""
+        self._begun: Span | None = None
+        """What is left of the turn of a request without a key."""
+        self._given: OrderedDict[bytes, Span] | None = None
+        """The same by idempotency key."""
 
     def next(self, key: bytes = b"") -> int:
-        """Row of the next answer, or of the one that was given under the same idempotency key."""
-        rows = self.rows
-        if len(rows) == 1:
-            return rows[0]
-        given = self._given
-        if key and given and key in given:
-            return given[key]
-        row = rows[self._cursor]
-        if self._cursor < len(rows) - 1:
-            self._cursor += 1
-        if key:
-            self._remember(key, row)
-        return row
+        """Row of the next answer to a request, or to the one that was made before under the same idempotency key."""
+        if len(self.rows) == 1:
+            return self.rows[0]
+        if not key:
+            at, last = self._begun or self._begin()
+            self._begun = (at + 1, last) if at < last else None
+            return self.rows[at]
+        given = self._given = OrderedDict() if self._given is None else self._given
+        at, last = given.pop(key) if key in given else self._begin()
+        given[key] = (min(at + 1, last), last)
+        if len(given) > KEYS_LIMIT:
+            given.popitem(last=False)
+        return self.rows[at]
 
-    def _remember(self, key: bytes, row: int) -> None:
-        if self._given is None:
-            self._given = OrderedDict()
-        self._given[key] = row
-        if len(self._given) > KEYS_LIMIT:
-            self._given.popitem(last=False)
+    def _begin(self) -> Span:
+        ends, turn = self._ends, self._turn
+        if turn == len(ends):
+            return ends[-1], ends[-1]
+        self._turn += 1
+        return (ends[turn - 1] + 1 if turn else 0), ends[turn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +198,9 @@ class Index:
 
     def _settle(self, members: list[_Member]) -> Sequence | Choice:
         """Put a group in order."""
-        members = _without_retries(members)
-        if len({answer for _, _, answer, _ in members}) == 1:
-            return Sequence([members[0][0]])
-        if len({headers for _, headers, _, _ in members}) == 1:
-            return Sequence([row for row, *_ in members])
+        several = len({answer for _, _, answer, _ in members}) > 1
+        if not several or len({headers for _, headers, _, _ in members}) == 1:
+            return _sequence(members)
         return self._choice(members)
 
     def _choice(self, members: list[_Member]) -> Sequence | Choice:
@@ -198,14 +211,9 @@ class Index:
         parts: dict[Values, list[_Member]] = {}
         for member in members:
             parts.setdefault(_values(sent[member[1]], names), []).append(member)
-        if len({tuple(answer for _, _, answer, _ in part) for part in parts.values()}) == 1:
-            return Sequence([row for row, *_ in members])
-        return Choice(names, {values: self._settle_part(part) for values, part in parts.items()})
-
-    @staticmethod
-    def _settle_part(members: list[_Member]) -> Sequence:
-        answers = {answer for _, _, answer, _ in members}
-        return Sequence([row for row, *_ in members][: 1 if len(answers) == 1 else None])
+        if len({tuple(tuple(answer for _, _, answer, _ in turn) for turn in _turns(part)) for part in parts.values()}) == 1:
+            return _sequence(members)
+        return Choice(names, {values: _sequence(part) for values, part in parts.items()})
 
 
 _CUT = b"cut"
@@ -221,16 +229,28 @@ def _partial_digest(pair: RRPair) -> bytes:
     return _CUT * cut + canonical(pair.method, pair.path, pair.query, message).digest
 
 
-def _without_retries(members: list[_Member]) -> list[_Member]:
-    """Drop what was asked again under the same idempotency key."""
-    seen: set[bytes] = set()
-    kept = []
+def _sequence(members: list[_Member]) -> Sequence:
+    """Put the answers of equal requests in order."""
+    if len({answer for _, _, answer, _ in members}) == 1:
+        return Sequence([[members[0][0]]])
+    return Sequence([[row for row, *_ in turn] for turn in _turns(members)])
+
+
+def _turns(members: list[_Member]) -> list[list[_Member]]:
+    """Put retries under one idempotency key to the request that they repeat; an answer that was given again is one."""
+    turns: list[list[_Member]] = []
+    by_key: dict[bytes, list[_Member]] = {}
     for member in members:
-        key = member[3]
-        if key == _NO_KEY or key not in seen:
-            kept.append(member)
-            seen.add(key)
-    return kept
+        _, _, answer, key = member
+        turn = by_key.get(key)
+        if turn is None:
+            turn = [member]
+            turns.append(turn)
+            if key != _NO_KEY:
+                by_key[key] = turn
+        elif answer != turn[-1][2]:
+            turn.append(member)
+    return turns
 
 
 def _varying(sent: list[list[tuple[bytes, bytes]]]) -> tuple[bytes, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 from engine.matching.fields import canonical
 from engine.matching.headers import answer_headers, idempotency_key, may_select, short_digest
 from engine.rrpair import Message, RRPair
@@ -22,17 +20,17 @@ def signature(pair: RRPair) -> dict[str, str]:
     request = pair.request
     signed = {
         "request": canonical(pair.method, pair.path, pair.query, request).digest.hex(),
-        "headers": short_digest(list(chain.from_iterable(may_select(request.headers)))),
+        "headers": short_digest(may_select(request.headers)),
         "answer": _answer(pair.status, pair.response) if pair.response else "",
     }
     key = idempotency_key(request.headers)
     if pair.signature.get("secrets"):
         signed["secrets"] = pair.signature["secrets"]
     if key:
-        signed["idempotency"] = short_digest([key])
+        signed["idempotency"] = short_digest(key)
     return signed
 
 
 def _answer(status: int, response: Message) -> str:
-    parts = [b"%d" % status, *chain.from_iterable(answer_headers(response.headers)), response.body]
-    return short_digest(parts)
+    headers, trailers = answer_headers(response.headers, response.body), answer_headers(response.trailers, response.body)
+    return short_digest(status, headers, response.body, trailers)

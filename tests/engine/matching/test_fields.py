@@ -137,6 +137,45 @@ def test_method_path_media_and_operation_count() -> None:
     assert not equal(form(b'{"TableName":"T"}', *scan), form(b'{"TableName":"T"}', *delete))
 
 
+def typed(content_type: bytes, body: bytes = b"{}") -> Canonical:
+    return form(body, (b"Content-Type", content_type))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b"application/json; version=1", b"application/json; version=2"),
+        (b"application/json; version=1", b"application/json"),
+        (b"application/json; version", b"application/json"),
+        (b"application/json; charset=utf-16", b"application/json"),
+        (b"text/plain; charset=utf-8", b"text/plain; charset=iso-8859-1"),
+        (b'application/ld+json; profile="http://a.example/x"', b'application/ld+json; profile="http://a.example/X"'),
+        (b'a/b; x="1;y=2"', b"a/b; x=1; y=2"),
+        (b'multipart/related; boundary=b; type="text/xml"', b'multipart/related; boundary=b; type="text/html"'),
+    ],
+)
+def test_parameters_of_the_content_type_count(one: bytes, other: bytes) -> None:
+    assert not equal(typed(one), typed(other))
+    assert leaves_of(one) != leaves_of(other)
+
+
+def leaves_of(content_type: bytes) -> str:
+    return dict(leaves(typed(content_type)))["header.content-type"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b"application/json; charset=utf-8", b"application/json"),
+        (b'application/problem+json;Charset="UTF-8" ; v=1', b"application/problem+json; v=1"),
+        (b'application/json; b="2"; A=1;', b"Application/JSON;a=1;b=2"),
+        (b"text/plain; charset=UTF-8", b'text/plain; charset="utf-8"'),
+    ],
+)
+def test_how_a_content_type_is_written_does_not_count(one: bytes, other: bytes) -> None:
+    assert equal(typed(one), typed(other))
+
+
 # -- robust ------------------------------------------------------------------------------------------------------------
 
 
