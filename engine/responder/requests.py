@@ -32,14 +32,20 @@ class Asked:
         return REQUEST_OVERHEAD + len(self.target) + len(self.body) + sum(len(name) + len(value) for name, value in fields)
 
 
-_NOT_PASSED_ON = frozenset({b"expect", b"proxy-connection", b"proxy-authorization", b"upgrade", b"http2-settings"})
+_OF_THE_CONNECTION = frozenset(
+    b"connection keep-alive te expect proxy-connection proxy-authorization upgrade http2-settings".split()
+)
 """Fields that are between the client and us (RFC 9110 sections 7.6.1, 7.8, 10.1.1 and 11.7.2)."""
+_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding"))
+"""What no Connection field can take away: the server would read another request."""
 
 
 def encode(asked: Asked) -> bytes:
     """Write a request as it came, for the server itself: what was between the client and a proxy is left out."""
-    fields = [(name, value) for name, value in asked.headers if name.lower() not in _NOT_PASSED_ON]
-    fields = [(name, value) for name, value in fields if name.lower() != b"connection" or b"upgrade" not in value.lower()]
+    dropped = _OF_THE_CONNECTION | (_options(asked.headers) - _FRAMING)
+    coded = any(name.lower() == b"transfer-encoding" for name, _ in asked.headers)
+    fields = [(name, value) for name, value in asked.headers if name.lower() not in dropped]
+    fields = _one_length(fields, None if coded else len(asked.body))
     target = asked.target
     authority, path, query = split_target(asked.method, target)
     if authority:  # absolute form, which also counts where it contradicts Host (RFC 9112 section 3.2.2)
@@ -47,10 +53,28 @@ def encode(asked: Asked) -> bytes:
         fields = [(b"Host", authority.encode("latin-1")), *[field for field in fields if field[0].lower() != b"host"]]
     line = f"{asked.method} {target} HTTP/{asked.version}".encode("latin-1")
     head = b"\r\n".join((line, *[b"%b: %b" % field for field in fields], b"", b""))
-    if not any(name.lower() == b"transfer-encoding" for name, _ in fields):
+    if not coded:
         return head + asked.body
     chunk = b"%x\r\n%b\r\n" % (len(asked.body), asked.body) if asked.body else b""
     return b"".join((head, chunk, b"0\r\n", *[b"%b: %b\r\n" % field for field in asked.trailers], b"\r\n"))
+
+
+def _options(headers: Fields) -> frozenset[bytes]:
+    """What the Connection fields name: options, and fields that go no further than to us (RFC 9110 section 7.6.1)."""
+    values = b",".join(value for name, value in headers if name.lower() == b"connection")
+    return frozenset(option.strip(b" \t").lower() for option in values.split(b","))
+
+
+def _one_length(fields: list[tuple[bytes, bytes]], length: int | None) -> list[tuple[bytes, bytes]]:
+    """Leave one Content-Length of those that were sent, none beside a transfer coding (RFC 9112 sections 6.1 and 6.3)."""
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in fields:
+        if name.lower() != b"content-length":
+            kept.append((name, value))
+        elif length is not None:
+            kept.append((name, b"%d" % length))
+            length = None
+    return kept
 
 
 class RequestError(Exception):
@@ -117,10 +141,7 @@ def _asked(request: Received) -> Asked:
     message, index = request.message, request.index
     method, target = request_line(message.start_line)
     old = message.start_line.rstrip(b" \t").endswith(b"HTTP/1.0")
-    connection = b""
-    if b"connection" in index:
-        connection = b",".join(value for name, value in message.headers if name.lower() == b"connection").lower()
-    options = [option.strip(b" \t") for option in connection.split(b",")]
+    options = _options(message.headers) if b"connection" in index else frozenset()
     return Asked(
         method,
         target,

@@ -111,7 +111,21 @@ def get(path: str, *fields: str) -> bytes:
 @pytest.mark.parametrize(
     ("asked", "heard"),
     [
-        (get("/x?b=2&a", "X-One: 1", "x-one: 2", "Connection: keep-alive"), None),
+        (get("/x?b=2&a", "X-One: 1", "x-one: 2"), None),
+        (
+            get("/x", "Connection: keep-alive, X-Hop", "Keep-Alive: timeout=5", "TE: trailers", "X-Hop: 1", "A: b"),
+            get("/x", "A: b"),
+        ),
+        (get("/x", "A: b", "Connection: close, Host"), get("/x", "A: b")),
+        (
+            b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n"
+            b"Connection: Transfer-Encoding\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+            b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+        ),
+        (
+            b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nA: b\r\ncontent-length: 2, 2\r\n\r\nab",
+            b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nA: b\r\n\r\nab",
+        ),
         (b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n\x00\xffz", None),
         (
             b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\nT: 1\r\n\r\n",
