@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, cast
 
 from engine.pairing.description import host_and_port
 from engine.report import FailedHandshake
-from engine.responder.answering import Plan
 from engine.responder.backends import Scope
 from engine.responder.destination import calling_program
 from engine.responder.misses import Missed, error_reply, miss_reply
@@ -41,9 +40,6 @@ TOO_MUCH = f"more than {HELD_LIMIT // 1024**2} MiB of requests and answers that 
 DIGEST_BYTES = 16
 LINGER_NOT = struct.pack("ii", 1, 0)
 """struct linger of socket(7): closing resets the connection."""
-
-Known = dict[bytes, Plan]
-"""Plans by digest of a request's bytes."""
 
 
 class Connection(asyncio.Protocol):
@@ -161,7 +157,8 @@ class Connection(asyncio.Protocol):
 
     def _enter(self, scope: Scope) -> None:
         self._scope = scope
-        self._known = self._responder.known(scope)
+        self._digest = blake2b(repr(scope).encode(), digest_size=DIGEST_BYTES)
+        """Of whom requests are for; what is known of a request is kept under that and its bytes."""
 
     # -- what it costs -------------------------------------------------------------------------------------------------
 
@@ -194,8 +191,10 @@ class Connection(asyncio.Protocol):
         if not self._reader.idle or self._waiting or self._busy:
             self._read(data, b"")
             return
-        digest = blake2b(data, digest_size=DIGEST_BYTES).digest()
-        plan = self._known.get(digest)
+        known = self._digest.copy()
+        known.update(data)
+        digest = known.digest()
+        plan = self._responder.known.get(digest)
         if plan:
             self._deliver(plan.take())
         else:
@@ -245,7 +244,7 @@ class Connection(asyncio.Protocol):
             self._miss(asked, found)
             return
         if digest and asked.keep_alive and asked.version == "1.1" and not asked.continue_asked:
-            self._responder.remember(self._known, digest, found)
+            self._responder.remember(digest, found)
         self._deliver(found.take())
 
     def _miss(self, asked: Asked, missed: Missed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import errno
 import socket
@@ -18,8 +19,8 @@ import uvloop
 from engine.report import MockReport
 from engine.responder.answering import Answering, Plan
 from engine.responder.authority import Authority, Contexts
-from engine.responder.backends import Backends, Scope
-from engine.responder.connection import HELD_LIMIT, Connection, Known
+from engine.responder.backends import Backends
+from engine.responder.connection import HELD_LIMIT, Connection
 from engine.responder.destination import Destination, OriginalDestination, original_destination
 from engine.responder.passing import Keep, Passing
 from engine.responder.replies import Replies, Reply
@@ -38,10 +39,13 @@ IDLE_SECONDS = 150.0
 """A connection of which nothing is heard for so long, or at most twice as long, is closed: load balancers wait 60 s."""
 KNOWN_LIMIT = 200_000
 """Requests that are known by their bytes; some 30 MiB. Where more come, it begins anew."""
-SCOPES_LIMIT = 1000
-"""Names and destinations whose requests are known by their bytes."""
 BACKLOG = 1024
 STOP_SECONDS = 5.0
+"""How long its end, and then that of its thread, may take: cutting off all clients takes milliseconds."""
+STUCK = (
+    f"the responder did not stop within {2 * STOP_SECONDS:g} s, and what it still answers is not in this report: "
+    "if the snapshot lies on a slow or hanging disk, copy it to a local one"
+)
 
 
 def is_loopback(address: str) -> bool:
@@ -114,8 +118,8 @@ class Responder:
         self.address = ""
         self.addresses: tuple[str, ...] = ()
         self.port = 0
-        self._known: dict[Scope, Known] = {}
-        self._known_count = 0
+        self.known: dict[bytes, Plan] = {}
+        """Requests that are known by their bytes and by whom they are for, of all connections: digests, see `Connection`."""
         self._connections: set[Connection] = set()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="responder", daemon=True)
@@ -186,12 +190,16 @@ class Responder:
         self._loop.run_forever()
 
     def stop(self) -> MockReport:
-        """End it: clients are cut off. Gives what happened."""
+        """End it: clients are cut off. Gives what happened, also where it does not end: then its thread is left behind."""
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(STOP_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(STOP_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_SECONDS)
-            self._let_go()
+            if self._thread.is_alive():
+                self.run.trouble(STUCK)
+            else:
+                self._let_go()
         return self.run.report()
 
     async def _end(self) -> None:
@@ -236,21 +244,8 @@ class Responder:
         """Forget a connection."""
         self._connections.discard(connection)
 
-    def known(self, scope: Scope) -> Known:
-        """Requests that are known by their bytes, of connections that were meant for the same."""
-        if scope not in self._known and len(self._known) >= SCOPES_LIMIT:
-            self._forget_known()
-            self._known.clear()
-        return self._known.setdefault(scope, {})
-
-    def remember(self, known: Known, digest: bytes, plan: Plan) -> None:
+    def remember(self, digest: bytes, plan: Plan) -> None:
         """Know a request the next time."""
-        if self._known_count >= KNOWN_LIMIT:
-            self._forget_known()
-        known[digest] = plan
-        self._known_count += 1
-
-    def _forget_known(self) -> None:
-        for each in self._known.values():
-            each.clear()
-        self._known_count = 0
+        if len(self.known) >= KNOWN_LIMIT:
+            self.known.clear()
+        self.known[digest] = plan

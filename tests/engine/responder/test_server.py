@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import select
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from engine.responder import server
+from engine.responder.answering import Plan
 from engine.responder.server import Responder
 from tests.engine.making import Exchange
 from tests.engine.responder.conftest import Serve
@@ -173,3 +177,57 @@ def test_localhost_is_both_addresses(serve: Serve) -> None:
         with socket.create_connection((address, responder.port), timeout=20) as client:
             client.sendall(ASKED)
             assert client.recv(1000).endswith(b"answer")
+
+
+def test_what_is_known_by_its_bytes_has_one_limit(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many names and destinations there are, also of connections that stay open."""
+    monkeypatch.setattr(server, "KNOWN_LIMIT", 3)
+    monkeypatch.setattr(server, "SCOPES_LIMIT", 1, raising=False)
+    places = iter([("192.0.2.1", 443), ("192.0.2.2", 443)])
+    exchanges = [Exchange(f"GET /{n}", b"%d" % n) for n in range(8)]
+    responder = serve(*exchanges, original_destination=lambda _: next(places))
+    with contextlib.ExitStack() as stack:
+        place = (responder.address, responder.port)
+        clients = [stack.enter_context(socket.create_connection(place, timeout=20)) for _ in range(2)]
+        for n in (0, 1, 2, 3, 3, 0, 4, 5, 6, 7, 7, 1):
+            client = clients[n % 2]
+            client.sendall(ASKED.replace(b"/a", b"/%d" % n))
+            assert client.recv(1000).endswith(b"\r\n\r\n%d" % n)
+        plans = [each for each in gc.get_objects() if isinstance(each, Plan) and each._replies is responder.answering._replies]
+        assert 0 < len(plans) <= 3
+
+
+def test_equal_bytes_for_another_server_are_another_request(serve: Serve) -> None:
+    places = iter([("192.0.2.1", 8001), ("192.0.2.1", 8002), ("192.0.2.1", 8001)])
+    exchanges = [Exchange("GET /a", b"%d" % port, host="h.example", port=port, tls=False) for port in (8001, 8002)]
+    responder = serve(*exchanges, original_destination=lambda _: next(places))
+    said = [asked(responder, b"GET /a HTTP/1.1\r\nHost: h.example\r\n\r\n")[-4:] for _ in range(3)]
+    assert said == [b"8001", b"8002", b"8001"]
+
+
+def test_requests_out_of_recorded_order_get_their_own_answers(serve: Serve) -> None:
+    """On one connection and on several, sequences among them."""
+    recorded = [f"/{n}" for n in range(5)] + ["/job", "/job"]
+    responder = serve(*[Exchange(f"GET {path}", f"{at} {path}".encode()) for at, path in enumerate(recorded)])
+    order = ["/4", "/job", "/0", "/3", "/job", "/4", "/job", "/1"]
+    expected = ["4 /4", "5 /job", "0 /0", "3 /3", "6 /job", "4 /4", "6 /job", "1 /1"]
+    found = [asked(responder, ASKED.replace(b"/a", path.encode())).rpartition(b"\r\n\r\n")[2].decode() for path in order]
+    assert found == expected
+    together = asked(responder, b"".join(ASKED.replace(b"/a", path.encode()) for path in ("/4", "/2", "/0")))
+    assert [line for line in together.decode().replace("HTTP/1.1", "\n").split("\n") if " /" in line] == ["4 /4", "2 /2", "0 /0"]
+
+
+def test_a_responder_that_does_not_stop_is_told_of_and_reports(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    responder = serve(Exchange("GET /a", b"answer"))
+    assert asked(responder, ASKED).endswith(b"answer")
+    monkeypatch.setattr(server, "STOP_SECONDS", 0.01)
+    go_on = threading.Event()
+    responder._loop.call_soon_threadsafe(go_on.wait)
+    try:
+        report = responder.stop()
+    finally:
+        go_on.set()
+        responder._thread.join(20)
+    assert [count.requests for count in report.backends] == [1]
+    [(trouble, times)] = report.troubles
+    assert ("did not stop within" in trouble, times) == (True, 1)
