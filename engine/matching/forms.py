@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 
+from engine.redaction.tokens import MARK
+
+REDACTED = MARK.decode()
 LENGTH_LIMIT = 80
 """Longest value that is looked at: no time and no id is longer."""
 
@@ -25,8 +28,8 @@ _ID = re.compile(
 
 
 def form_of(lexeme: str | None) -> str:
-    """Name the form of a value: "a time", "an id", or "" where it has neither."""
-    if lexeme is None or len(lexeme) > LENGTH_LIMIT:
+    """Name the form of a value: "a time", "an id", or "" where it has neither, as a secret that was replaced."""
+    if lexeme is None or len(lexeme) > LENGTH_LIMIT or REDACTED in lexeme:
         return ""
     text = lexeme.strip('"')
     if _TIME.fullmatch(text):

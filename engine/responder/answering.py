@@ -69,6 +69,11 @@ class Answering:
         return Missed(place, tls, request, why)
 
     def _explain(self, place: Place, request: Request, undecided: Undecided | None) -> Explanation:
+        why = self._explain_recorded(place, request, undecided)
+        unread = self._backends.unread.get(place)
+        return replace(why, reason=f"{why.reason}; {unread} was seen at this backend and not recorded") if unread else why
+
+    def _explain_recorded(self, place: Place, request: Request, undecided: Undecided | None) -> Explanation:
         index = self._backends.indexes.get(place)
         if index:
             return explain(index, request, undecided)

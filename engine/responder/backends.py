@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from engine.matching.index import Index
 from engine.pairing.description import host_and_port, host_name
-from engine.protocols import HTTP1, TUNNEL
+from engine.protocols import HTTP1, HTTP2, TUNNEL, UNKNOWN
 from engine.responder.destination import Destination
 from engine.rrpair import Flow, Role
 from engine.snapshot import Snapshot
@@ -16,6 +16,9 @@ from engine.store import Entry
 
 Place = tuple[str, int]
 """A backend: host in lower case, and port."""
+
+_PROTOCOLS = {HTTP2: "HTTP/2", HTTP1: "HTTP/1.1 that could not be read", UNKNOWN: "a protocol that is not known"}
+"""What people call them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Backends:
         """Recorded, but in a protocol that is not spoken, or not understood."""
         self.addresses: dict[Place, set[str]] = {}
         """Where they were reached when they were recorded."""
+        self.unread: dict[Place, str] = {}
+        """In what protocol they said something that could not be read, so was not recorded."""
         self._tls: dict[Place, bool] = {}
         self._own: set[Place] = set()
         """The recorded workload itself, asked by a part of it, as a test does that starts its service: it is there again."""
@@ -93,7 +98,10 @@ class Backends:
             host = host_name(connection.server_name) or connection.remote_address
             is_tunnel = flow.protocol == TUNNEL  # what went through it is recorded by itself, of the server that it led to
             if connection.role is Role.CLIENT and host and not is_tunnel:
-                self._see((host, connection.remote_port), connection.remote_address)
+                place = (host, connection.remote_port)
+                self._see(place, connection.remote_address)
+                if place not in self.unread or flow.protocol != HTTP1:
+                    self.unread[place] = _PROTOCOLS.get(flow.protocol, flow.protocol)
 
     def _is_wanted(self, place: Place) -> bool:
         if named_by(place, self._left_out):

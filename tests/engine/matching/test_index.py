@@ -311,6 +311,13 @@ def test_a_miss_hints_at_what_a_client_makes_anew(tmp_path: Path, recorded: str,
     assert form in found.reason
 
 
+def test_secrets_that_were_replaced_do_not_look_like_ids(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, post("", '{"password":"hunter2-8c1f"}'))
+    found = explain(asked.index, asked.request(post("", '{"password":"other-secret-1"}')))
+    assert "REDACTED-secret-" in str(found.differences)
+    assert found.reason == "no recorded request is equal to it"
+
+
 def partial(folder: Path, request: bytes, *, request_lost: int = 0, response_lost: int = 10) -> Asked:
     """An index of one pair that was recorded incompletely."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 100

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.protocols import HTTP2, POSTGRES, TUNNEL
+from engine.responder.answering import Answering
+from engine.responder.backends import Backends, Scope
+from engine.responder.misses import Missed
+from engine.responder.replies import Replies
+from engine.responder.requests import RequestReader
+from engine.responder.run import Run
+from engine.rrpair import Connection, Flow, Role
+from engine.snapshot import Snapshot, SnapshotWriter
+from tests.engine.making import Exchange, pairs_of
+
+
+@pytest.mark.parametrize(
+    ("host", "protocol", "said"),
+    [
+        ("grpc.example", HTTP2, "nothing was recorded of grpc.example:443; HTTP/2 was seen at this backend and not recorded"),
+        ("api.example.com", HTTP2, "GET /b was not recorded; HTTP/2 was seen at this backend and not recorded"),
+        ("db.example", POSTGRES, "nothing was recorded of db.example:443; postgres was seen at this backend and not recorded"),
+        ("db.example", TUNNEL, "nothing was recorded of db.example:443"),
+        ("other.example", HTTP2, "GET /b was not recorded"),
+    ],
+)
+def test_a_miss_says_that_its_backend_spoke_what_is_not_recorded(tmp_path: Path, host: str, protocol: str, said: str) -> None:
+    connection = Connection("a:1", role=Role.CLIENT, remote_address="192.0.2.7", remote_port=443, server_name=host)
+    writer = SnapshotWriter.create(tmp_path / "s", service="test", capture_id="c", created=0, tool_version="0")
+    writer.add([*pairs_of(Exchange("GET /a")), Flow(connection, 0, protocol, f"{protocol} is not parsed yet", 10, 10)])
+    writer.finish()
+    asked_of = host if host != "other.example" else "api.example.com"
+    with Snapshot(tmp_path / "s") as snapshot:
+        backends = Backends(snapshot)
+        answering = Answering(backends, snapshot.redactor(), Replies(snapshot.answer), Run("test", backends.indexes))
+        [asked] = RequestReader().feed(b"GET /b HTTP/1.1\r\nHost: %b\r\n\r\n" % asked_of.encode())
+        missed = answering.answer(Scope(True, asked_of, (asked_of, 443), 1), asked)
+        assert isinstance(missed, Missed)
+        assert missed.why.reason == said
