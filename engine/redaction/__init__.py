@@ -13,6 +13,7 @@ import re
 from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
+from engine.protocols.heads import request_words
 from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
@@ -105,6 +106,8 @@ class Redactor:
             return line
         if line.startswith(b"HTTP/"):
             return line[:13] + settled(lambda reason: self._texts.text(reason, search), line[13:])
+        if b"\t" in line:  # a blank to the parser (RFC 9112 section 3), so to us as well
+            line = b" ".join(request_words(line))
         method, blank, rest = line.partition(b" ")
         target, last, version = rest.rpartition(b" ")
         return method + blank + self._target(method, target, search) + last + version
@@ -182,7 +185,7 @@ def _note(body: bytes, reason: str) -> bytes:
 
 def _anonymous(line: bytes) -> bytes:
     """A start line of which nothing but its kind is kept."""
-    first, _, rest = line.partition(b" ")
+    first, _, rest = line.replace(b"\t", b" ").partition(b" ")
     return line[:12] if line.startswith(b"HTTP/") else first + b" /REDACTED " + rest.rpartition(b" ")[2]
 
 
