@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
-_PEM = re.compile(_BEGIN + b"([A-Za-z0-9+/=\\s]+)-----END CERTIFICATE-----")
+_PEM = re.compile(b"^" + _BEGIN + b"([A-Za-z0-9+/=\\s]+)-----END CERTIFICATE-----", re.MULTILINE)
+"""At the beginning of a line, as OpenSSL wants it: a field of some other file that a person fills in is no certificate."""
 _STRINGS = {0x0C: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1A: "ascii", 0x1C: "utf-32-be", 0x1E: "utf-16-be"}
 """Tags of the character strings that OpenSSL brings into one form before it compares names (x509/x_name.c, ASN1_MASK_CANON)."""
 
@@ -17,7 +18,7 @@ _WHITE = re.compile("[ \t\n\v\f\r]+")
 
 def is_bundle(data: bytes) -> bool:
     """Whether a file is a list of certificates to trust: certificates, and no key."""
-    return _BEGIN in data and b"PRIVATE KEY-----" not in data
+    return _PEM.search(data) is not None and b"PRIVATE KEY-----" not in data
 
 
 def joined(bundle: bytes, ca: bytes) -> bytes:
@@ -31,6 +32,11 @@ def first_der(pem: bytes) -> bytes:
     if not found:
         raise ValueError("no certificate in PEM")
     return base64.b64decode(found.group(1))
+
+
+def as_pem(der: bytes) -> bytes:
+    """A certificate as PEM text."""
+    return _BEGIN + b"\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
 
 
 def subject_hash(der: bytes) -> str:

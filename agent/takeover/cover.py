@@ -13,19 +13,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import hashlib
 import json
 import os
-import shutil
-import stat
+import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from agent.takeover import bundles
-from agent.takeover.bundles import Command, Found
-from agent.takeover.certificates import first_der, joined, subject_hash
+from agent.takeover.bundles import Command, Found, Opened
+from agent.takeover.certificates import as_pem, first_der
+from agent.takeover.copies import SINGLE, Copies
 from agent.takeover.openings import Openings
 
 _CLONE_NEWNS = 0x20000
@@ -37,9 +35,6 @@ _PLACES = ("/tmp", "/run", "/mnt", "/var")
 
 TMPFS_OPTIONS = b"mode=0755,size=256m"
 """Room for a thousand bundles. What is not used takes no memory."""
-
-FOLDER_ENTRIES_MAX = 20_000
-"""Of a folder of certificates that is copied; Debian's has 300."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,27 +54,27 @@ class Covered:
 def main() -> None:
     """Read a request (JSON: ca, and the fields of a command), act, and print what was done."""
     pid, request = int(sys.argv[1]), json.loads(sys.stdin.readline())
-    ca = request.pop("ca").encode()
+    # Nothing but the certificate: whoever made the request may be the person's.
+    ca = as_pem(first_der(request.pop("ca").encode()))
     command = Command(**request)
     _check_own_mounts(pid)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     own, place = _own_namespace()
     _enter(pid)
     # What the person may not read shall not come into the copies: paths are theirs, and lead anywhere.
     with _rights_of(command):
         found = bundles.find(command)
-        contents = {path: data for path in found.files if (data := bundles.read_bundle(path)) is not None}
-        targets = [(path, _open(path)) for path in [*contents, *found.folders, *found.sockets]]
         roots = {str(root) for root in bundles.package_roots(command)}
-    covered = _cover(found, ca, contents, targets)
+    covered = _cover(found, ca)
+    found.close()
     answer = json.dumps({**asdict(covered), "variables": variables(command, covered)})
-    for _, fd in targets:
-        os.close(fd)
-    openings = None
-    with contextlib.suppress(OSError):  # the kernel, or a privilege, is missing: what shows later is not covered
+    try:
         openings = Openings(ca, set(covered.files), roots, lambda: _rights_of(command))
+    except OSError as error:
+        print(answer, flush=True)
+        sys.exit(f"this kernel does not show what is opened: {error}")
     print(answer, flush=True)
-    if openings:
-        openings.watch(own, place)
+    openings.watch(own, place)
 
 
 def _own_namespace() -> tuple[int, str]:
@@ -152,94 +147,45 @@ def _namespace(process: str) -> int:
     return 0
 
 
-def _cover(found: Found, ca: bytes, contents: dict[Path, bytes], targets: list[tuple[Path, int]]) -> Covered:
-    """Lay copies over what was found: first all are made, then, when they can be changed no more, mounted. `contents`: of the
-    files. `targets`: what to lay them over, and a descriptor of each."""
+def _cover(found: Found, ca: bytes) -> Covered:
+    """Lay copies over what was found: first all are made, then, when they can be changed no more, mounted onto its descriptors."""
     covered = Covered(failures=list(found.failures))
     place = next(place for place in _PLACES if os.path.isdir(place))
     options = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _mount("tmpfs", place, "tmpfs", options, TMPFS_OPTIONS)
+    room = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        copies = Copies(Path(place), ca, contents)
-        made = []
-        for path, fd in targets:
+        copies = Copies(room, ca, {each.bundle.identity: each.bundle for each in found.files.values() if each.bundle})
+        made: list[tuple[str, Opened, list[str], str]] = []
+        for path, opened, done in _targets(found, covered):
             with _noted(covered, path):
-                made.append((path, fd, copies.of_folder(path, fd) if path in found.folders else copies.of_file(path)))
+                made.append((path, opened, done, copies.of(opened, len(made), folder=done is covered.folders)))
         _mount(None, place, None, options | _MS_REMOUNT | _MS_RDONLY)
-        for path, fd, copy in made:
+        for path, opened, done, copy in made:
             with _noted(covered, path):
-                _mount(str(copy), f"/proc/self/fd/{fd}", None, _MS_BIND)
-                _list(covered, found, path).append(str(path))
+                _mount(f"/proc/self/fd/{room}/{copy}", f"/proc/self/fd/{opened.fd}", None, _MS_BIND)
+                done.append(path)
     finally:
+        os.close(room)
         _check(_libc.umount2(place.encode(), _MNT_DETACH), "umount")
     if covered.folders:
-        covered.single = f"{covered.folders[0]}/{_SINGLE}"
+        covered.single = f"{covered.folders[0]}/{SINGLE}"
     return covered
 
 
+def _targets(found: Found, covered: Covered) -> Iterator[tuple[str, Opened, list[str]]]:
+    """What to lay copies over, and where to note that it was done. Folders come after the files in them, which they hide."""
+    for those, done in ((found.files, covered.files), (found.folders, covered.folders), (found.sockets, covered.sockets)):
+        yield from ((str(path), opened, done) for path, opened in those.items())
+
+
 @contextlib.contextmanager
-def _noted(covered: Covered, path: Path) -> Iterator[None]:
+def _noted(covered: Covered, path: str) -> Iterator[None]:
     """What fails for one does not keep others from being covered."""
     try:
         yield
     except OSError as error:
-        covered.failures.append((str(path), error.strerror or str(error)))
-
-
-def _list(covered: Covered, found: Found, path: Path) -> list[str]:
-    if path in found.sockets:
-        return covered.sockets
-    return covered.folders if path in found.folders else covered.files
-
-
-_SINGLE = "understudy-ca.pem"
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_PATH | os.O_CLOEXEC)
-
-
-@dataclass(slots=True)
-class Copies:
-    """The copies, below `place`. `bundles` is what the files of certificates held before."""
-
-    place: Path
-    ca: bytes
-    bundles: dict[Path, bytes]
-
-    def of_file(self, path: Path) -> Path:
-        """Of a bundle; of a socket, an empty file. Bundles that are alike share one."""
-        content = joined(self.bundles[path], self.ca) if path in self.bundles else b""
-        copy = self.place / hashlib.sha256(content).hexdigest()
-        if not copy.exists():
-            copy.write_bytes(content)
-            copy.chmod(0o444)
-        return copy
-
-    def of_folder(self, path: Path, fd: int) -> Path:
-        """Of a folder of certificates, with the authority under the hash of its name. `fd` is open on it."""
-        source, copy = f"/proc/self/fd/{fd}/", self.place / f"folder-{fd}"
-        if sum(len(folders) + len(files) for _, folders, files in os.walk(source)) > FOLDER_ENTRIES_MAX:
-            raise OSError(errno.EFBIG, "too large a folder to copy")
-        shutil.copytree(source, copy, symlinks=True, copy_function=_copy)
-        for bundle, content in self.bundles.items():
-            if bundle.is_relative_to(path):
-                (copy / bundle.relative_to(path)).write_bytes(joined(content, self.ca))
-        (copy / _SINGLE).write_bytes(self.ca)
-        (copy / _SINGLE).chmod(0o444)
-        name = subject_hash(first_der(self.ca))
-        number = next(number for number in range(FOLDER_ENTRIES_MAX) if not os.path.lexists(copy / f"{name}.{number}"))
-        (copy / f"{name}.{number}").symlink_to(_SINGLE)
-        return copy
-
-
-def _copy(source: str, target: str) -> str:
-    """As shutil.copy2, with the owner; of what is no file, nothing."""
-    status = os.lstat(source)
-    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-        shutil.copy2(source, target, follow_symlinks=False)
-        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
-    return target
+        covered.failures.append((path, error.strerror or str(error)))
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: bytes | None = None) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import json
 import os
 import select
@@ -24,7 +23,9 @@ from pathlib import Path
 
 from agent.kernel.fanotify import FILE_SYSTEMS, MOUNTS_MAX, Group
 from agent.takeover import bundles
+from agent.takeover.bundles import File
 from agent.takeover.certificates import is_bundle, joined
+from agent.takeover.copies import write_once
 
 ROOTS_MAX = 1000
 """Folders of packages that are searched."""
@@ -42,7 +43,7 @@ _CLONE_NEWNS = 0x20000
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 """On every machine architecture."""
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
-_MOVE_MOUNT_F_EMPTY_PATH, _AT_EMPTY_PATH, _AT_FDCWD = 4, 0x1000, -100
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH, _AT_EMPTY_PATH, _AT_FDCWD = 4, 0x40, 0x1000, -100
 _MOUNT_ATTR_RDONLY = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,11 +70,13 @@ class Openings:
         """Until standard input ends. `own`: the own mount namespace, in which this process is from now on, with room at `place`."""
         _enter(own)
         self._own, self._place = own, place
+        self._room = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         poll = select.poll()
         poll.register(self._group.fd, select.POLLIN)
         poll.register(0, select.POLLIN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         while 0 not in {fd for fd, _ in poll.poll()}:
+            signal.alarm(SECONDS_MAX)  # taking an event opens its file, which waits for whoever has a lease on it (fcntl(2))
             for opening in self._group.read():
                 signal.alarm(SECONDS_MAX)
                 try:
@@ -83,7 +86,7 @@ class Openings:
                 finally:
                     with contextlib.suppress(FileNotFoundError):  # killed while it waited
                         self._group.allow(opening)
-                    signal.alarm(0)
+            signal.alarm(0)
 
     def _look(self, fd: int, pid: int) -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")
@@ -126,30 +129,38 @@ class Openings:
             print(json.dumps({"path": path, "pid": pid}), flush=True)
 
     def _cover(self, paths: list[Path]) -> None:
-        mounts = []
+        """Lay copies over those that are bundles. They are read here; the copies go onto the same files there."""
+        with contextlib.ExitStack() as stack:
+            mounts = []
+            with self._rights():
+                found = {path: bundles.open_bundle(path) for path in bundles.existing(paths) if str(path) not in self._known}
+            for path, opened in found.items():
+                if opened and opened.bundle:
+                    stack.callback(os.close, opened.fd)
+                    mounts.append((path, opened.bundle, self._copy(joined(opened.bundle.data, self._ca))))
+                    stack.callback(os.close, mounts[-1][2])
+            if mounts:
+                _enter(self._theirs)
+                stack.callback(_enter, self._own)
+            for path, bundle, mount in mounts:
+                with contextlib.suppress(OSError):  # gone meanwhile, or another file
+                    self._attach(path, bundle, mount)
+
+    def _attach(self, path: Path, bundle: File, mount: int) -> None:
         with self._rights():
-            found = {path.resolve(): bundles.read_bundle(path) for path in paths}
-        for path, data in found.items():
-            if data is not None and str(path) not in self._known:
-                self._known.add(str(path))
-                mounts.append((path, self._copy(joined(data, self._ca))))
-        if not mounts:
-            return
-        _enter(self._theirs)
+            target = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # this is no opening that is waited for
         try:
-            for path, mount in mounts:
-                _libc.syscall(_MOVE_MOUNT, mount, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
+            status = os.fstat(target)
+            if (status.st_dev, status.st_ino) == bundle.identity:
+                flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+                if _libc.syscall(_MOVE_MOUNT, mount, b"", target, b"", flags) == 0:
+                    self._known.add(str(path))
         finally:
-            _enter(self._own)
-            for _, mount in mounts:
-                os.close(mount)
+            os.close(target)
 
     def _copy(self, content: bytes) -> int:
         """A mount of a file with this content, which is nowhere yet."""
-        path = f"{self._place}/{hashlib.sha256(content).hexdigest()}"
-        if not os.path.exists(path):
-            Path(path).write_bytes(content)
-            os.chmod(path, 0o444)
+        path = f"{self._place}/{write_once(self._room, content)}"
         mount = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC)
         if mount < 0:
             raise OSError(ctypes.get_errno(), "open_tree")
