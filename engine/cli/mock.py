@@ -184,6 +184,8 @@ def command(
     person = caller()
     authorities = _authorities(person) if on_miss != "fail" else b""
     settings = Settings(path, address, port, only, excluded, _speed(timing), ON_MISS[on_miss], authorities, trusted)
+    for each in trusted:
+        _check_trusted(each, person)
     if cmd and os.geteuid() != 0:
         raise Failure(f"taking over a command's calls needs root: run `sudo {as_typed()}`")
     program = find_program(person, cmd) if cmd else ""
@@ -307,6 +309,16 @@ def _authorities(person: Caller) -> bytes:
         with contextlib.suppress(OSError):  # not set, a folder, or not there: their programs do without it, too
             found.append(person.read(Path(path), AUTHORITIES_MAX))
     return b"\n".join(found)
+
+
+def _check_trusted(path: Path, person: Caller) -> None:
+    """Failure where a command could trust nobody by a file."""
+    try:
+        data = person.read(path.absolute(), AUTHORITIES_MAX)
+    except OSError as error:
+        raise Failure(f"--trust {path}: {error.strerror}: give a list of certificates (PEM) that you may read") from error
+    if b"-----BEGIN CERTIFICATE-----" not in data or b"PRIVATE KEY-----" in data:
+        raise Failure(f"--trust {path}: it is no list of certificates: give one in PEM, without a key")
 
 
 def _speed(timing: str) -> float:
