@@ -113,11 +113,13 @@ def _call_news(told: redirect.Told) -> pb.RedirectResponse:
             return pb.RedirectResponse(local=news)
 
 
-def _news(told: redirect.Told | Departed | redirect.Unread) -> pb.RedirectResponse:
+def _news(told: redirect.Told | Departed | redirect.Unread | redirect.TrustEnded) -> pb.RedirectResponse:
     if isinstance(told, redirect.Told):
         return _call_news(told)
     if isinstance(told, Departed):
         return pb.RedirectResponse(departed=_departure(told))
+    if isinstance(told, redirect.TrustEnded):
+        return pb.RedirectResponse(trust_ended=pb.TrustEnded(reason=wire.text(told.reason)))
     return pb.RedirectResponse(untrusted_bundle=pb.UntrustedBundle(path=told.path, workload=wire.workload(told.workload)))
 
 

@@ -34,7 +34,8 @@ TOLD_MAX = 100
 """Bundles that are told of."""
 
 SECONDS_MAX = 5
-"""For one opening: then this process ends, and the kernel lets all of them go on."""
+"""For one opening: then this process ends, and the kernel lets all of them go on, but for one whose event could not be taken, as
+somebody has a lease on the file: that one it refuses (fanotify_read, fs/notify/fanotify/fanotify_user.c)."""
 
 _PACKAGES = ("/site-packages/", "/dist-packages/", "/node_modules/", "/vendor/bundle/")
 _ENDINGS = (".pem", ".crt", ".cer")
@@ -76,7 +77,7 @@ class Openings:
         poll.register(0, select.POLLIN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         while 0 not in {fd for fd, _ in poll.poll()}:
-            signal.alarm(SECONDS_MAX)  # taking an event opens its file, which waits for whoever has a lease on it (fcntl(2))
+            signal.alarm(SECONDS_MAX)  # this opens the file, which waits for whoever has a lease on it (fcntl(2))
             for opening in self._group.read():
                 signal.alarm(SECONDS_MAX)
                 try:

@@ -80,12 +80,19 @@ class Unread:
     workload: Workload
 
 
+@dataclass(frozen=True, slots=True)
+class TrustEnded:
+    """Nobody watches any more for lists of certificates that show."""
+
+    reason: str
+
+
 class Redirect:
     """One takeover. Nothing of it is there before start(), which leaves nothing behind where it fails."""
 
     def __init__(self, number: int, wanted: Wanted) -> None:
         self.wanted = wanted
-        self.news: queue.SimpleQueue[Told | Departed | Unread | None] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[Told | Departed | Unread | TrustEnded | None] = queue.SimpleQueue()
         self.trust = Trust()
         self.names = _names(wanted)
         self.untold = self._starts = 0
@@ -236,6 +243,8 @@ class Redirect:
         news = helper.news()
         for each in news or ():
             self.news.put(Unread(each.path, workloads.look_up(each.pid)))
+        if news is None:
+            self.news.put(TrustEnded(helper.end()))
         return news is not None
 
     def _responder_ended(self) -> None:

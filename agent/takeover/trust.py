@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 from agent.takeover import helper
 from agent.takeover.bundles import Command
+from agent.takeover.openings import SECONDS_MAX
 
 COVER_SECONDS = 30.0
 """A search of the largest environments takes a second."""
@@ -48,8 +50,7 @@ class Helper:
             if not ready:
                 raise TimeoutError
             if not self._take():
-                reason = self._process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise OSError(reason)
+                raise OSError(self.end())
         first, _, self._rest = self._rest.partition(b"\n")
         return first
 
@@ -66,6 +67,16 @@ class Helper:
         *lines, self._rest = self._rest.split(b"\n")
         found = [Unknown(**json.loads(line)) for line in lines if line]
         return found if going_on or found else None
+
+    def end(self) -> str:
+        """Why it has ended, of its own accord or not."""
+        reason: str = self._process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        status = self._process.wait()
+        if status == -signal.SIGALRM:
+            return (
+                f"a file could not be looked at within {SECONDS_MAX} seconds; if somebody has a lease on it, its opening has failed"
+            )
+        return reason or (f"it was ended by signal {-status}" if status < 0 else f"it ended with status {status}")
 
     def stop(self) -> None:
         """No more: what is held goes on."""

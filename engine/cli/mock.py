@@ -239,6 +239,8 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
                 _say(console, f"the {name} ended: what CMD calls now fails", "red")
         if not troubles:
             watch.tell(mocking.report().misses)
+    if takeover.trust_ended:
+        _say(console, f"lists of certificates that showed late do not trust the responder: {takeover.trust_ended}", "yellow")
     if "engine" in troubles:
         raise Failure(f"the engine ended: {parts.engine.last_words()}")
     if capturing and (trouble := capturing.settle()):

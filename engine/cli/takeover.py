@@ -75,6 +75,8 @@ class Takeover:
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, Call], int] = {}
         self._departed: list[Departed] = []
+        self.trust_ended = ""
+        """Why lists of certificates that show from now on do not trust the responder; "" while they do."""
         self._unread: dict[str, list[str]] = {}
         self._news = parts.agent_service.Redirect(request)
         try:
@@ -96,6 +98,8 @@ class Takeover:
                 elif kind == "departed":
                     who = each.departed.workload
                     self._departed.append(Departed(who.command, who.pid, each.departed.cgroup, each.departed.ended))
+                elif kind == "trust_ended":
+                    self.trust_ended = each.trust_ended.reason
                 elif kind == "untrusted_bundle":
                     self._unread.setdefault(each.untrusted_bundle.workload.command, []).append(each.untrusted_bundle.path)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +15,8 @@ import psutil
 import pytest
 import trustme
 
-from tests.kernel.takeover import Running, Taking, backend
+from tests.e2e.machine import eventually
+from tests.kernel.takeover import TIMEOUT, Running, Taking, backend
 from tests.kernel.test_takeover_ends import arguments_of
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
@@ -101,6 +105,41 @@ def test_a_helper_that_is_killed_holds_nobody_up(lonely: Taking, hidden: Path) -
     helper.kill()
     go.touch()
     assert running.said() == path.read_text()
+    assert [each.trust_ended.reason for each in running.news if each.WhichOneof("news") == "trust_ended"] == [
+        "it was ended by signal 9"
+    ]
+
+
+def test_a_file_that_cannot_be_looked_at_in_time_holds_no_others_up(lonely: Taking, hidden: Path) -> None:
+    """A lease keeps even the taking of the event waiting, for as long as the machine's lease-break-time."""
+    leased, other = hidden / "leased", hidden / "other"
+    leased.write_text("text")
+    other.write_text("other")
+    lender = os.open(leased, os.O_RDWR)
+    received = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    program = f"""
+import contextlib, threading
+def open_leased():
+    with contextlib.suppress(OSError):
+        open({str(leased)!r})
+threading.Thread(target=open_leased, daemon=True).start()
+while True:
+    with open({str(other)!r}) as file:
+        if (text := file.read()) not in ("", "other"):
+            break
+print(json.dumps(text))
+"""
+    try:
+        fcntl.fcntl(lender, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        running = start(lonely, program)
+        assert eventually(lambda: any(each.WhichOneof("news") == "trust_ended" for each in running.news), TIMEOUT)
+        other.write_text("go on")
+        assert running.said() == "go on"
+    finally:
+        os.close(lender)
+        signal.signal(signal.SIGIO, received)
+    [reason] = [each.trust_ended.reason for each in running.news if each.WhichOneof("news") == "trust_ended"]
+    assert "a lease" in reason
 
 
 def test_many_openings_at_a_time(lonely: Taking, hidden: Path) -> None:

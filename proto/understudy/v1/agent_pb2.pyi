@@ -619,6 +619,7 @@ class RedirectResponse(_message.Message):
     LOCAL_FIELD_NUMBER: _builtins.int
     DEPARTED_FIELD_NUMBER: _builtins.int
     UNTRUSTED_BUNDLE_FIELD_NUMBER: _builtins.int
+    TRUST_ENDED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___RedirectReady:
         """Everything is in place: the process may go on."""
@@ -647,6 +648,10 @@ class RedirectResponse(_message.Message):
     def untrusted_bundle(self) -> Global___UntrustedBundle:
         """A process read a list of certificates that does not trust the authority: it was not known before."""
 
+    @_builtins.property
+    def trust_ended(self) -> Global___TrustEnded:
+        """Nobody watches any more for lists of certificates that show while processes run: these do not trust the authority."""
+
     def __init__(
         self,
         *,
@@ -657,12 +662,13 @@ class RedirectResponse(_message.Message):
         local: Global___CallNews | None = ...,
         departed: Global___Departure | None = ...,
         untrusted_bundle: Global___UntrustedBundle | None = ...,
+        trust_ended: Global___TrustEnded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped", "untrusted_bundle", b"untrusted_bundle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped", "trust_ended", b"trust_ended", "untrusted_bundle", b"untrusted_bundle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped", "untrusted_bundle", b"untrusted_bundle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "local", b"local", "news", b"news", "passed", b"passed", "ready", b"ready", "refused", b"refused", "stopped", b"stopped", "trust_ended", b"trust_ended", "untrusted_bundle", b"untrusted_bundle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "refused", "passed", "stopped", "local", "departed", "untrusted_bundle"]  # noqa: Y015
+    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["ready", "refused", "passed", "stopped", "local", "departed", "untrusted_bundle", "trust_ended"]  # noqa: Y015
     _WhichOneofArgType_news: _TypeAlias = _typing.Literal["news", b"news"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_news) -> _WhichOneofReturnType_news | None: ...
 
@@ -883,6 +889,28 @@ class UntrustedBundle(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UntrustedBundle: _TypeAlias = UntrustedBundle  # noqa: Y015
+
+@_typing.final
+class TrustEnded(_message.Message):
+    """TrustEnded says that lists of certificates which show from now on are not covered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrustEnded: _TypeAlias = TrustEnded  # noqa: Y015
 
 @_typing.final
 class RedirectStopped(_message.Message):
