@@ -252,7 +252,8 @@ class StreamEntry(Structure):
         ("encrypted", c_uint8),
         ("read_ended", c_uint8),
         ("plain", c_uint8),
-        ("padding", c_uint8 * 6),
+        ("failed", c_uint8),
+        ("padding", c_uint8 * 5),
     ]
 
 

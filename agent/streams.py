@@ -148,6 +148,8 @@ class _Direction:
     expected: int = 0
     lost: int = 0
     pending: deque[_Item] = field(default_factory=deque)
+    end: tuple[int, int] | None = None
+    """Where the peer ended it, and when."""
 
 
 @dataclass(slots=True)
@@ -228,6 +230,7 @@ class Streams:
         if stream:
             for direction in (READ, WRITE):
                 yield from self._flush(stream, direction, time)
+                stream.directions[direction].end = None  # what came after it may be lost
             read, write = stream.directions
             yield from self._closed(stream_id, time, (Tally(read.expected, read.lost), Tally(write.expected, write.lost)))
 
@@ -370,9 +373,11 @@ class Streams:
             yield StreamBound(bound.id, event.head.time, bound.facts)
 
     def _half_closed(self, event: events.HalfClosed) -> Iterator[News]:
+        """Note the end. Bytes read by another thread may follow it, so it is told when the stream closes and none did."""
         stream = self._streams.get(event.head.stream)
-        if stream and stream.told:
-            yield StreamHalfClosed(stream.id, event.head.time, event.direction)
+        if stream:
+            stream.directions[event.direction].end = (event.offset, event.head.time)
+        return iter(())
 
     def _closed(self, stream_id: int, time: int, tallies: tuple[Tally, Tally]) -> Iterator[News]:
         stream = self._streams.pop(stream_id, None)
@@ -391,6 +396,8 @@ class Streams:
             yield from self._flush(stream, direction, time)
             if tallies[direction].seen > way.expected:
                 yield from self._missing(stream, direction, tallies[direction].seen - way.expected, time)
+            if way.end and way.end[0] == way.expected:
+                yield StreamHalfClosed(stream.id, way.end[1], direction)
         account.seen += tallies[READ].seen + tallies[WRITE].seen
         account.lost += tallies[READ].lost + tallies[WRITE].lost
         yield StreamClosed(stream.id, time, tallies)

@@ -151,9 +151,10 @@ struct stream {
 	u8 start_known;
 	u8 announced;
 	u8 encrypted;  /* a socket that carries TLS */
-	u8 read_ended; /* the end of what the peer says was told */
+	u8 read_ended; /* the end of what the peer says was told; a socket with TLS: was read by the TLS library */
 	u8 plain;      /* a socket that is known not to carry TLS so far */
-	u8 padding[6];
+	u8 failed;     /* a TLS stream with an error that was not the end of its connection */
+	u8 padding[5];
 };
 
 struct tls_key {

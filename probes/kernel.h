@@ -82,7 +82,14 @@ struct socket;
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_type;
+	u16 sk_protocol;
+	void *sk_user_data;
 	struct socket *sk_socket;
+};
+struct tcp_sock {
+	u32 rcv_nxt;	/* what has arrived; the peer's FIN counts as one byte */
+	u32 copied_seq; /* what has been read of it */
+	u32 write_seq;	/* what has been written; our FIN counts as one byte */
 };
 struct socket {
 	struct sock *sk;
@@ -119,6 +126,8 @@ struct linux_binprm {
 #define SOCK_DONE 1 /* enum sock_flags: the number of a bit */
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
+#define IPPROTO_TCP 6
+#define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8

@@ -335,6 +335,22 @@ __noinline u64 messages_length(u64 vector, u64 messages)
 	return total;
 }
 
+/* Whether a call asked for any bytes: one that asks for none yields none, whatever waits. Not static: as emit_step(). */
+__noinline int asks_for_bytes(struct call *call)
+{
+	if (!call || call->shape != SHAPE_VECTOR)
+		return call && call->count;
+	for (u32 i = 0; i < UIO_MAXIOV; i++) {
+		struct user_vector vector = {};
+		if (i >= call->count)
+			break;
+		bpf_probe_read_user(&vector, sizeof(vector), (void *)(call->buffer + i * sizeof(vector)));
+		if (vector.length)
+			return 1;
+	}
+	return 0;
+}
+
 static __always_inline u64 first_segment(const struct call *call, u64 length, u64 *first_length)
 {
 	*first_length = length;
@@ -390,6 +406,16 @@ static __noinline int emit_call(struct stream *stream, struct call *call, u64 le
 	return emit_bytes(stream, call, length);
 }
 
+/* A read found the end of what the peer says. Of TLS, that is no end of the plaintext: see tell_error(). */
+static __always_inline int meet_end(struct stream *stream)
+{
+	if (!stream->encrypted)
+		return tell_read_ended(stream);
+	if (inside_tls_call())
+		stream->read_ended = 1;
+	return 0;
+}
+
 static __noinline int leave_call(struct call *call, s64 result)
 {
 	u32 capture = capture_of_current();
@@ -413,8 +439,8 @@ static __noinline int leave_call(struct call *call, s64 result)
 	announce(stream, call->sock);
 	if (result > 0)
 		return emit_call(stream, call, result, capture);
-	if (result == 0 && call->count && call_direction(call->number) == DIRECTION_READ && !stream->encrypted && peer_has_ended(sk))
-		return tell_read_ended(stream);
+	if (result == 0 && call_direction(call->number) == DIRECTION_READ && asks_for_bytes(call) && all_was_read(sk))
+		return meet_end(stream);
 	return 0;
 }
 

@@ -146,6 +146,21 @@ static __always_inline bool peer_has_ended(struct sock *sk)
 	return BPF_CORE_READ(sk, __sk_common.skc_flags) & (1 << SOCK_DONE);
 }
 
+/* Whether a socket is a struct tcp_sock: MPTCP's is not. */
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+}
+
+/* Whether a peer's FIN has come and nothing that came before it waits to be read. Of MPTCP, the second part is not known. */
+static __noinline bool all_was_read(struct sock *sk)
+{
+	if (!sk || !peer_has_ended(sk))
+		return false;
+	struct tcp_sock *tcp = (void *)sk;
+	return !is_tcp(sk) || BPF_CORE_READ(tcp, rcv_nxt) - BPF_CORE_READ(tcp, copied_seq) <= 1; /* the FIN, where it was not read */
+}
+
 /* The peer has ended its direction: what it said before is all. Told once. */
 static __noinline int tell_read_ended(struct stream *stream)
 {

@@ -175,26 +175,28 @@ static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
 #define SSL_ERROR_SYSCALL 5
 #define SSL_ERROR_ZERO_RETURN 6
 
-/* Whether the peer of a TLS stream has ended its TCP connection. */
+/* Whether the TLS library itself has read the end of the TCP connection that carries a stream (see leave_call). */
 static __always_inline bool carrier_has_ended(struct stream *stream)
 {
 	u64 sock = stream->sock;
 	struct stream *carrier = sock ? bpf_map_lookup_elem(&sockets, &sock) : 0;
-	if (!carrier || carrier->socket.inode != stream->socket.inode)
-		return false;
-	return peer_has_ended((struct sock *)sock);
+	return carrier && carrier->socket.inode == stream->socket.inode && carrier->read_ended;
 }
 
 /* A call carried nothing, and the program asks why: the peer said close_notify, or hung up without (which OpenSSL 3 calls
- * SSL_ERROR_SSL, and before SSL_ERROR_SYSCALL). SSL_read_ex itself does not tell this from "come again". */
+ * SSL_ERROR_SSL, and before SSL_ERROR_SYSCALL). SSL_read_ex itself does not tell this from "come again". These two errors have many
+ * other causes, such as a corrupt record: they tell of an end only when the library has met that of the connection, and no more after an
+ * SSL_ERROR_SSL of another cause. */
 static __noinline int tell_error(struct tls_key *key, u32 error)
 {
 	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
 	if (!stream || !stream->announced)
 		return 0;
-	bool hung_up = (error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL) && carrier_has_ended(stream);
+	bool hung_up = (error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL) && !stream->failed && carrier_has_ended(stream);
 	if (error == SSL_ERROR_ZERO_RETURN || hung_up)
 		tell_read_ended(stream);
+	else if (error == SSL_ERROR_SSL)
+		stream->failed = 1;
 	return 0;
 }
 

@@ -220,8 +220,19 @@ def test_an_empty_connection_is_no_news() -> None:
 def test_a_half_close_and_an_unreadable_stretch() -> None:
     half = bytes(events.HalfClosed(head=head(Kind.HALF_CLOSED), offset=0, direction=0))
     gap = bytes(events.Gap(head=head(Kind.GAP), offset=0, lost=0, length=50, direction=1))
-    got = news(Streams(), [opened(Source.SOCKET, 1, socket_facts()), gap, half])
-    assert got[-2:] == [StreamGap(1, 10, 1, 0, 50, lost=False), StreamHalfClosed(1, 10, 0)]
+    got = news(Streams(), [opened(Source.SOCKET, 1, socket_facts()), gap, half, closed((0, 50))])
+    assert got[-3:-1] == [StreamGap(1, 10, 1, 0, 50, lost=False), StreamHalfClosed(1, 10, 0)]
+
+
+@pytest.mark.parametrize("offset", [0, 4, 5, 6])
+def test_an_end_is_told_only_where_nothing_follows_it(offset: int) -> None:
+    """Of two threads that read, one may meet the end before the other's bytes are told, or those may be lost."""
+    half = bytes(events.HalfClosed(head=head(Kind.HALF_CLOSED), offset=offset, direction=0))
+    got = news(
+        Streams(),
+        [opened(Source.SOCKET, 1, socket_facts()), half, chunk(0, b"12345", direction=0, source=Source.SOCKET), closed((5, 0))],
+    )
+    assert any(isinstance(item, StreamHalfClosed) for item in got) == (offset == 5)
 
 
 def test_addresses() -> None:

@@ -58,7 +58,9 @@ MUTANTS = (
         "if (error == SSL_ERROR_ZERO_RETURN || (hung_up && error == 99))",
         TLS,
     ),
-    Mutant("a reset is no end", "tls.c", "return peer_has_ended((struct sock *)sock);", "return true;", TLS),
+    Mutant("an error is no end", "tls.c", "stream->socket.inode && carrier->read_ended;", "stream->socket.inode;", TLS),
+    Mutant("an error before the end is none", "tls.c", "!stream->failed && carrier_has_ended", "carrier_has_ended", TLS),
+    Mutant("what waits is not yet read", "streams.h", "BPF_CORE_READ(tcp, copied_seq) <= 1;", "0 || true;", SOCKETS),
     Mutant(
         "ciphertext binds",
         "sockets.c",

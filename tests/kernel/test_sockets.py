@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from understudy.v1 import agent_pb2
 
 from agent.streams import StreamHalfClosed
 from tests.kernel.conftest import Capturing
-from tests.kernel.probing import PROGRAM, READ, WRITE, Probing, probing, read_exactly, read_to_end, serving
+from tests.kernel.probing import CAPTURE, PROGRAM, READ, WRITE, Probing, probing, read_exactly, read_to_end, serving
 
 pytestmark = pytest.mark.kernel
 
@@ -435,6 +436,51 @@ connection.sendall(b"!")
         done.set()
     probes.only()
     assert any(isinstance(item, StreamHalfClosed) for item in probes.news) == ended
+
+
+READS_OF_NOTHING = {
+    "recv": "assert libc.recv(fd, buffer, 0, 0) == 0",
+    "recvmsg": "assert libc.recvmsg(fd, ctypes.byref(message), 0) == 0",
+    "readv": "assert libc.readv(fd, ctypes.byref(vector), 1) == 0",
+}
+
+
+@pytest.mark.parametrize("how", READS_OF_NOTHING)
+@pytest.mark.parametrize("protocol", [0, 262], ids=["TCP", "MPTCP"])
+def test_a_read_of_no_bytes_is_no_end(probes: Probing, how: str, protocol: int) -> None:
+    """The peer has ended, but what it said last waits still, and is never read."""
+
+    def answer(connection: socket.socket) -> None:
+        assert read_exactly(connection, len(QUESTION)) == QUESTION
+        connection.sendall(ANSWER)
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            connection.recv(1)
+
+    program = f"""
+connection = connect(protocol={protocol})
+connection.sendall({QUESTION!r})
+assert len(connection.recv(20, socket.MSG_WAITALL)) == 20
+poll = select.poll()
+poll.register(connection, select.POLLRDHUP)
+poll.poll()
+buffer = ctypes.create_string_buffer(99)
+vector = Vector(ctypes.addressof(buffer), 0)
+message = Message(vector=ctypes.pointer(vector), count=1)
+fd = connection.fileno()
+{READS_OF_NOTHING[how]}
+print("read", flush=True)
+sys.stdin.readline()
+"""
+    with serving(answer, protocol) as port:
+        process = probes.start(program, port)
+        assert process.stdout
+        assert process.stdout.readline() == "read\n"
+        probes.take()
+        ((_, entry),) = probes.probes.streams(CAPTURE)
+        assert not entry.read_ended
+        process.communicate("\n", timeout=60)
+    assert probes.said(READ) == ANSWER[:20]
 
 
 def test_a_refused_upload_is_one_complete_pair(capturing: Callable[..., Capturing]) -> None:

@@ -277,6 +277,36 @@ connection.close()
     assert (probes.said(READ), probes.gaps(READ)) == (ANSWER, 0)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["once", "and reads on"])
+def test_an_error_is_no_end_of_what_the_peer_says(probes: Probing, run: Callable[..., str], over_tls: Serve, again: bool) -> None:
+    """The rest of an answer comes as a record that does not decrypt, and the connection ends: the client has a part only."""
+
+    def serve(stream: ssl.SSLSocket) -> None:
+        assert read_exactly(stream, len(QUESTION)) == QUESTION
+        stream.sendall(ANSWER)
+        socket.socket.sendall(stream, b"\x17\x03\x03\x00\x40" + b"x" * 64)
+        stream.shutdown(socket.SHUT_RDWR)
+
+    program = f"""
+ssl = new()
+connection = handshake(ssl, arguments[0])
+ask(ssl)
+poll = select.poll()
+poll.register(connection, select.POLLRDHUP)
+poll.poll()
+for _ in range({1 + again}):
+    result = openssl.SSL_read(ssl, buffer, 100)
+    assert result <= 0
+    assert openssl.SSL_get_error(ssl, result) == 1  # SSL_ERROR_SSL
+    read_all(connection)
+"""
+    with serving(over_tls(serve)) as port:
+        run(program, port)
+    probes.wait_for_ends()
+    assert (probes.said(READ), probes.gaps(READ)) == (ANSWER, 0)
+    assert not any(isinstance(item, StreamHalfClosed) for item in probes.news)
+
+
 FILTER = """
 import struct
 
