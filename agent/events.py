@@ -253,7 +253,11 @@ class StreamEntry(Structure):
         ("read_ended", c_uint8),
         ("plain", c_uint8),
         ("failed", c_uint8),
-        ("padding", c_uint8 * 5),
+        ("reconciled", c_uint8 * 2),
+        ("padding", c_uint8 * 3),
+        ("sequence", c_uint32 * 2),
+        ("active", c_uint32 * 2),
+        ("entered", c_uint32 * 2),
     ]
 
 

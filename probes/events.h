@@ -154,7 +154,12 @@ struct stream {
 	u8 read_ended; /* the end of what the peer says was told; a socket with TLS: was read by the TLS library */
 	u8 plain;      /* a socket that is known not to carry TLS so far */
 	u8 failed;     /* a TLS stream with an error that was not the end of its connection */
-	u8 padding[5];
+	u8 reconciled[2]; /* by direction: `sequence` is the kernel's */
+	u8 padding[3];
+	/* Of a TCP socket, by direction: */
+	u32 sequence[2]; /* the kernel's count after the last byte that was accounted for */
+	u32 active[2];	 /* calls in progress */
+	u32 entered[2];	 /* calls so far */
 };
 
 struct tls_key {

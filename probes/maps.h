@@ -120,8 +120,10 @@ struct call {
 	u64 buffer; /* or the struct iovec array, or the struct mmsghdr array */
 	u64 count;  /* bytes or elements */
 	u64 time;
-	u32 shape; /* enum call_shape */
 	u32 number;
+	u8 shape;   /* enum call_shape */
+	u8 counted; /* among the stream's active calls */
+	u8 padding[2];
 };
 
 /* Where a call's bytes are. */

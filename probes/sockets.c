@@ -87,6 +87,11 @@ static __noinline struct stream *socket_stream(u64 sock, const struct socket_fac
 	return bpf_map_lookup_elem(&sockets, &sock);
 }
 
+static __always_inline u8 state_of(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, __sk_common.skc_state);
+}
+
 /* A socket of whose life nothing was missed. */
 static __always_inline void begin_socket(int fd, u8 role, u32 capture)
 {
@@ -102,6 +107,7 @@ static __always_inline void begin_socket(int fd, u8 role, u32 capture)
 	read_facts(&facts, sk);
 	facts.role = role;
 	open_socket((u64)sk, &facts, capture, 1);
+	reconcile(bpf_map_lookup_elem(&sockets, &sk), sk, state_of(sk));
 }
 
 /* The flags of a call that has some: MSG_PEEK and the like. */
@@ -143,6 +149,33 @@ static __always_inline u32 shape_of(u32 number, u32 flags)
 	return SHAPE_BUFFER;
 }
 
+static __always_inline int call_direction(u32 number)
+{
+	switch (number) {
+	case SYS_read:
+	case SYS_readv:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_preadv2:
+	case SYS_splice:
+		return DIRECTION_READ;
+	}
+	return DIRECTION_WRITE;
+}
+
+/* Apart from note_call, for the sake of the stack. */
+static __noinline int begin_call(u64 sock, u64 inode, u8 direction)
+{
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &sock);
+	if (!stream || stream->socket.inode != inode)
+		return 0;
+	reconcile(stream, (struct sock *)sock, state_of((struct sock *)sock));
+	__sync_fetch_and_add(&stream->active[direction & 1], 1);
+	__sync_fetch_and_add(&stream->entered[direction & 1], 1);
+	return 1;
+}
+
 /* Notes a call that is to be looked at when it returns. */
 static __noinline int note_call(struct pt_regs *regs, u32 number, int fd)
 {
@@ -161,6 +194,7 @@ static __noinline int note_call(struct pt_regs *regs, u32 number, int fd)
 		call.buffer = message[0];
 		call.count = message[1];
 	}
+	call.counted = begin_call(call.sock, call.facts.inode, call_direction(number));
 	u64 thread = bpf_get_current_pid_tgid();
 	if (bpf_map_update_elem(&calls, &thread, &call, BPF_ANY))
 		count(COUNT_CALLS_UNTRACKED, 1);
@@ -212,21 +246,6 @@ int syscall_enter(struct bpf_raw_tracepoint_args *ctx)
 			return note_call(regs, SYS_sendfile, out);
 	}
 	return note_call(regs, number, fd);
-}
-
-static __always_inline int call_direction(u32 number)
-{
-	switch (number) {
-	case SYS_read:
-	case SYS_readv:
-	case SYS_recvfrom:
-	case SYS_recvmsg:
-	case SYS_recvmmsg:
-	case SYS_preadv2:
-	case SYS_splice:
-		return DIRECTION_READ;
-	}
-	return DIRECTION_WRITE;
 }
 
 /* Whether bytes open a TLS record (RFC 8446 section 5.1): of a handshake, which every TLS connection begins with; or of any type,
@@ -387,6 +406,7 @@ static __noinline int emit_call(struct stream *stream, struct call *call, u64 le
 	u8 direction = call_direction(call->number);
 	if (call->shape == SHAPE_MESSAGES)
 		length = messages_length(call->buffer, length);
+	__sync_fetch_and_add(&stream->sequence[direction & 1], (u32)length);
 	if (call->shape >= SHAPE_MESSAGES) {
 		if (!stream->encrypted)
 			return emit_gap(stream, direction, length);
@@ -444,6 +464,17 @@ static __noinline int leave_call(struct call *call, s64 result)
 	return 0;
 }
 
+static __noinline int end_call(struct call *call)
+{
+	u64 sock = call->sock;
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &sock);
+	if (!stream || stream->socket.inode != call->facts.inode)
+		return 0;
+	if (call->counted)
+		__sync_fetch_and_add(&stream->active[call_direction(call->number) & 1], -1);
+	return reconcile(stream, (struct sock *)sock, state_of((struct sock *)sock));
+}
+
 SEC("raw_tp/sys_exit")
 int syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -453,6 +484,7 @@ int syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct call *call = bpf_map_lookup_elem(&calls, &thread);
 	if (call) {
 		leave_call(call, result); /* nobody but this thread touches its entry */
+		end_call(call);
 		bpf_map_delete_elem(&calls, &thread);
 		return 0;
 	}
@@ -491,6 +523,9 @@ int socket_state(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (void *)ctx->args[0];
 	u64 state = ctx->args[2];
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &sk);
+	if (stream) /* before a FIN of ours counts, or a reset; and when the counts of a connection begin */
+		reconcile(stream, sk, state == TCP_ESTABLISHED ? state : state_of(sk));
 	if (state == TCP_SYN_SENT || (state == TCP_CLOSE && !BPF_CORE_READ(sk, sk_socket, sk)))
 		end_socket((u64)sk);
 	return 0;

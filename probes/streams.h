@@ -346,4 +346,56 @@ static __noinline int emit_gap(struct stream *stream, u8 direction, u64 length)
 	return 0;
 }
 
+/* The kernel's own count of a direction's bytes: without the FIN, which counts as one there. */
+static __always_inline u32 kernel_sequence(struct sock *sk, u8 direction)
+{
+	struct tcp_sock *tcp = (void *)sk;
+	if (direction == DIRECTION_WRITE)
+		return BPF_CORE_READ(tcp, write_seq);
+	u32 copied = BPF_CORE_READ(tcp, copied_seq);
+	return peer_has_ended(sk) && copied == BPF_CORE_READ(tcp, rcv_nxt) ? copied - 1 : copied;
+}
+
+/* Finds what was read or written by other ways than the calls that are followed: AIO, io_uring, TCP_ZEROCOPY_RECEIVE, or a process that
+ * is no target. The kernel's count then differs from ours, and the difference is a gap. Only while no followed call is in progress, whose
+ * bytes the kernel counts before we do. Both counts start with the first look. */
+static __noinline int reconcile_direction(struct stream *stream, struct sock *sk, u8 direction)
+{
+	if (!stream || !sk)
+		return 0;
+	direction &= 1;
+	u32 entered = *(volatile u32 *)&stream->entered[direction];
+	if (*(volatile u32 *)&stream->active[direction])
+		return 0;
+	u32 before = *(volatile u32 *)&stream->sequence[direction];
+	u32 now = kernel_sequence(sk, direction);
+	if (*(volatile u32 *)&stream->active[direction] || *(volatile u32 *)&stream->entered[direction] != entered)
+		return 0;
+	s32 foreign = now - before;
+	if (stream->reconciled[direction] && foreign <= 0)
+		return 0; /* urgent bytes are read before they are counted */
+	if (__sync_val_compare_and_swap(&stream->sequence[direction], before, now) != before)
+		return 0; /* somebody else looked */
+	if (!stream->reconciled[direction]) {
+		stream->reconciled[direction] = 1;
+		return 0;
+	}
+	announce(stream, (u64)sk);
+	return emit_gap(stream, direction, foreign);
+}
+
+/* Both directions of a plain TCP socket, while its counts are those of a connection: a FIN of ours is in the count of what was written,
+ * and a socket in the hands of the kernel (sk_user_data: a sockmap, say) counts in its own way. */
+static __noinline int reconcile(struct stream *stream, struct sock *sk, u8 state)
+{
+	if (!stream || !sk || stream->encrypted || !is_tcp(sk) || BPF_CORE_READ(sk, sk_user_data))
+		return 0;
+	bool open = state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT;
+	if (open)
+		reconcile_direction(stream, sk, DIRECTION_WRITE);
+	if (open || (stream->reconciled[DIRECTION_READ] && state != TCP_SYN_SENT))
+		reconcile_direction(stream, sk, DIRECTION_READ);
+	return 0;
+}
+
 #endif

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import socket
 import subprocess
 import sys
@@ -523,3 +524,129 @@ except ConnectionResetError:
         assert pair.request.body == b"x" * 20000
         assert pair.response
         assert pair.response.start_line == b"HTTP/1.1 413 Too Large"
+
+
+AIO = f"""
+class Control(ctypes.Structure):
+    '''struct iocb'''
+    _fields_ = [("data", ctypes.c_uint64), ("key", ctypes.c_uint32), ("flags", ctypes.c_int), ("opcode", ctypes.c_uint16),
+                ("priority", ctypes.c_int16), ("fd", ctypes.c_uint32), ("buffer", ctypes.c_uint64), ("length", ctypes.c_uint64),
+                ("offset", ctypes.c_int64), ("reserved", ctypes.c_uint64), ("flags2", ctypes.c_uint32), ("event", ctypes.c_uint32)]
+
+SETUP, SUBMIT, GETEVENTS = {(206, 209, 208) if platform.machine() == "x86_64" else (0, 2, 4)}
+context = ctypes.c_ulong()
+assert libc.syscall(SETUP, 1, ctypes.byref(context)) == 0
+
+def aio(opcode, connection, data):
+    buffer = ctypes.create_string_buffer(data, len(data))
+    control = Control(opcode=opcode, fd=connection.fileno(), buffer=ctypes.addressof(buffer), length=len(data))
+    assert libc.syscall(SUBMIT, context, 1, ctypes.byref(ctypes.pointer(control))) == 1
+    event = (ctypes.c_int64 * 4)()
+    assert libc.syscall(GETEVENTS, context, 1, 1, event, None) == 1
+    assert event[2] == len(data), event[2]
+
+def take(connection, length):
+    aio(0, connection, bytes(length))
+
+def put(connection, data):
+    aio(1, connection, data)
+"""
+
+LATER = """
+connection = socket.socket()
+connection.setblocking(False)
+connection.connect_ex(("127.0.0.1", int(arguments[0])))
+select.select([], [connection], [])
+connection.setblocking(True)
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "take(connection, 10); connection.recv(LEFT, socket.MSG_WAITALL)",
+        "connection.recv(LEFT, socket.MSG_WAITALL); take(connection, 10)",
+        "connection.recv(LEFT, socket.MSG_WAITALL); take(connection, 10); read_all(connection)",
+        "connection.recv(7); take(connection, 10); connection.recv(LEFT - 7, socket.MSG_WAITALL); read_all(connection)",
+    ],
+    ids=["first", "last", "before the end", "between"],
+)
+def test_bytes_that_are_read_by_other_ways_are_a_gap(probes: Probing, how: str) -> None:
+    def answer(connection: socket.socket) -> None:
+        assert read_exactly(connection, len(QUESTION)) == QUESTION
+        connection.sendall(ANSWER)
+
+    program = f"""
+LEFT = {len(ANSWER) - 10}
+connection = connect()
+connection.sendall({QUESTION!r})
+connection.recv({len(ANSWER)}, socket.MSG_PEEK | socket.MSG_WAITALL)
+{how}
+connection.close()
+"""
+    with serving(answer) as port:
+        probes.run(AIO + program, port)
+    probes.only()
+    assert (len(probes.said(READ)), probes.gaps(READ)) == (len(ANSWER) - 10, 10)
+    assert (probes.said(WRITE), probes.gaps(WRITE)) == (QUESTION, 0)
+    probes.check_ledger()
+
+
+@pytest.mark.parametrize("connect", ["connection = connect()", LATER], ids=["at once", "later"])
+def test_bytes_that_are_written_by_other_ways_are_a_gap(probes: Probing, connect: str) -> None:
+    """To a socket whose connection is made at once, or while the program goes on."""
+    program = f"""
+{connect}
+put(connection, {QUESTION[:9]!r})
+connection.sendall({QUESTION[9:]!r})
+connection.recv({len(ANSWER)}, socket.MSG_WAITALL)
+connection.close()
+"""
+    with serving(answer_at_once) as port:
+        probes.run(AIO + program, port)
+    probes.only()
+    assert (probes.said(WRITE), probes.gaps(WRITE)) == (QUESTION[9:], 9)
+    assert (probes.said(READ), probes.gaps(READ)) == (ANSWER, 0)
+    probes.check_ledger()
+
+
+def test_threads_that_share_a_socket_leave_no_gap(probes: Probing) -> None:
+    """Four write and four read at the same time, on one connection."""
+    each = 500
+
+    def echo(connection: socket.socket) -> None:
+        left = 4 * each * 100
+        while left:
+            data = connection.recv(min(left, 65536))
+            connection.sendall(data)
+            left -= len(data)
+        assert read_to_end(connection) == b""
+
+    program = f"""
+import threading
+connection = connect()
+
+def write():
+    for _ in range({each}):
+        connection.sendall(b"x" * 100)
+
+def read():
+    while connection.recv(333):
+        pass
+
+readers = [threading.Thread(target=read, daemon=True) for _ in range(4)]
+writers = [threading.Thread(target=write) for _ in range(4)]
+for thread in readers + writers:
+    thread.start()
+for thread in writers:
+    thread.join()
+connection.shutdown(socket.SHUT_WR)
+for thread in readers:
+    thread.join()
+"""
+    with serving(echo) as port:
+        probes.run(program, port)
+    probes.only()
+    assert (len(probes.said(WRITE)), len(probes.said(READ))) == (4 * each * 100, 4 * each * 100)
+    assert (probes.gaps(WRITE), probes.gaps(READ)) == (0, 0)
+    probes.check_ledger()
