@@ -196,7 +196,8 @@ class Closed(Structure):
 
     head: Head
     tally: tuple[Tally, Tally]
-    _fields_ = [("head", Head), ("tally", Tally * 2)]
+    bypassed: int
+    _fields_ = [("head", Head), ("tally", Tally * 2), ("bypassed", c_uint8), ("padding", c_uint8 * 7)]
 
 
 class ProcessNews(Structure):
@@ -239,6 +240,7 @@ class StreamEntry(Structure):
     announced: int
     encrypted: int
     read_ended: int
+    bypassed: int
     _fields_ = [
         ("id", c_uint64),
         ("tally", Tally * 2),
@@ -254,7 +256,9 @@ class StreamEntry(Structure):
         ("plain", c_uint8),
         ("failed", c_uint8),
         ("reconciled", c_uint8 * 2),
-        ("padding", c_uint8 * 3),
+        ("nested", c_uint8),
+        ("bypassed", c_uint8),
+        ("padding", c_uint8 * 1),
         ("sequence", c_uint32 * 2),
         ("active", c_uint32 * 2),
         ("entered", c_uint32 * 2),

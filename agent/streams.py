@@ -5,8 +5,8 @@ Rules
 2. A missing range is lost when the kernel's count of lost bytes says so; else it may still arrive (two threads in one socket), and
    is waited for, bounded.
 3. Plaintext is never held back for want of a socket: what becomes known of a stream later follows as StreamBound.
-4. A socket with TLS yields no bytes. Its hellos describe the TLS stream bound to it; where none is, it comes out as an opaque
-   stream when it ends, so that unseen TLS shows.
+4. A socket with TLS yields no bytes. Its hellos describe the TLS stream bound to it; where none is, or the TLS library wrote outside
+   of the probed functions, too, it comes out as an opaque stream when it ends, so that unseen TLS shows.
 """
 
 from __future__ import annotations
@@ -209,7 +209,8 @@ class Streams:
         if isinstance(event, events.Opened):
             return self._opened(event)
         if isinstance(event, events.Closed):
-            return self._closed(event.head.stream, event.head.time, (_tally(event.tally[READ]), _tally(event.tally[WRITE])))
+            tallies = (_tally(event.tally[READ]), _tally(event.tally[WRITE]))
+            return self._closed(event.head.stream, event.head.time, tallies, bypassed=bool(event.bypassed))
         if isinstance(event, events.Bound):
             return self._bound(event)
         if isinstance(event, events.Gap):
@@ -222,7 +223,8 @@ class Streams:
 
     def settle(self, entry: events.StreamEntry, time: int) -> Iterator[News]:
         """Close a stream whose entry was taken from the kernel."""
-        return self._closed(entry.id, time, (_tally(entry.tally[READ]), _tally(entry.tally[WRITE])))
+        tallies = (_tally(entry.tally[READ]), _tally(entry.tally[WRITE]))
+        return self._closed(entry.id, time, tallies, bypassed=bool(entry.bypassed))
 
     def abandon(self, stream_id: int, time: int) -> Iterator[News]:
         """Close a stream, if it is open, of whose end nothing will be told any more."""
@@ -379,14 +381,14 @@ class Streams:
             stream.directions[event.direction].end = (event.offset, event.head.time)
         return iter(())
 
-    def _closed(self, stream_id: int, time: int, tallies: tuple[Tally, Tally]) -> Iterator[News]:
+    def _closed(self, stream_id: int, time: int, tallies: tuple[Tally, Tally], *, bypassed: bool = False) -> Iterator[News]:
         stream = self._streams.pop(stream_id, None)
         if stream is None:
             return
         account = self.account(stream.capture)
         account.opaque += tallies[READ].opaque + tallies[WRITE].opaque
         if stream.source is Source.SOCKET:
-            yield from self._close_socket(stream, time, tallies)
+            yield from self._close_socket(stream, time, tallies, bypassed)
         else:
             self._forget_tls(stream)
         if not stream.told and not (tallies[READ].seen or tallies[WRITE].seen):
@@ -402,8 +404,8 @@ class Streams:
         account.lost += tallies[READ].lost + tallies[WRITE].lost
         yield StreamClosed(stream.id, time, tallies)
 
-    def _close_socket(self, stream: _Stream, time: int, tallies: tuple[Tally, Tally]) -> Iterator[News]:
-        covered = self._forget_inode(stream)
+    def _close_socket(self, stream: _Stream, time: int, tallies: tuple[Tally, Tally], bypassed: bool) -> Iterator[News]:
+        covered = self._forget_inode(stream) and not bypassed
         opaque = tallies[READ].opaque or tallies[WRITE].opaque
         if opaque and not covered and not stream.told:
             stream.source = Source.OPAQUE

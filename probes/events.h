@@ -118,6 +118,8 @@ struct tally {
 struct event_closed {
 	struct event_head head;
 	struct tally tally[2]; /* by direction */
+	u8 bypassed;	       /* a socket's TLS was written by functions that are not followed */
+	u8 padding[7];
 };
 
 struct event_process {
@@ -155,7 +157,9 @@ struct stream {
 	u8 plain;      /* a socket that is known not to carry TLS so far */
 	u8 failed;     /* a TLS stream with an error that was not the end of its connection */
 	u8 reconciled[2]; /* by direction: `sequence` is the kernel's */
-	u8 padding[3];
+	u8 nested;	  /* a socket that a TLS library has used inside of a followed call */
+	u8 bypassed;	  /* such a socket, with TLS written outside of any */
+	u8 padding[1];
 	/* Of a TCP socket, by direction: */
 	u32 sequence[2]; /* the kernel's count after the last byte that was accounted for */
 	u32 active[2];	 /* calls in progress */

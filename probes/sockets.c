@@ -419,7 +419,12 @@ static __noinline int emit_call(struct stream *stream, struct call *call, u64 le
 	if (!stream->encrypted && !stream->plain)
 		return 0; /* before what is known of it begins */
 	if (stream->encrypted) {
-		bind_nested(call, capture);
+		if (inside_tls_call()) {
+			stream->nested = 1;
+			bind_nested(call, capture);
+		} else if (direction == DIRECTION_WRITE && stream->nested) {
+			stream->bypassed = 1; /* as BIO_f_ssl, which reads and writes by inner functions */
+		}
 		if (direction == DIRECTION_WRITE)
 			bind_by_tag(call, first, first_length, capture);
 	}

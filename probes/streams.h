@@ -121,6 +121,8 @@ static __noinline int tell_closed(struct stream *stream)
 	fill_head(&event->head, EVENT_CLOSED, stream->id, &stream->process);
 	event->tally[0] = stream->tally[0];
 	event->tally[1] = stream->tally[1];
+	event->bypassed = stream->bypassed;
+	__builtin_memset(event->padding, 0, sizeof(event->padding));
 	submit_small(event);
 	return 1;
 }

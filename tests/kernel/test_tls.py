@@ -15,6 +15,7 @@ import pytest
 from understudy.v1 import agent_pb2
 
 from agent.attach import system_libraries
+from agent.events import Source
 from agent.kernel import seccomp
 from agent.opens import own_mounts
 from agent.streams import StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
@@ -305,6 +306,33 @@ for _ in range({1 + again}):
     probes.wait_for_ends()
     assert (probes.said(READ), probes.gaps(READ)) == (ANSWER, 0)
     assert not any(isinstance(item, StreamHalfClosed) for item in probes.news)
+
+
+@pytest.mark.parametrize("bypassing", [True, False])
+def test_an_exchange_by_functions_without_probes_shows_as_opaque(
+    probes: Probing, run: Callable[..., str], over_tls: Serve, bypassing: bool
+) -> None:
+    """BIO_read and BIO_write of BIO_f_ssl (BIO_new_ssl_connect): their handshake is probed, and what is said after it is not."""
+    program = f"""
+for name in ("BIO_f_ssl", "BIO_new"):
+    getattr(openssl, name).restype = ctypes.c_void_p
+ssl = new()
+connection = handshake(ssl, arguments[0])
+if {bypassing}:
+    bio = pointer(openssl.BIO_new(pointer(openssl.BIO_f_ssl())))
+    openssl.BIO_ctrl(bio, 109, ctypes.c_long(0), ssl)  # BIO_C_SET_SSL
+    assert openssl.BIO_write(bio, {QUESTION!r}, {len(QUESTION)}) == {len(QUESTION)}
+    left = {len(ANSWER)}
+    while left:
+        length = openssl.BIO_read(bio, buffer, left)
+        assert length > 0
+        left -= length
+connection.close()
+"""
+    with serving(over_tls(answer)) as port:
+        run(program, port)
+    probes.wait_for_ends()
+    assert [item.source for item in probes.opened()] == [Source.TLS, Source.OPAQUE][: 1 + bypassing]
 
 
 FILTER = """
