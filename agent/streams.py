@@ -5,8 +5,8 @@ Rules
 2. A missing range is lost when the kernel's count of lost bytes says so; else it may still arrive (two threads in one socket), and
    is waited for, bounded.
 3. Plaintext is never held back for want of a socket: what becomes known of a stream later follows as StreamBound.
-4. A socket with TLS yields no bytes. Its hellos describe the TLS stream bound to it; where none is, or the TLS library wrote outside
-   of the probed functions, too, it comes out as an opaque stream when it ends, so that unseen TLS shows.
+4. A socket with TLS yields no bytes. Its hellos describe the TLS stream bound to it; where none is, or the TLS library also wrote
+   outside of the probed functions, it comes out as an opaque stream when it ends, so that unseen TLS shows.
 """
 
 from __future__ import annotations

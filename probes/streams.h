@@ -367,8 +367,6 @@ static __noinline int reconcile_direction(struct stream *stream, struct sock *sk
 		return 0;
 	direction &= 1;
 	u32 entered = *(volatile u32 *)&stream->entered[direction];
-	if (*(volatile u32 *)&stream->active[direction])
-		return 0;
 	u32 before = *(volatile u32 *)&stream->sequence[direction];
 	u32 now = kernel_sequence(sk, direction);
 	if (*(volatile u32 *)&stream->active[direction] || *(volatile u32 *)&stream->entered[direction] != entered)

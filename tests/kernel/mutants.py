@@ -59,8 +59,8 @@ MUTANTS = (
         TLS,
     ),
     Mutant("an error is no end", "tls.c", "stream->socket.inode && carrier->read_ended;", "stream->socket.inode;", TLS),
-    Mutant("an error before the end is none", "tls.c", "!stream->failed && carrier_has_ended", "carrier_has_ended", TLS),
-    Mutant("what waits is not yet read", "streams.h", "BPF_CORE_READ(tcp, copied_seq) <= 1;", "0 || true;", SOCKETS),
+    Mutant("what others move is a gap", "streams.h", "return emit_gap(stream, direction, foreign);", "return 0;", SOCKETS),
+    Mutant("TLS that is not followed is told", "sockets.c", "stream->bypassed = 1;", "stream->bypassed = 0;", TLS),
     Mutant(
         "ciphertext binds",
         "sockets.c",
