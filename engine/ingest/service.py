@@ -18,10 +18,14 @@ from engine.ingest.recording import Recording, StreamKey, Wanted
 from engine.reassembly import LOST, UNKNOWN
 from engine.rrpair import Connection, Role, Way
 from engine.snapshot import Finished, Snapshot, SnapshotWriter
+from engine.store.encoding import well_formed
 from engine.store.rows import INTEGER_LIMIT
 
 AGENT_ID_LIMIT = 128
 """Characters of an agent's id: a name and a random number."""
+
+ENDED_LIMIT = 10_000
+"""Captures that are known to have ended, the latest: what is still on its way from their agents is of the last seconds."""
 
 _WAYS = {pb.DIRECTION_READ: Way.READ, pb.DIRECTION_WRITE: Way.WRITE}
 _ROLES = {pb.ROLE_UNSPECIFIED: Role.UNKNOWN, pb.ROLE_CLIENT: Role.CLIENT, pb.ROLE_SERVER: Role.SERVER}
@@ -33,6 +37,10 @@ _METHODS = {
 }
 
 
+class NotRecordedError(Exception):
+    """A batch has something of a capture that is not recorded, and has not ended here: whose recording may be begun yet."""
+
+
 class Recordings:
     """The recordings that are on, by capture. Its lock is held for a moment only; each recording has one of its own."""
 
@@ -40,6 +48,7 @@ class Recordings:
         self._lock = threading.Lock()
         self._by_capture: dict[str, Recording] = {}
         self._starting: dict[str, Path] = {}
+        self._ended: dict[str, None] = {}
         self.batches = self.events = self.malformed_events = 0
 
     def start(self, path: Path, service: str, capture_id: str, *, resume: bool) -> Recording:
@@ -80,11 +89,24 @@ class Recordings:
     def _keep(self, recording: Recording) -> Recording:
         with self._lock:
             self._by_capture[recording.capture_id] = recording
+            self._ended.pop(recording.capture_id, None)
         return recording
 
     def find(self, capture_id: str) -> Recording | None:
         """The recording of a capture."""
         return self._by_capture.get(capture_id)
+
+    def wanting(self, capture_id: str) -> Recording | None:
+        """The recording of a capture; None where it has ended, or can be none. Raises NotRecordedError.
+
+        After a restart of the engine its agents may come sooner than those who have it go on with their recordings.
+        """
+        recording = self.find(capture_id)
+        if recording and not recording.over:
+            return recording
+        if capture_id and capture_id not in self._ended:
+            raise NotRecordedError(f"capture {capture_id!r:.200} is not recorded here: create its snapshot, or end the capture")
+        return None
 
     def named(self, name: str) -> Recording | None:
         """The recording of a file."""
@@ -112,7 +134,10 @@ class Recordings:
     def _remove(self, recording: Recording) -> None:
         with self._lock:
             if self._by_capture.get(recording.capture_id) is recording:
+                self._ended[recording.capture_id] = None
                 del self._by_capture[recording.capture_id]
+            if len(self._ended) > ENDED_LIMIT:
+                del self._ended[next(iter(self._ended))]
 
     def all(self) -> list[Recording]:
         """All that are on."""
@@ -138,19 +163,32 @@ class CaptureService(capture_pb2_grpc.CaptureServiceServicer):
 
     def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext) -> Iterator[pb.UploadResponse]:  # noqa: D102
         streams: _Streams = {}
+        before = 0
         for request in request_iterator:
             if not 0 < len(request.agent_id) <= AGENT_ID_LIMIT:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"an agent's id has 1 to {AGENT_ID_LIMIT} characters")
-            yield self.take(request, streams)
+            if before and request.sequence != before + 1:
+                missing = f"batch {request.sequence} came after batch {before}: connect again, and send what is not committed"
+                context.abort(grpc.StatusCode.OUT_OF_RANGE, missing)
+            before = request.sequence
+            try:
+                response = self.take(request, streams)
+            except NotRecordedError as error:
+                context.abort(grpc.StatusCode.UNAVAILABLE, well_formed(str(error)))
+            yield response
 
     def take(self, request: pb.UploadRequest, streams: _Streams) -> pb.UploadResponse:
-        """Take in a batch. `streams`: those of the same connection that were opened before."""
+        """Take in a batch. `streams`: those of the same connection that were opened before.
+
+        Raises NotRecordedError, where nothing of it is acknowledged: it comes again, and what was taken is not taken twice.
+        """
         response = pb.UploadResponse(received_sequence=request.sequence)
         unwanted: set[int] = set()
         malformed = 0
         for recording, events in self._by_recording(request, streams, unwanted).items():
             with recording.lock:
                 if recording.over:
+                    self._recordings.wanting(recording.capture_id)  # left for another engine, unless it has ended
                     unwanted.update(key[1] for key, _, _ in events if key[1])
                     continue
                 malformed += sum([not _taken(recording, *event) for event in events])
@@ -177,11 +215,11 @@ class CaptureService(capture_pb2_grpc.CaptureServiceServicer):
 
     def _recording_of(self, key: StreamKey, kind: str | None, event: pb.CaptureEvent, streams: _Streams) -> Recording | None:
         if kind == "capture_started":
-            return self._recordings.find(event.capture_started.capture_id)
+            return self._recordings.wanting(event.capture_started.capture_id)
         if kind == "capture_ended":
-            return self._recordings.find(event.capture_ended.capture_id)
+            return self._recordings.wanting(event.capture_ended.capture_id)
         if kind == "opened":
-            wanted = self._recordings.find(event.opened.capture_id)
+            wanted = self._recordings.wanting(event.opened.capture_id)
             if wanted:
                 streams[key] = wanted
         return streams.get(key)

@@ -105,9 +105,41 @@ def test_what_is_sent_again_is_taken_once(engine: Engine) -> None:
     assert len(list(engine.control.ListPairs(control_pb2.ListPairsRequest(name="a.snapshot")))) == 1
 
 
-def test_what_nobody_records_is_given_up(engine: Engine) -> None:
-    (answer,) = engine.upload(conversation(stream=9, capture_id="unknown"))
+def test_what_comes_after_the_end_of_its_recording_is_given_up(engine: Engine) -> None:
+    engine.create()
+    finish(engine)
+    (answer,) = engine.upload(conversation(stream=9))
     assert [(p.stream_id, p.finished) for p in answer.committed] == [(9, True)]
+
+
+def test_what_comes_before_its_recording_is_not_acknowledged(engine: Engine) -> None:
+    """An agent finds the engine that was started in the place of another sooner than its recordings are begun again."""
+    engine.create("b.snapshot", "c2")
+    with pytest.raises(grpc.RpcError, match="'c1' is not recorded here") as caught:
+        engine.upload([*conversation(1, "c2"), *conversation(2)])
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    engine.create()
+    (answer,) = engine.upload([*conversation(1, "c2"), *conversation(2)])
+    assert {(p.stream_id, p.read_offset, p.finished) for p in answer.committed} == {(n, len(ANSWERED), False) for n in (1, 2)}
+    assert finish(engine).snapshot.pairs == finish(engine, "b.snapshot").snapshot.pairs == 1
+
+
+def test_an_engine_that_ends_acknowledges_nothing_that_another_may_record(engine: Engine) -> None:
+    engine.create()
+    engine.recordings.abandon()
+    with pytest.raises(grpc.RpcError) as caught:
+        engine.upload(conversation())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_batch_that_did_not_arrive_is_asked_for(engine: Engine) -> None:
+    engine.create()
+    requests = (pb.UploadRequest(agent_id="agent", sequence=sequence) for sequence in (4, 5, 7))
+    answers = capture_pb2_grpc.CaptureServiceStub(engine.channel).Upload(requests)
+    assert [next(answers).received_sequence, next(answers).received_sequence] == [4, 5]
+    with pytest.raises(grpc.RpcError, match="batch 7 came after batch 5") as caught:
+        next(answers)
+    assert caught.value.code() is grpc.StatusCode.OUT_OF_RANGE
 
 
 def test_pages_of_snapshots(engine: Engine) -> None:
