@@ -359,6 +359,10 @@ class Captures:
         session.probes.forget_capture(capture.number)
         session.settle(capture)
         capture.delivered = self._uplink.wait_until_idle(patience)
+        if not capture.delivered and capture.ledger:  # others must not wait behind what no engine wants
+            given_up = self._uplink.give_up(capture.number)
+            delivered, lost = capture.ledger.delivered - given_up, capture.ledger.lost + given_up
+            capture.ledger = replace(capture.ledger, delivered=delivered, lost=lost)
         with self._lock:
             if capture.cgroup and not capture.cgroup.remove():
                 self._full_cgroups.append(capture.cgroup)

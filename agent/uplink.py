@@ -36,7 +36,7 @@ class Uplink:
         self._stopping = False
         self._connection: object | None = None
         self._deadline = float("inf")
-        self.batches = self.reconnections = 0
+        self.batches = self.reconnections = self._acknowledged = 0
         self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
 
     def start(self) -> None:
@@ -86,6 +86,13 @@ class Uplink:
             self._deadline = time.monotonic() + seconds
             self._changed.notify_all()
 
+    def give_up(self, capture: int) -> int:
+        """Drop what is left of a capture that has ended; says how many of its bytes the engine has not received."""
+        with self._changed:
+            given_up = self._window.give_up(capture)
+            self._changed.notify_all()
+            return given_up
+
     def stop(self) -> None:
         """Give up what is not sent."""
         with self._changed:
@@ -96,10 +103,10 @@ class Uplink:
     def _run(self) -> None:
         failures = 0
         while not self._stopping:
-            before = self.batches
+            before = self._acknowledged
             with contextlib.suppress(grpc.RpcError):
                 self._converse()
-            failures = 0 if self.batches > before else failures + 1
+            failures = 0 if self._acknowledged > before else failures + 1
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping, RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
                 self._window.reconnected()
@@ -114,6 +121,7 @@ class Uplink:
             try:
                 for response in responses:
                     with self._changed:
+                        self._acknowledged += 1
                         self._window.received(response.received_sequence)
                         for moved in response.committed:
                             self._window.committed(moved.stream_id, moved.read_offset, moved.write_offset, moved.finished)

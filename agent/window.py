@@ -176,6 +176,19 @@ class Window:
             self._kept_bytes -= len(item.data)
             self.let_go_bytes += len(item.data)
 
+    def give_up(self, capture: int) -> int:
+        """Drop what is left of a capture that has ended; says how many of its bytes the engine has not received."""
+        gone = {stream for stream, kept in self._kept.items() if kept.opened and kept.opened.capture == capture}
+        gone |= {item.stream for item in self._unsent if isinstance(item, StreamOpened) and item.capture == capture}
+        unsent = [item for item in self._unsent if _is_of(item, capture, gone)]
+        self._unsent = deque(item for item in self._unsent if not _is_of(item, capture, gone))
+        self._unsent_bytes -= sum(map(_size, unsent))
+        self._markers = deque(each for each in self._markers if each[1].capture != capture)
+        for kept in [self._kept.pop(stream) for stream in gone & self._kept.keys()]:
+            self._kept_bytes -= sum(_size(item) for _, item in kept.items)
+            unsent += [item for sequence, item in kept.items if sequence > self._received]
+        return sum(len(item.data) for item in unsent if isinstance(item, StreamChunk))
+
     def reconnected(self) -> None:
         """A new connection: what is kept goes out again, before what was never sent."""
         again: list[Item] = [marker for _, marker in self._markers if marker.ended is None]
@@ -189,6 +202,10 @@ class Window:
         self._unsent.extendleft(reversed(again))
         self._unsent_bytes += sum(map(_size, again))
         self._received = self._sequence
+
+
+def _is_of(item: Item, capture: int, streams: set[int]) -> bool:
+    return item.capture == capture if isinstance(item, Marker) else item.stream in streams
 
 
 def _replay(kept: _Kept) -> Iterator[Item]:

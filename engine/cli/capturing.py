@@ -17,6 +17,9 @@ from engine.cli.remaining import remaining
 SETTLE_SECONDS = 60.0
 """How long the agent may take to hand over what is left."""
 
+LOOK_SECONDS = 0.1
+"""How often is looked at what may be to be done while the agent does so."""
+
 LAST_NEWS_SECONDS = 5.0
 """How long the last news of a capture that has ended may take: they are on their way already."""
 
@@ -57,13 +60,14 @@ class Capturing:
             " container runtimes do so with what they start: record it with --cgroup or --container"
         )
 
-    def settle(self) -> str:
-        """Have everything handed over that was seen; says what went wrong, if something did."""
+    def settle(self, meanwhile: Callable[[], None] = lambda: None) -> str:
+        """Have everything handed over that was seen; says what went wrong, if something did. `meanwhile` is called while it lasts."""
         if not self._parts.agent.alive:
             return ""
         request = agent_pb2.StopCaptureRequest(capture_id=self._capture_id)
+        stopping = self._parts.agent_service.StopCapture.future(request, timeout=SETTLE_SECONDS)
         try:
-            stopped = self._parts.agent_service.StopCapture(request, timeout=SETTLE_SECONDS)
+            stopped = _awaited(stopping, meanwhile)
         except grpc.RpcError as error:
             return f"the agent could not settle its account: {error.details()}"
         self._thread.join(LAST_NEWS_SECONDS)
@@ -81,3 +85,10 @@ class Capturing:
             for inner in sorted((each for each in self._cgroup.rglob("*") if each.is_dir()), reverse=True):
                 inner.rmdir()
             self._cgroup.rmdir()
+
+
+def _awaited(call: grpc.Future[agent_pb2.StopCaptureResponse], meanwhile: Callable[[], None]) -> agent_pb2.StopCaptureResponse:
+    while True:
+        meanwhile()
+        with contextlib.suppress(grpc.FutureTimeoutError):
+            return call.result(timeout=LOOK_SECONDS)

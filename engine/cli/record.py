@@ -179,8 +179,7 @@ class Recorder:
                     self._trouble(f"the agent ended, and nothing more is captured: {parts.agent.last_words()}")
                     if launcher is None:
                         return 0
-                if not parts.engine.alive:
-                    self._restart_engine(parts)
+                self._keep_engine(parts)
                 self._look(parts)
                 show()
 
@@ -203,8 +202,9 @@ class Recorder:
             return 0 if gone else None
         return launcher.status(0.1)
 
-    def _restart_engine(self, parts: Parts) -> None:
-        if self._engine_restarts >= ENGINE_RESTARTS:
+    def _keep_engine(self, parts: Parts) -> None:
+        """Start another engine where it has ended, and go on with the recording."""
+        if parts.engine.alive or self._engine_restarts >= ENGINE_RESTARTS:
             return
         self._engine_restarts += 1
         try:
@@ -247,11 +247,10 @@ class Recorder:
 
     def _conclude(self, parts: Parts, status: int) -> int:
         """Settle the ledger, finish the snapshot, print the summary."""
-        if self._capturing and (trouble := self._capturing.settle()):
+        if self._capturing and (trouble := self._capturing.settle(lambda: self._keep_engine(parts))):
             self._trouble(trouble)
         self._tell_of_remaining()
-        if not parts.engine.alive:
-            self._restart_engine(parts)
+        self._keep_engine(parts)
         try:
             done = self._finish(parts)
         except grpc.RpcError as error:

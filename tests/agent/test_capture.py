@@ -12,7 +12,7 @@ from understudy.v1 import capture_pb2
 
 from agent import capture, window, workloads
 from agent.attach import Attacher
-from agent.capture import Capture, Target, _Session
+from agent.capture import Capture, Captures, Target, _Session
 from agent.events import Kind, Opened, Source
 from agent.examiner import Examiner
 from agent.failures import Failures
@@ -167,3 +167,17 @@ def test_tls_that_no_probe_saw_is_told_with_its_process() -> None:
     for source in (Source.TLS, Source.SOCKET, Source.OPAQUE):
         pieces.session._look_at(StreamOpened(3, 0, 1, Process(5, 0, 0), "curl", source, start_known=True))
     assert pieces.opaque == [(1, 5)]
+
+
+def test_what_no_engine_took_of_a_capture_is_lost_and_holds_up_no_other() -> None:
+    pieces, ending = Pieces(), Capture(1, "ending")
+    captures = Captures(lambda: pieces.probes, pieces.uplink, Examiner(), pieces.failures)
+    captures._session, captures._active = pieces.session, {1: ending}
+    pieces.session.captures = 1
+    pieces.uplink.put([StreamOpened(4, 1, 1, Process(5, 1, 1), "curl", Source.TLS, True), StreamChunk(4, 2, 0, 0, b"never taken")])
+    pieces.session.start()
+    captures.stop(ending, patience=0)
+    assert not ending.delivered
+    assert ending.ledger
+    assert ending.ledger.lost == len(b"never taken")
+    assert pieces.uplink.wait_until_idle(0)

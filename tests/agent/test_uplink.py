@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
 from understudy.v1 import capture_pb2, capture_pb2_grpc
 
 from agent import window
+from agent.events import Source
 from agent.failures import Failures
-from agent.streams import StreamChunk
+from agent.streams import Process, StreamChunk, StreamOpened
 from agent.uplink import Uplink
-from agent.window import Item
+from agent.window import Item, Marker
 
 TIMEOUT = 60.0
 
@@ -30,7 +32,7 @@ class Engine(capture_pb2_grpc.CaptureServiceServicer):
         self.events: list[capture_pb2.CaptureEvent] = []
         self.may = threading.Event()
         self.may.set()
-        self.to_break = 0
+        self.to_break = self.refusals = 0
         self.breaks = threading.Event()
 
     def Upload(
@@ -44,6 +46,9 @@ class Engine(capture_pb2_grpc.CaptureServiceServicer):
             self.breaks.wait(TIMEOUT)
             context.abort(grpc.StatusCode.UNAVAILABLE, "as told")
         for request in requests:
+            if self.refusals:
+                self.refusals -= 1
+                context.abort(grpc.StatusCode.UNAVAILABLE, "as told")
             self.events += request.events
             yield capture_pb2.UploadResponse(received_sequence=request.sequence)
 
@@ -130,3 +135,43 @@ def test_a_connection_that_broke_takes_nothing_of_the_next_one(engine: tuple[Eng
     assert uplink.wait_until_idle(TIMEOUT)
     uplink.stop()
     assert [event.stream_id for event in service.events] == [1, 3]
+
+
+def test_an_engine_that_breaks_before_it_acknowledges_gets_all_of_it_again(engine: tuple[Engine, str]) -> None:
+    service, address = engine
+    service.refusals = 1
+    uplink = Uplink(address, "agent", encode, Failures())
+    uplink.put([chunk(1), chunk(3)])
+    uplink.start()
+    assert uplink.wait_until_idle(TIMEOUT)
+    uplink.stop()
+    assert [event.stream_id for event in service.events] == [1, 3]
+    assert uplink.batches == 2
+
+
+def test_an_engine_that_refuses_is_asked_ever_more_seldom(engine: tuple[Engine, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try sends up to eight batches: they must not go out twenty times a second for as long as nobody takes them."""
+    pauses: list[int] = []
+
+    class Pauses(tuple[float, ...]):
+        def __getitem__(self, index: Any) -> Any:
+            pauses.append(index)
+            return 0.0
+
+    monkeypatch.setattr("agent.uplink.RETRY_SECONDS", Pauses((0.0,) * 5))
+    service, address = engine
+    service.refusals = 6
+    uplink = Uplink(address, "agent", encode, Failures())
+    uplink.put([chunk(1)])
+    uplink.start()
+    assert uplink.wait_until_idle(TIMEOUT)
+    uplink.stop()
+    assert pauses[:6] == [1, 2, 3, 4, 4, 4]
+
+
+def test_what_no_engine_takes_is_given_up() -> None:
+    uplink = Uplink("unix:/nowhere", "agent", encode, Failures())
+    opened = StreamOpened(1, 1, 7, Process(7, 1, 1), "curl", Source.TLS, True)
+    uplink.put([opened, chunk(1, 5), Marker(7, ended="ledger")])
+    assert uplink.give_up(7) == 5
+    assert uplink.wait_until_idle(0)

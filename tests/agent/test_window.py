@@ -131,3 +131,30 @@ def test_no_byte_is_ever_missing(steps: list[str]) -> None:
             assert item.offset <= len(have)
             have[item.offset :] = item.data
     assert bytes(have) == bytes(n % 251 for n in range(position))
+
+
+def test_what_is_left_of_a_capture_is_given_up_and_counted() -> None:
+    """Received, in flight, and never sent; of another capture nothing goes."""
+    other = StreamOpened(2, 1, 5, Process(7, 1, 1), "curl", Source.TLS, True)
+    window = Window()
+    window.put([Marker(1), Marker(5), opened(), other, chunk(0, b"taken"), chunk(0, b"other", stream=2)])
+    sequence, _ = window.batch() or (0, [])
+    window.received(sequence)
+    window.put([chunk(5, b"on its way"), Marker(1, ended="ledger")])
+    window.batch()
+    window.put([chunk(15, b"waits"), opened(3), chunk(0, b"new", stream=3), chunk(5, b"more", stream=2), CLOSED])
+    assert window.give_up(1) == len(b"on its way" + b"waits" + b"new")
+    window.reconnected()
+    assert drain(window) == [other, chunk(0, b"other", stream=2), chunk(5, b"more", stream=2)]
+
+
+def test_what_a_broken_connection_took_counts_as_not_received() -> None:
+    window = Window()
+    window.put([opened(), chunk(0, b"taken")])
+    sequence, _ = window.batch() or (0, [])
+    window.received(sequence)
+    window.reconnected()
+    assert window.give_up(1) == len(b"taken")
+    assert window.empty
+    assert not window.full
+    assert window.kept_bytes == 0
