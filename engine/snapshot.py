@@ -24,6 +24,10 @@ from engine.store.sqlite import REPEATED, SqliteStore, amend
 __all__ = ["Info", "NotASnapshotError", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
 
 KEY_BYTES = 32
+HELD_ITEMS = 10_000
+"""Pairs and flows that wait for a disk that takes nothing, until they are dropped and counted."""
+HELD_BYTES = 64 * 1024 * 1024
+"""Of their bodies."""
 _UNCHECKED = "unchecked_backends"
 _ADDED = "added_pairs"
 _LOST = "lost_pairs"
@@ -70,11 +74,12 @@ class SnapshotWriter:
         self.partial = _partial(path)
         self._store = store
         self._redactor = Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
-        self._is_file = False
+        self.is_file = False
+        """Whether it takes nothing any more: what is left of `finish` is to give the file its name."""
         self._before = {name: int(self._store.get_meta(name) or 0) for name in (_ADDED, _LOST)}
         self.pairs, self.complete_pairs = self._store.counts()
         self.lost_pairs = 0
-        """Pairs that could not be written: each is a flow with the reason, unless the disk took nothing at all."""
+        """What could not be written: each pair is a flow with the reason, unless the disk took nothing at all."""
 
     @classmethod
     def create(
@@ -115,16 +120,30 @@ class SnapshotWriter:
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
     ) -> None:
-        """Redact these and keep them in one transaction, with how far their streams are; see `Store.add`."""
+        """Redact these and keep them in one transaction, with how far their streams are; see `Store.add`.
+
+        Where that raises SnapshotError, they are held and go with the next, within bounds; the rest is to be given again.
+        """
         items = [self._prepared(item) if isinstance(item, RRPair) else item for item in finished]
         pairs = [item for item in items if isinstance(item, RRPair)]
         flows = [item for item in items if isinstance(item, Flow)]
-        refused = self._store.add(pairs, flows, progress, connections)
-        self.pairs += len(pairs)
-        self.complete_pairs += sum(pair.complete for pair in pairs)
-        if refused:
+        again = self.holds
+        try:
+            refused = self._store.add(pairs, flows, progress, connections)
+        except SnapshotError:
+            self.lost_pairs += self._store.drop_beyond(HELD_ITEMS, HELD_BYTES)
+            raise
+        self.lost_pairs += refused
+        if again or refused:
             self.pairs, self.complete_pairs = self._store.counts()
-            self.lost_pairs += refused
+        else:
+            self.pairs += len(pairs)
+            self.complete_pairs += sum(pair.complete for pair in pairs)
+
+    @property
+    def holds(self) -> bool:
+        """Whether something waits to be written."""
+        return self._store.held > 0
 
     def _prepared(self, pair: RRPair) -> RRPair | Flow:
         """Redact and sign a pair. A fault of ours costs that pair, and nothing of it is kept: it was not redacted."""
@@ -151,11 +170,11 @@ class SnapshotWriter:
 
         A FILE that is there is kept as FILE.old. A snapshot without pairs replaces none that has pairs: it becomes FILE.empty.
         """
-        if not self._is_file:
+        if not self.is_file:
             check_replaceable(self.path)
             self._store.set_meta(_LOST, str(self._before[_LOST] + self.lost_pairs))
             self._store.finish()
-            self._is_file = True
+            self.is_file = True
         if not self.pairs and _has_pairs(self.path):
             empty = self.path.with_name(self.path.name + ".empty")
             self.partial.replace(empty)

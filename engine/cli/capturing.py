@@ -61,7 +61,7 @@ class Capturing:
         )
 
     def settle(self, meanwhile: Callable[[], None] = lambda: None) -> str:
-        """Have everything handed over that was seen; says what went wrong, if something did. `meanwhile` is called while it lasts."""
+        """Have everything handed over that was seen; says what went wrong. `meanwhile` is called while it lasts."""
         if not self._parts.agent.alive:
             return ""
         request = agent_pb2.StopCaptureRequest(capture_id=self._capture_id)

@@ -19,11 +19,6 @@ from engine.store.rows import INTEGER_LIMIT
 
 STREAMS_LIMIT = 65_536
 """Streams at a time: as many connections as a host has ports to one address. Each takes some 10 KiB and what is not whole yet."""
-HELD_PAIRS = 10_000
-"""Pairs and flows that wait for a disk that takes nothing, until they are dropped and counted."""
-HELD_BYTES = 64 * 1024 * 1024
-"""Of their bodies."""
-
 StreamKey = tuple[str, int]
 """An agent's instance, and the stream's number in it."""
 
@@ -64,6 +59,9 @@ class Recording:
         self._result: Finished | None = None
         self._agents: set[str] = set()
         self._ledgers: dict[str, Mapping[str, int]] = {}
+        self._account_moved = False
+        self._cut: dict[StreamKey, tuple[Connection, Progress]] = {}
+        """Streams that were ended for a snapshot that could not be finished: they may go on."""
         self._conversations: dict[StreamKey, Conversation] = {}
         self._opaque: dict[StreamKey, tuple[Connection, int]] = {}
         self._finished: list[RRPair | Flow] = []
@@ -86,23 +84,27 @@ class Recording:
     @property
     def capture_ended(self) -> bool:
         """Whether the capture has ended in good order at every agent that had begun it."""
-        return bool(self._ledgers) and self._agents <= self._ledgers.keys()
+        with self.lock:
+            return bool(self._ledgers) and self._agents <= self._ledgers.keys()
 
     @property
     def ledger(self) -> dict[str, int]:
         """The account of the capture: the sum of its agents'. Empty until one of them has ended it."""
         total: Counter[str] = Counter()
-        for ledger in self._ledgers.values():
-            total.update(ledger)
+        with self.lock:  # others than its caller ask for it
+            for ledger in self._ledgers.values():
+                total.update(ledger)
         return {name: min(count, INTEGER_LIMIT) for name, count in total.items()}
 
     def capture_started(self, agent: str) -> None:
         """An agent takes part."""
         self._agents.add(agent)
+        self._account_moved = True
 
     def capture_over(self, agent: str, ledger: Mapping[str, int]) -> None:
         """An agent has ended the capture, and this is its account."""
         self._ledgers[agent] = ledger
+        self._account_moved = True
 
     def opened(self, key: StreamKey, connection: Connection, time: int, *, start_known: bool, opaque: bool) -> None:
         """A stream begins, or is told of again."""
@@ -133,7 +135,7 @@ class Recording:
 
     def data(self, key: StreamKey, way: Way, offset: int, data: bytes, time: int) -> None:
         """Bytes."""
-        conversation = self._conversations.get(key)
+        conversation = self._conversations.get(key) or self._going_on(key)
         if conversation:
             self.received_bytes += len(data)
             self._take(key, conversation.data(way, offset, data, time))
@@ -142,20 +144,30 @@ class Recording:
 
     def gap(self, key: StreamKey, way: Way, offset: int, length: int, reason: str) -> None:
         """Missing bytes."""
-        conversation = self._conversations.get(key)
+        conversation = self._conversations.get(key) or self._going_on(key)
         if conversation:
             self.missing_bytes += length
             self._take(key, conversation.gap(way, offset, length, reason))
 
     def half_closed(self, key: StreamKey, way: Way, time: int) -> None:
         """One way has ended."""
-        conversation = self._conversations.get(key)
+        conversation = self._conversations.get(key) or self._going_on(key)
         if conversation:
             self._take(key, conversation.half_close(way, time))
+
+    def _going_on(self, key: StreamKey) -> Conversation | None:
+        cut = self._cut.pop(key, None)
+        if cut is None:
+            return None
+        connection, before = cut
+        going_on = Conversation(connection, self.service, before.in_step, before.read_offset, before.write_offset)
+        self._conversations[key] = going_on
+        return going_on
 
     def closed(self, key: StreamKey, time: int, opaque: tuple[int, int] = (0, 0), *, ended: bool = True) -> None:
         """A stream has ended, or (not `ended`) our sight of it; `opaque` are its bytes that were left out, read and written."""
         self._moved.add(key)
+        self._cut.pop(key, None)
         if key in self._opaque:
             connection, began = self._opaque.pop(key)
             self._finished.append(Flow(connection, began, "tls", "its plaintext cannot be captured", *opaque))
@@ -224,7 +236,7 @@ class Recording:
     def commit(self) -> list[Progress]:
         """Commit everything so far; returns how far the streams that moved have come: nowhere, where nothing can be written.
 
-        What cannot be written is tried again the next time, within bounds; `error` tells of it.
+        What cannot be written the writer holds, within bounds, and tries again the next time; `error` tells of it.
         """
         for key in self._moved:
             if key in self._conversations:
@@ -233,46 +245,58 @@ class Recording:
             return self._write()
         except SnapshotError as error:
             self.error = str(error)
-            self._drop_what_is_too_much()
             return []
 
     def _write(self) -> list[Progress]:
         moved = [self._position(key) for key in self._moved]
+        finished = self._hand_over()
+        if moved or self._relocated or finished or self.writer.holds:
+            self.writer.add(finished, moved, self._relocated.values())
+        if self._account_moved and not self._wanted:
+            self.writer.set_ledger(self.ledger if self.capture_ended else {})
+        self._moved, self._relocated, self._account_moved, self.error = set(), {}, False, ""
+        return moved
+
+    def _hand_over(self) -> list[RRPair | Flow]:
+        """What the writer has from here on, whether it can write or not."""
         finished = [item for item in self._finished if self._wanted(item)] if self._wanted else self._finished
-        if moved or self._relocated or finished or self._heard:
-            self.writer.add([*finished, *self._heard] if self._heard else finished, moved, self._relocated.values())
         if len(self._backends) < BACKENDS_COUNTED:
             calls = (item for item in finished if isinstance(item, RRPair) and item.direction is Direction.OUT)
             self._backends.update((pair.host, pair.port) for pair in calls)
-        self._finished, self._heard, self._moved, self._relocated, self.error = [], [], set(), {}, ""
-        return moved
-
-    def _drop_what_is_too_much(self) -> None:
-        held = [*self._finished, *self._heard]
-        if len(held) > HELD_PAIRS or sum(map(_size, held)) > HELD_BYTES:
-            self.writer.lost_pairs += sum(isinstance(item, RRPair) for item in held)
-            self._finished, self._heard = [], []
+        finished += self._heard
+        self._finished, self._heard = [], []
+        return finished
 
     def finish(self, now: int) -> Finished | None:
         """End every open conversation, and make the snapshot readable. One to which nothing was to be added stays what it was.
 
-        May be tried again where it raises SnapshotError or OSError.
+        May be tried again where it raises SnapshotError or OSError; until then what comes is taken, as long as it can be.
         """
-        self.over = True
-        for key in [*self._conversations, *self._opaque]:
-            self.closed(key, now, ended=False)
-        self._write()
+        if not self.over:
+            self._write()  # where the disk takes nothing, nothing is ended
+            self._end_all(now)
         if self._result:
             return self._result
         if self._wanted:
             if not self.added_pairs:
-                self.writer.abandon()
+                self.discard()
                 return None
-            self.writer.note_added(self.added_pairs)
-        elif self._ledgers and self.capture_ended:
-            self.writer.set_ledger(self.ledger)
-        self._result = self.writer.finish()
+            if not self.over:
+                self.writer.note_added(self.added_pairs)
+        try:
+            self._result = self.writer.finish()
+        finally:
+            self.over = self.writer.is_file
         return self._result
+
+    def _end_all(self, now: int) -> None:
+        for key, conversation in self._conversations.items():
+            self._note_position(key, conversation)
+        cut = {key: (conversation.connection, self._position(key)) for key, conversation in self._conversations.items()}
+        for key in [*self._conversations, *self._opaque]:
+            self.closed(key, now, ended=False)
+        self._cut |= cut
+        self._write()
 
     def discard(self) -> None:
         """Throw away what was taken in."""
@@ -283,12 +307,6 @@ class Recording:
         """Close the file as it is: another engine may go on with it."""
         self.over = True
         self.writer.close()
-
-
-def _size(item: RRPair | Flow) -> int:
-    if isinstance(item, Flow):
-        return 0
-    return len(item.request.body) + (len(item.response.body) if item.response else 0)
 
 
 def _ends(connection: Connection) -> Ends:

@@ -111,8 +111,15 @@ class Store(Protocol):
         """Keep these in one transaction. `connections` are those of which more became known since pairs of theirs were kept.
 
         A pair that no store can take costs only itself: it is kept as a flow that says why. Gives the number of these.
-        Raises SnapshotError where nothing can be written.
+        Raises SnapshotError where nothing can be written: pairs and flows are held then, and go with the next.
         """
+
+    @property
+    def held(self) -> int:
+        """How many pairs and flows are held."""
+
+    def drop_beyond(self, items: int, body_bytes: int) -> int:
+        """Drop what is held where it is more than this; gives the number of what was dropped."""
 
     def progress(self, agent: str) -> dict[int, Progress]:
         """Up to where the streams of an agent are in, by stream."""

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,15 @@ NUMBER_DIGITS = 8
 """A shorter run of digits is a pair's number, a longer one the beginning of an id, which has 16 characters."""
 
 
+@dataclass(slots=True)
+class _Held:
+    """What is written next: made into rows once, however often it is tried."""
+
+    pairs: _Rows = field(default_factory=list)
+    flows: list[Values] = field(default_factory=list)
+    connections: dict[str, Connection] = field(default_factory=dict)
+
+
 class SqliteStore:
     """A store in a SQLite file; see `engine.store.Store`."""
 
@@ -96,6 +106,7 @@ class SqliteStore:
         self._database = database
         self._path = path
         self._steps: Steps | None = None
+        self._held = _Held()
         self.service = service
 
     # -- opening -------------------------------------------------------------------------------------------------------
@@ -157,19 +168,37 @@ class SqliteStore:
         connections: Iterable[Connection] = (),
     ) -> int:
         """Keep these in one transaction; see `Store.add`."""
-        known: dict[str, Connection] = {}
-        rows = [(pair, pair_row(pair, known)) for pair in pairs]
-        flow_rows = [flow_row(flow, known) for flow in flows]
-        rest = (known.values(), list(connections), list(progress))
+        held = self._held
+        held.pairs += [(pair, pair_row(pair, held.connections)) for pair in pairs]
+        held.flows += [flow_row(flow, held.connections) for flow in flows]
         with writable(self._path):
-            try:
-                self._insert([row for _, row in rows], flow_rows, *rest)
-                return 0
-            except _UNSTORABLE:
-                taken, refused = self._storable(rows)
-                flow_rows += [flow_row(flow, known) for flow in refused]
-                self._insert(taken, map(clamped, flow_rows), *rest)
-                return len(refused)
+            refused = self._add(held, list(connections), list(progress))
+        self._held = _Held()
+        return refused
+
+    def _add(self, held: _Held, connections: list[Connection], progress: list[Progress]) -> int:
+        try:
+            self._insert([row for _, row in held.pairs], held.flows, held.connections.values(), connections, progress)
+            return 0
+        except _UNSTORABLE:
+            taken, refused = self._storable(held.pairs)
+            known = dict(held.connections)
+            flows = [*held.flows, *[flow_row(flow, known) for flow in refused]]
+            self._insert(taken, map(clamped, flows), known.values(), connections, progress)
+            return len(refused)
+
+    @property
+    def held(self) -> int:
+        """How many pairs and flows are held."""
+        return len(self._held.pairs) + len(self._held.flows)
+
+    def drop_beyond(self, items: int, body_bytes: int) -> int:
+        """Drop what is held where it is more than this; gives the number of what was dropped."""
+        held = self.held
+        if held <= items and sum(_body_bytes(pair) for pair, _ in self._held.pairs) <= body_bytes:
+            return 0
+        self._held = _Held()
+        return held
 
     def _insert(
         self,
@@ -218,11 +247,11 @@ class SqliteStore:
     def finish(self) -> None:
         """Make it a single file that only needs to be read. Raises SnapshotError."""
         with writable(self._path):
-            self._database.execute("DROP TABLE IF EXISTS progress")
             self._index()
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._database.execute("PRAGMA journal_mode = DELETE")
             self._database.execute("PRAGMA optimize")
+            self._database.execute("DROP TABLE IF EXISTS progress")  # last: until it is finished it can be gone on with
             _seal(self._database, self._path)
         self.close()
 
@@ -326,6 +355,10 @@ def amend(path: Path, name: str, value: str) -> None:
         database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
         if sealed:
             _seal(database, path)
+
+
+def _body_bytes(pair: RRPair) -> int:
+    return len(pair.request.body) + (len(pair.response.body) if pair.response else 0)
 
 
 def _seal(database: sqlite3.Connection, path: Path) -> None:

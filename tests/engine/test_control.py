@@ -25,7 +25,10 @@ from engine.__main__ import build
 from engine.cli.reports import merged, report_of
 from engine.control.messages import run_parts
 from engine.metrics import EngineCollector
+from engine.redaction import Redactor
+from engine.rrpair import RRPair
 from engine.snapshot import Snapshot, uncheck
+from engine.store.sqlite import SqliteStore
 from tests.e2e.machine import eventually
 from tests.engine.making import Exchange, Headers, write_snapshot
 
@@ -273,17 +276,99 @@ def test_a_disk_that_takes_nothing_stops_one_recording_only(engine: Engine) -> N
 
 
 def test_what_waits_for_a_disk_has_a_limit_and_is_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.ingest.recording.HELD_PAIRS", 3)
+    monkeypatch.setattr("engine.snapshot.HELD_ITEMS", 3)
     engine.create()
     break_disk(engine)
     for stream in range(1, 7):
         engine.upload(conversation(stream))
     assert snapshot_of(engine).lost_pairs == 4
     [recording] = engine.recordings.all()
-    assert len(recording._finished) == 2
+    assert recording.writer._store.held == 2
     recording.writer._store._database.execute("PRAGMA query_only = 0")  # type: ignore[attr-defined]
     done = finish(engine).snapshot
     assert (done.pairs, done.lost_pairs) == (2, 4)
+
+
+def mend_disk(engine: Engine) -> None:
+    for recording in engine.recordings.all():
+        recording.writer._store._database.execute("PRAGMA query_only = 0")  # type: ignore[attr-defined]
+
+
+def test_what_comes_after_an_end_that_failed_is_recorded(engine: Engine) -> None:
+    """Nothing is thrown away before the snapshot is there: not of a stream that was open, nor of one that is new."""
+    engine.create()
+    engine.upload(conversation(1))
+    break_disk(engine)
+    request = control_pb2.FinishSnapshotRequest(name="a.snapshot")
+    assert refusal(engine.control.FinishSnapshot, request) is grpc.StatusCode.FAILED_PRECONDITION
+    mend_disk(engine)
+    answers = engine.upload(conversation(1) + more(1), conversation(2))
+    assert [(p.stream_id, p.finished) for answer in answers for p in answer.committed] == [(1, False), (2, False)]
+    assert finish(engine).snapshot.complete_pairs == 3
+
+
+def test_a_stream_goes_on_though_a_snapshot_could_not_be_finished(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: SqliteStore) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    engine.create()
+    engine.upload(conversation(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteStore, "_index", full)
+        request = control_pb2.FinishSnapshotRequest(name="a.snapshot")
+        assert refusal(engine.control.FinishSnapshot, request) is grpc.StatusCode.FAILED_PRECONDITION
+    engine.upload(conversation(1) + more(1))
+    assert finish(engine).snapshot.pairs == 2
+
+
+def more(stream: int) -> list[pb.CaptureEvent]:
+    """A second exchange of the same connection."""
+    *_, asked, answered = conversation(stream)
+    asked.chunk.offset, answered.chunk.offset = len(ASKED), len(ANSWERED)
+    asked.chunk.data = ASKED.replace(b"/a", b"/b")
+    return [asked, answered]
+
+
+def test_what_waits_for_a_disk_is_prepared_once_and_lost_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch tries again what waits: to redact and compress all of it again each time would be quadratic."""
+    redacted: list[str] = []
+    original = Redactor.pair
+
+    def redact(redactor: Redactor, pair: RRPair) -> RRPair:
+        redacted.append(pair.path)
+        if len(redacted) == 1:
+            raise RecursionError("as told")
+        return original(redactor, pair)
+
+    monkeypatch.setattr(Redactor, "pair", redact)
+    engine.create()
+    break_disk(engine)
+    for stream in range(1, 6):
+        engine.upload(conversation(stream))
+    assert len(redacted) == 5
+    mend_disk(engine)
+    done = finish(engine).snapshot
+    assert len(redacted) == 5
+    assert (done.pairs, done.lost_pairs) == (4, 1)
+
+
+def test_flows_that_no_disk_takes_are_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.snapshot.HELD_ITEMS", 1)
+    engine.create()
+    break_disk(engine)
+    for stream in (1, 2):
+        opened = conversation(stream)[1]
+        opened.opened.source = pb.SOURCE_OPAQUE
+        engine.upload([opened, pb.CaptureEvent(stream_id=stream, closed=pb.StreamClosed())])
+    assert snapshot_of(engine).lost_pairs == 2
+
+
+def test_the_account_of_a_capture_outlives_the_engine(engine: Engine) -> None:
+    engine.create()
+    engine.upload([*conversation(), ended(7)])
+    engine.recordings.abandon()
+    with Snapshot(engine.folder / "a.snapshot.partial") as snapshot:
+        assert snapshot.info.ledger["seen"] == 7
 
 
 def test_streams_at_a_time_have_a_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
