@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +47,27 @@ def as_typed() -> str:
     return shlex.join([str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
 
 
+_GRPC = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
+
+
+@contextlib.contextmanager
+def grpc_of_a_starter() -> Iterator[None]:
+    """Import gRPC herein where this process starts others while calls are under way.
+
+    Its handlers of fork(2) run in the child too, before it has become another program, with locks that threads of the parent hold:
+    they abort it. gRPC reads its settings as it is imported; the environment itself is the command's.
+    """
+    before = dict(os.environ)
+    os.environ.update(_GRPC)
+    try:
+        yield
+    finally:
+        for name in _GRPC:
+            del os.environ[name]
+            if name in before:
+                os.environ[name] = before[name]
+
+
 class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -58,7 +82,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"engine.cli.{cmd_name}").command
+        with grpc_of_a_starter():
+            command: click.Command = importlib.import_module(f"engine.cli.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
