@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -68,7 +69,9 @@ _ALWAYS = frozenset({"meta", "connections", "pairs", "flows"})
 def check_file(path: Path) -> None:
     """Tell by the first 100 bytes (SQLite, "Database File Format") whether it can be opened. Raises SnapshotError."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise NotASnapshotError(f"{path} is not a regular file: give a file written by `understudy record`")
             header = file.read(100)
             size = file.seek(0, 2)
     except OSError as error:
@@ -83,6 +86,11 @@ def check_file(path: Path) -> None:
     page_size, pages = struct.unpack(">H", header[16:18])[0], struct.unpack(">I", header[28:32])[0]
     if size < (65536 if page_size == 1 else page_size) * pages and not path.name.endswith(".partial"):
         raise SnapshotError(f"{path} is truncated: copy it again, or record again")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting, as a FIFO would have it until somebody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _missing(path: Path, error: OSError) -> str:

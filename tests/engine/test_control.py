@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import http.server
 import json
+import os
 import random
 import sqlite3
 import threading
@@ -808,3 +809,11 @@ def test_unknown_snapshots_and_responders(engine: Engine) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(engine.control.StopResponder(control_pb2.StopResponderRequest(responder_id="x")))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.timeout(30)
+def test_a_fifo_in_the_store_keeps_nobody_waiting(engine: Engine) -> None:
+    os.mkfifo(engine.folder / "pipe.snapshot")
+    request = control_pb2.GetSnapshotRequest(name="pipe.snapshot")
+    with pytest.raises(grpc.RpcError, match="not a regular file"):
+        engine.control.GetSnapshot(request, timeout=10)
