@@ -7,6 +7,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -106,12 +107,15 @@ class Responders:
             raise ValueError(f"there are {RESPONDERS_LIMIT} responders: stop one first")
         identity = secrets.token_hex(ID_BYTES)
         adder = None
+        starting: Future[Responder | None] = Future()
         if request.on_miss == pb.ON_MISS_RECORD:
             capture = request.capture_id or identity
-            adder = _Adder(self._recordings.extend(path, capture, lambda item: _is_new(item, responder)))
+            adder = _Adder(self._recordings.extend(path, capture, lambda item: _is_new(item, starting.result())))
         try:
             responder = self._started(path, request, adder)
+            starting.set_result(responder)
         except BaseException:
+            starting.set_result(None)
             if adder:
                 adder.settle()
                 self._recordings.discard(adder.recording)
@@ -156,8 +160,10 @@ class Responders:
         return found.report
 
 
-def _is_new(item: RRPair | Flow, responder: Responder) -> bool:
-    """Whether a captured call went to somebody who was neither stood in for nor left out."""
+def _is_new(item: RRPair | Flow, responder: Responder | None) -> bool:
+    """Whether a captured call went to somebody who was neither stood in for nor left out; none where no responder started."""
+    if responder is None:
+        return False
     connection = item.connection
     if isinstance(item, RRPair):
         is_call, place = item.direction is Direction.OUT, (item.host, item.port)

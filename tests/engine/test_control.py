@@ -11,6 +11,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from engine.cli.reports import merged, report_of
 from engine.control.messages import run_parts
 from engine.metrics import EngineCollector
 from engine.redaction import Redactor
+from engine.responder.server import Responder
 from engine.rrpair import RRPair
 from engine.snapshot import Snapshot, uncheck
 from engine.store.sqlite import SqliteStore
@@ -817,3 +819,24 @@ def test_a_fifo_in_the_store_keeps_nobody_waiting(engine: Engine) -> None:
     request = control_pb2.GetSnapshotRequest(name="pipe.snapshot")
     with pytest.raises(grpc.RpcError, match="not a regular file"):
         engine.control.GetSnapshot(request, timeout=10)
+
+
+@pytest.mark.timeout(30)
+def test_what_a_capture_sees_while_the_responder_starts_is_taken(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_snapshot(engine.folder / "a.snapshot", Exchange("GET /x"))
+    original = Responder.start
+    with ThreadPoolExecutor(1) as uploading:
+        uploads: list[Future[list[pb.UploadResponse]]] = []
+
+        def slow(responder: Responder, address: str, port: int) -> None:
+            uploads.append(uploading.submit(engine.upload, conversation()[1:]))
+            assert eventually(lambda: engine.recordings.all()[0].received_bytes == len(ASKED + ANSWERED), 10)
+            wait(uploads, timeout=0.2)  # it may fail now, or wait
+            original(responder, address, port)
+
+        monkeypatch.setattr(Responder, "start", slow)
+        responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD, capture_id="c1")
+        [answer] = uploads[0].result(10)
+    assert [progress.stream_id for progress in answer.committed] == [1]
+    assert stop(engine, responder).added_pairs == 1
+    assert sorted(paths(path)) == ["/a", "/x"]
