@@ -47,6 +47,9 @@ def test_the_command_outlives_a_part_of_ours(
     assert tls_server.failures == []
     assert len(read_told(log)) == len(tls_server.exchanges) == EXCHANGES
     check_arrived(tmp_path / "snapshot", tls_server)
+    if victim == "engine":  # another goes on in its place
+        assert process.returncode == 0, errors.decode()
+        assert len(pairs(tmp_path / "snapshot")) == EXCHANGES
 
 
 def test_the_command_outlives_record_itself(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:
