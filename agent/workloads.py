@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -145,15 +145,15 @@ class Cgroup:
 
     @classmethod
     def for_launched(cls, mount: Path, name: str, pid: int) -> Self:
-        """The one that this agent made and a process is in, or a new one right below the mount, where every process may be moved.
+        """The one that this agent made and a process is in, or a new one below the cgroup that the process is in.
 
-        Where the process is in another agent's, the new one is below that: the other captures what is below its own, too.
+        There the process keeps the limits of whoever launched it, and is killed when they are, as the agent's helpers are.
+        Where it cannot be made there, it is made right below the mount.
         """
         present = mount / cgroup_of(pid).lstrip("/")
         if present in cls._made:
             return cls(present)
-        made = cls((present if present.name.startswith(CGROUP_PREFIX) else mount) / f"{CGROUP_PREFIX}{name}")
-        made.path.mkdir()
+        made = cls(_make_cgroup((present, mount) if ".." not in present.parts else (mount,), f"{CGROUP_PREFIX}{name}"))
         cls._made.add(made.path)
         return made
 
@@ -174,6 +174,21 @@ class Cgroup:
         if removed:
             self._made.discard(self.path)
         return removed
+
+
+def _make_cgroup(parents: Sequence[Path], name: str) -> Path:
+    """Make a cgroup below the first parent where one can be made that takes processes; OSError of the last where there is none."""
+    *preferred, last = parents
+    for parent in preferred:
+        with contextlib.suppress(OSError):  # no such folder in this namespace, no permission, or a limit on depth or number
+            made = parent / name
+            made.mkdir()
+            if (made / "cgroup.type").read_text() == "domain\n":
+                return made
+            made.rmdir()  # its parent is threaded: it takes threads only (cgroup-v2.rst, Threads)
+    made = last / name
+    made.mkdir()
+    return made
 
 
 def remove_cgroup(path: Path) -> bool:

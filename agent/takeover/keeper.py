@@ -64,12 +64,20 @@ class Plan:
 def main() -> None:
     """Keep until the cgroup is empty."""
     plan = Plan(**json.loads(sys.argv[1]))
+    with contextlib.suppress(OSError):  # it takes no processes: as good as where the agent is
+        _move_beside(plan.cgroup)
     os.fork()  # the twin: whoever is killed, one is left
     with contextlib.suppress(OSError), open(f"{plan.cgroup}/cgroup.events", "rb", buffering=0) as events:
         _keep(plan, events.fileno())
     for folder, _, _ in os.walk(plan.cgroup, topdown=False):
         with contextlib.suppress(OSError):  # somebody else's, again in use, or removed by another
             os.rmdir(folder)
+
+
+def _move_beside(cgroup: str) -> None:
+    """Move this process into the parent of a cgroup: what kills the keepers by their cgroup kills the workload with them."""
+    with open(f"{os.path.dirname(cgroup)}/cgroup.procs", "w") as processes:
+        processes.write(str(os.getpid()))
 
 
 def _keep(plan: Plan, events: int) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 from understudy.v1 import agent_pb2_grpc, control_pb2_grpc
 
-from engine.cli import Failure
+from engine.cli import Failure, folder
 from engine.cli.caller import Caller
 from engine.state import state_folder
 
@@ -30,9 +30,10 @@ _SOON = [(f"grpc.{name}_reconnect_backoff_ms", 50) for name in ("initial", "min"
 class Part:
     """A process of ours. It ends when its standard input ends, so that it outlives this process by no more than a moment."""
 
-    def __init__(self, name: str, module: str, arguments: list[str], folder: Path, caller: Caller | None) -> None:
+    def __init__(self, name: str, module: str, arguments: list[str], place: Path, keep: int, caller: Caller | None) -> None:
+        """Start it, with its socket in the folder `place`; it has `keep` open for as long as it lives."""
         self.name = name
-        self.address = f"unix:{folder / name}.sock"
+        self.address = f"unix:{place / name}.sock"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 closed by stop()
         try:
             self.process = subprocess.Popen(
@@ -40,6 +41,7 @@ class Part:
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
+                pass_fds=(keep,),
                 start_new_session=True,  # Ctrl-C is for the command
                 env={"PATH": os.defpath, "GRPC_VERBOSITY": "NONE", "MALLOC_ARENA_MAX": "2"},  # few arenas: less memory
                 user=caller.uid if caller else None,
@@ -99,7 +101,8 @@ class Parts:
         self._caller = caller
         self._store = store
         self._cgroups: list[Path] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="understudy-"))
+        folder.remove_abandoned()
+        self.folder, self._kept = folder.make()
         try:
             self.folder.chmod(0o711)
             self._engine_folder = self.folder / "engine"
@@ -108,7 +111,7 @@ class Parts:
             self.engine = self._start_engine()
             if with_agent:
                 arguments = ["--engine", self.engine.address, "--lease", str(self.folder)]
-                self.agent = Part("agent", "agent", arguments, self.folder, None)
+                self.agent = Part("agent", "agent", arguments, self.folder, self._kept, None)
             self.engine.wait_until_ready()
             if with_agent:
                 self.agent.wait_until_ready()
@@ -120,7 +123,7 @@ class Parts:
         person = self._caller if self._caller.uid != os.geteuid() else None
         environment = {os.fsdecode(key): os.fsdecode(value) for key, value in self._caller.environment.items()}
         arguments = ["--store", str(self._store), "--state", str(state_folder(environment)), "--lease-stdin"]
-        return Part("engine", "engine", arguments, self._engine_folder, person)
+        return Part("engine", "engine", arguments, self._engine_folder, self._kept, person)
 
     def restart_engine(self) -> None:
         """Start another engine in the place of one that has ended."""
@@ -149,7 +152,8 @@ class Parts:
             if part:
                 part.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._kept)
         for cgroup in self._cgroups:
-            for folder, _, _ in os.walk(cgroup, topdown=False):
+            for below, _, _ in os.walk(cgroup, topdown=False):
                 with contextlib.suppress(OSError):  # in use, or removed by another
-                    os.rmdir(folder)
+                    os.rmdir(below)
