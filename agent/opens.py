@@ -106,16 +106,24 @@ class Opens:
         poll.register(self._group.fd, select.POLLIN)
         poll.register(self._ended, select.POLLIN)
         while self._ended not in (fd for fd, _ in poll.poll()):
-            for opening in self._group.read():
-                if opening.pid == os.getpid() or not _is_executable(opening.fd):
-                    self._go_on(opening, forget=opening.pid != os.getpid())
-                    continue
-                try:
-                    self._waiting.put_nowait(opening)
-                except queue.Full:
-                    self.not_waited += 1
-                    self._go_on(opening, forget=False)
+            try:
+                opening = self._group.read()
+            except OSError as error:  # of this file: the others go on
+                self._failures.note("a file that is being opened could not be looked at", error)
+                continue
+            if opening:
+                self._hand_over(opening)
         self._waiting.put(None)
+
+    def _hand_over(self, opening: Opening) -> None:
+        if opening.pid == os.getpid() or not _is_executable(opening.fd):
+            self._go_on(opening, forget=opening.pid != os.getpid())
+            return
+        try:
+            self._waiting.put_nowait(opening)
+        except queue.Full:
+            self.not_waited += 1
+            self._go_on(opening, forget=False)
 
     def _probe(self) -> None:
         while (opening := self._waiting.get()) is not None:

@@ -32,9 +32,6 @@ _METADATA_VERSION = 3
 _METADATA = struct.Struct("<IBBHQii")  # struct fanotify_event_metadata
 _RESPONSE = struct.Struct("<iI")  # struct fanotify_response
 
-EVENTS_AT_ONCE = 32
-"""Each event brings a descriptor; an event for which none is free would be refused, and so would the workload's open."""
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fanotify_init.argtypes = [ctypes.c_uint, ctypes.c_uint]
 _libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
@@ -69,21 +66,21 @@ class Group:
         if _libc.fanotify_mark(self.fd, _MARK_ADD | _MARK_IGNORED_MASK | _MARK_EVICTABLE, _OPEN_PERM, fd, None):
             _raise("fanotify_mark")
 
-    def read(self) -> list[Opening]:
-        """Take what is held; empty where nothing is. Each must be answered."""
+    def read(self) -> Opening | None:
+        """Take one that is held, which must be answered; None where there is none.
+
+        OSError where the kernel cannot open the file for us (a FIFO or a device, before 6.14): it has refused that opening itself.
+        The kernel opens the file in here, which may wait for a lease on it (fcntl(2), F_SETLEASE): one at a time, so that none that
+        was taken waits with it.
+        """
         try:
-            data = os.read(self.fd, EVENTS_AT_ONCE * _METADATA.size)
+            data = os.read(self.fd, _METADATA.size)
         except BlockingIOError:
-            return []
-        found, place = [], 0
-        while place < len(data):
-            length, version, _, _, _, fd, pid = _METADATA.unpack_from(data, place)
-            if version != _METADATA_VERSION:
-                raise OSError(f"fanotify speaks version {version} here; {_METADATA_VERSION} is known")
-            place += length
-            if fd >= 0:
-                found.append(Opening(fd, pid))
-        return found
+            return None
+        _, version, _, _, _, fd, pid = _METADATA.unpack(data)
+        if version != _METADATA_VERSION:
+            raise RuntimeError(f"fanotify speaks version {version} here; {_METADATA_VERSION} is known")
+        return Opening(fd, pid) if fd >= 0 else None
 
     def allow(self, opening: Opening) -> None:
         """Let it go on, and forget the descriptor."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -216,3 +217,23 @@ def test_whether_a_mount_namespace_is_another(elsewhere: Elsewhere) -> None:
 )
 def test_what_holding_takes(capabilities: int, may: bool) -> None:
     assert opens.may_hold(capabilities) is may
+
+
+def test_an_opening_that_cannot_be_read_costs_no_other(
+    elsewhere: Elsewhere, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a FIFO or a device without a driver, on kernels that hold their openings, too."""
+    errors = [OSError(errno.ENXIO, "no such device"), OSError(errno.ETXTBSY, "busy"), OSError(errno.EIO, "failed")]
+    read = os.read
+
+    def fail(fd: int, length: int) -> bytes:
+        if errors and os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[fanotify]":
+            raise errors.pop()
+        return read(fd, length)
+
+    monkeypatch.setattr(os, "read", fail)
+    probing, failures = Probing(), Failures()
+    with holding(elsewhere, probing, failures):
+        elsewhere.open(library)
+    assert probing.seen == [str(library)]
+    assert (errors, failures.count) == ([], 3)
