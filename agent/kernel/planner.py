@@ -8,6 +8,7 @@ them as local symbols only.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -61,6 +62,9 @@ SEARCHED_BYTES = 256 << 20
 
 NAMES_MAX = 4096
 """Places of one string table at which a wanted name begins: a linker writes each name once, and as the tail of some others."""
+
+FUNCTIONS_MAX = 1024
+"""Symbols of one table that bear a wanted name: there are some twenty such names, and each is defined once or a few times."""
 
 _SECTION_NAMES_BYTES = 64 << 10
 _BLOCK = 1 << 20
@@ -242,7 +246,9 @@ def _functions(image: _Image, sections: list[Section], loads: list[tuple[int, in
         raise Unreadable(f"it has {len(tables)} symbol tables; {SYMBOL_TABLES_MAX} are read")
     for section in tables:
         try:
-            symbols = list(_symbols(image, section, sections))
+            symbols = list(itertools.islice(_symbols(image, section, sections), FUNCTIONS_MAX + 1))
+            if len(symbols) > FUNCTIONS_MAX:
+                raise Unreadable(f"its symbol table repeats the same names more than {FUNCTIONS_MAX} times")
         except Unreadable as error:
             reasons.append(str(error))
             continue

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -287,3 +288,23 @@ def test_go_programs_are_named(tmp_path: Path, table: str) -> None:
     subprocess.run(["gcc", "-o", str(tmp_path / "go"), str(source)], check=True)
     found = plan_of(tmp_path / "go")
     assert (found.kind, found.capturable) == ("Go crypto/tls", False)
+
+
+def test_functions_that_are_repeated_without_end_are_not_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may lie in each segment: what is looked at is bounded by both tables' limits."""
+    looked = 0
+
+    class Loads(list[tuple[int, int, int]]):
+        def __iter__(self) -> Iterator[tuple[int, int, int]]:
+            nonlocal looked
+            for each in super().__iter__():
+                looked += 1
+                yield each
+
+    monkeypatch.setattr(planner, "_symbols", lambda *_: ((b"SSL_read", 1 << 40) for _ in range(100_000)))
+    table = planner.Section(b"", 11, 0, 0, 0)
+    loads = Loads([(0, 0, 1)] * planner.SEGMENTS_MAX)
+    with open("/bin/true", "rb") as file:
+        found, reasons = planner._functions(planner._Image(file.fileno()), [table] * planner.SYMBOL_TABLES_MAX, loads)
+    assert (found, len(reasons)) == ({}, planner.SYMBOL_TABLES_MAX)
+    assert looked <= planner.SYMBOL_TABLES_MAX * planner.FUNCTIONS_MAX * planner.SEGMENTS_MAX
