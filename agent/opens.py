@@ -31,6 +31,12 @@ WAITING_MAX = 128
 SETTLED_SECONDS = 10.0
 """A file that was changed within so many seconds may still be written by way of a mapping, which is no modification to fanotify."""
 
+STALL_SECONDS = 0.2
+"""After so long another thread reads on in the place of one that waits for a lease on a file (45 s by default)."""
+
+READERS_MAX = 64
+"""Threads that read, with those that wait. Past it no other takes their place, and openings wait until one of them returns."""
+
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 1, 2, 21
 
 
@@ -43,7 +49,7 @@ class _Mount:
 
 
 class Opens:
-    """What processes of one mount namespace open. Two threads: one answers what needs no look, one has files probed."""
+    """What processes of one mount namespace open. One thread answers what needs no look, one has files probed."""
 
     def __init__(self, pid: int, examine: Callable[[int], bool], failures: Failures) -> None:
         """Hold from now on. OSError tells why nothing can be held.
@@ -61,19 +67,22 @@ class Opens:
         except BaseException:
             self._release()
             raise
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for name, target in (("opens", self._answer), ("held", self._probe))
-        ]
-        for thread in self._threads:
+        self._reading_since = 0.0
+        self._readers = [threading.Thread(target=self._answer, name="opens", daemon=True)]
+        self._probing = threading.Thread(target=self._probe, name="held", daemon=True)
+        self._watching = threading.Thread(target=self._watch, name="stalls", daemon=True)
+        for thread in (*self._readers, self._probing, self._watching):
             thread.start()
 
     def close(self) -> None:
         """Hold nothing any more."""
         self._closing = True
         os.write(self._end, b"\0")
-        for thread in self._threads:
+        self._watching.join()  # from here on there are no further readers
+        for thread in self._readers:
             thread.join()
+        self._waiting.put(None)
+        self._probing.join()
         self._release()
 
     def _release(self) -> None:
@@ -105,15 +114,32 @@ class Opens:
         poll = select.poll()
         poll.register(self._group.fd, select.POLLIN)
         poll.register(self._ended, select.POLLIN)
-        while self._ended not in (fd for fd, _ in poll.poll()):
+        this = threading.current_thread()
+        while self._readers[-1] is this and self._ended not in (fd for fd, _ in poll.poll()):
+            self._reading_since = time.monotonic()
             try:
                 opening = self._group.read()
             except OSError as error:  # of this file: the others go on
                 self._failures.note("a file that is being opened could not be looked at", error)
                 continue
+            finally:
+                if self._readers[-1] is this:
+                    self._reading_since = 0.0
             if opening:
                 self._hand_over(opening)
-        self._waiting.put(None)
+
+    def _watch(self) -> None:
+        """Put another reader in the place of one that waits; that one ends when it has answered."""
+        poll = select.poll()
+        poll.register(self._ended, select.POLLIN)
+        while not poll.poll(STALL_SECONDS * 1000):
+            since = self._reading_since
+            if since and time.monotonic() - since > STALL_SECONDS:
+                self._readers = [thread for thread in self._readers if thread.is_alive()]
+                if len(self._readers) < READERS_MAX:
+                    self._reading_since = 0.0
+                    self._readers.append(threading.Thread(target=self._answer, name="opens", daemon=True))
+                    self._readers[-1].start()
 
     def _hand_over(self, opening: Opening) -> None:
         if opening.pid == os.getpid() or not _is_executable(opening.fd):

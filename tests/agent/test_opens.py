@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -237,3 +239,24 @@ def test_an_opening_that_cannot_be_read_costs_no_other(
         elsewhere.open(library)
     assert probing.seen == [str(library)]
     assert (errors, failures.count) == ([], 3)
+
+
+def test_a_leased_file_holds_up_no_other(elsewhere: Elsewhere, library: Path, tmp_path: Path) -> None:
+    """The kernel opens it for the agent, which waits until the lease is given back."""
+    (tmp_path / "leased").write_bytes(b"text")
+    handler = signal.signal(signal.SIGIO, lambda *_: None)
+    lease = os.open(tmp_path / "leased", os.O_RDWR)
+    inside = ["nsenter", f"--mount=/proc/{elsewhere.process.pid}/ns/mnt", "cat", str(tmp_path / "leased")]
+    try:
+        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with holding(elsewhere, Probing()), subprocess.Popen(inside, stdout=subprocess.PIPE) as waiting:
+            while fcntl.fcntl(lease, fcntl.F_GETLEASE) == fcntl.F_WRLCK:  # until somebody waits for it
+                assert waiting.poll() is None
+            elsewhere.open(library)
+            assert waiting.poll() is None
+            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            assert waiting.communicate()[0] == b"text"
+            assert waiting.returncode == 0
+    finally:
+        os.close(lease)
+        signal.signal(signal.SIGIO, handler)
