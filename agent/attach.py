@@ -14,7 +14,7 @@ from agent import files, workloads
 from agent.events import Mapped, decode
 from agent.examiner import Examiner
 from agent.failures import Failures
-from agent.kernel.planner import UNKNOWN, Plan, Site
+from agent.kernel.planner import Plan, Site
 from agent.kernel.probes import Probes
 from agent.workloads import Workload
 
@@ -25,7 +25,7 @@ FILES_MAX = 65536
 """Files whose plans are kept; as many as the probes remember. One that is forgotten is examined again."""
 
 ATTACH_TRIES = 3
-"""A file that cannot be examined or probed is tried again when it is mapped again, so often: memory may have been short."""
+"""A file that cannot be probed is tried again when it is mapped again, so often: memory may have been short."""
 
 DESCRIPTORS_KEPT = 512
 """What is left of the agent's descriptors when no more files are probed. Each takes seven, and with none left the kernel would
@@ -138,7 +138,7 @@ class Attacher:
         present = self._attached.get(file, ())
         new = [site for site in plan.sites if site not in present]
         if not new:
-            return _Known(plan, tries + 1 if plan.kind == UNKNOWN else 0)
+            return _Known(plan)
         try:
             if _descriptors_left() < DESCRIPTORS_KEPT:
                 raise OSError(f"the agent has no descriptors left for it: {self.probed} files are probed")

@@ -26,6 +26,10 @@ _START = "import sys; sys.path.append(sys.argv.pop(1)); from agent.examining imp
 """-I and -S leave the path of imports without our own code and everybody else's; see agent/takeover/helper.py."""
 
 
+class _Killed(Exception):
+    """The examining process ended without an answer, and not by what it read."""
+
+
 class Examiner:
     """Tells what to probe in a file. Thread-safe; the process is started when it is first needed."""
 
@@ -42,10 +46,22 @@ class Examiner:
     def plan(self, fd: int) -> Plan:
         """Examine an open file. Whatever it does to the process that reads it, there is a plan, or a reason why there is none."""
         with self._lock:
-            try:
-                return _decoded(self._ask(fd))
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                return Plan(UNKNOWN, reason=f"it could not be examined: {self._end() or error}")
+            with contextlib.suppress(_Killed):
+                return self._plan(fd)
+            with contextlib.suppress(_Killed):  # by others: not for this file
+                return self._plan(fd)
+            return Plan(UNKNOWN, reason="it could not be examined: the examining process was killed")
+
+    def _plan(self, fd: int) -> Plan:
+        try:
+            return _decoded(self._ask(fd))
+        except ConnectionError as error:
+            reason = self._end()
+            if not reason:
+                raise _Killed from error
+            return Plan(UNKNOWN, reason=f"it could not be examined: {reason}")
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            return Plan(UNKNOWN, reason=f"it could not be examined: {self._end() or error}")
 
     def close(self) -> None:
         """End the process."""

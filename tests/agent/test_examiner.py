@@ -148,3 +148,23 @@ def test_it_ends_with_the_agent() -> None:
     assert process.wait(60) == 0
     made._channel = None
     made.close()
+
+
+def test_a_file_whose_examination_was_killed_by_others_is_examined_again(
+    examining_process: Examiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, asked = Examiner._ask, 0
+
+    def killed(self: Examiner, fd: int) -> bytes:
+        nonlocal asked
+        asked += 1
+        answer = ask(self, fd)
+        if asked == 1:
+            os.kill(self.pid, signal.SIGKILL)
+            raise ConnectionError
+        return answer
+
+    monkeypatch.setattr(Examiner, "_ask", killed)
+    with opened(libssl()) as fd:
+        assert examining_process.plan(fd).capturable
+    assert asked == 2
