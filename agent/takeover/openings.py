@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from agent.kernel.fanotify import FILE_SYSTEMS, MOUNTS_MAX, Group
+from agent.kernel.fanotify import FILE_SYSTEMS, MOUNTS_MAX, Group, Opening
 from agent.takeover import bundles
 from agent.takeover.bundles import File
 from agent.takeover.certificates import is_bundle, joined
@@ -77,17 +77,21 @@ class Openings:
         poll.register(0, select.POLLIN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         while 0 not in {fd for fd, _ in poll.poll()}:
-            signal.alarm(SECONDS_MAX)  # this opens the file, which waits for whoever has a lease on it (fcntl(2))
-            for opening in self._group.read():
-                signal.alarm(SECONDS_MAX)
-                try:
-                    with contextlib.suppress(OSError):  # gone meanwhile
-                        self._look(opening.fd, opening.pid)
-                        self._group.ignore(opening.fd)
-                finally:
-                    with contextlib.suppress(FileNotFoundError):  # killed while it waited
-                        self._group.allow(opening)
+            signal.alarm(SECONDS_MAX)  # reading opens the file, which waits for whoever has a lease on it (fcntl(2))
+            with contextlib.suppress(OSError):  # one that cannot be opened for us: the kernel has refused it
+                self._take(self._group.read())
             signal.alarm(0)
+
+    def _take(self, opening: Opening | None) -> None:
+        if opening is None:
+            return
+        try:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                self._look(opening.fd, opening.pid)
+                self._group.ignore(opening.fd)
+        finally:
+            with contextlib.suppress(FileNotFoundError):  # killed while it waited
+                self._group.allow(opening)
 
     def _look(self, fd: int, pid: int) -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")
