@@ -23,7 +23,7 @@ from engine.control import ControlService
 from engine.coredumps import forbid_core_dumps
 from engine.ingest.service import CaptureService, Recordings
 from engine.metrics import EngineCollector
-from engine.state import state_folder
+from engine.state import PRIVATE_LOCK, state_folder
 
 UPLOADS_LIMIT = 256
 """Agents at a time: each keeps a thread for as long as it lives, some 100 KiB."""
@@ -129,8 +129,10 @@ def build(listen: str, store: Path, state: Path | None = None) -> tuple[grpc.Ser
 def _remove_empty_folders(socket: Path) -> None:
     """A parent that was killed cannot remove the private folders that it made for the socket."""
     with contextlib.suppress(OSError):
-        for folder in (socket.parent, socket.parent.parent):
-            folder.rmdir()
+        socket.parent.rmdir()
+        if os.listdir(private := socket.parent.parent) == [PRIVATE_LOCK]:
+            (private / PRIVATE_LOCK).unlink()
+            private.rmdir()
 
 
 def _wait_for_end_of_input(*ended: threading.Event) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+PRIVATE_LOCK = "lock"
+"""A file in the private folder of one command, locked for as long as a part of it lives: see engine/cli/folder.py."""
+
 
 def state_folder(environment: Mapping[str, str]) -> Path:
     """Folder of what belongs to the installation of the person with this environment (XDG Base Directory Specification)."""

@@ -13,8 +13,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from engine.state import PRIVATE_LOCK
+
 PREFIX = "understudy-"
-LOCK = "lock"
+LOCK = PRIVATE_LOCK
 """A file of the folder. It appears there locked already: a folder without it is just being made, or is not one of these."""
 
 
