@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stripe
 
 from tests.e2e.programs import ROOT, environment
 from tests.engine.making import Exchange, write_snapshot
@@ -39,7 +40,8 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("offline") / "world.snapshot",
         *(Exchange("GET /a", ANSWER, host=f"[{h}]" if ":" in h else h, port=port, tls=tls) for h, port, tls in hosts),
         Exchange("POST /", b'{"TableNames":["Orders"]}', headers=AWS, body=b"{}", host=DYNAMODB),
-        Exchange("GET /v1/customers/cus_1", CUSTOMER, host="api.stripe.com"),
+        # The version of the API that a client pins is a part of what it asks.
+        Exchange("GET /v1/customers/cus_1", CUSTOMER, (("Stripe-Version", str(stripe.api_version)),), host="api.stripe.com"),
     )
 
 
