@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from engine.cli.text import clean
@@ -14,9 +15,9 @@ NAMED = 5
 def remaining(cgroup: Path) -> list[tuple[int, str]]:
     """Number and name of each process in a cgroup and below."""
     found: list[tuple[int, str]] = []
-    for procs in cgroup.rglob("cgroup.procs"):
+    for folder, _, _ in os.walk(cgroup):  # passes over what is removed meanwhile
         with contextlib.suppress(OSError):
-            for pid in map(int, procs.read_text().split()):
+            for pid in map(int, Path(folder, "cgroup.procs").read_text().split()):
                 with contextlib.suppress(OSError):  # it has ended meanwhile
                     found.append((pid, Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")))
     return found
