@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from agent import tls_hello
-from agent.tls_hello import Hello, HelloReader
+from agent.tls_hello import HELLO_BYTES, Hello, HelloReader
 
 
 def one(data: bytes) -> None:
     """The first byte says where to cut what follows: whole, and in two pieces."""
-    cut, stream = (data[0] if data else 0), data[1:]
+    # No more than the probes carry: past that the reader gives up, where handshake_message() knows no limit.
+    cut, stream = (data[0] if data else 0), data[1 : 1 + HELLO_BYTES]
     whole = _fed(stream)
     assert _fed(stream[:cut], stream[cut:]) == whole
     message = tls_hello.handshake_message(stream)
