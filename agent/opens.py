@@ -28,6 +28,9 @@ from agent.kernel.planner import executable_elf
 WAITING_MAX = 128
 """Openings that wait for their file to be examined. Past it they go on at once: it bounds descriptors, and how long one waits."""
 
+HELD_SECONDS = 15.0
+"""After so long an opening goes on, probed or not: longer than one file may be examined, shorter than a queue of such files."""
+
 SETTLED_SECONDS = 10.0
 """A file that was changed within so many seconds may still be written by way of a mapping, which is no modification to fanotify."""
 
@@ -35,7 +38,10 @@ STALL_SECONDS = 0.2
 """After so long another thread reads on in the place of one that waits for a lease on a file (45 s by default)."""
 
 READERS_MAX = 64
-"""Threads that read, with those that wait. Past it no other takes their place, and openings wait until one of them returns."""
+"""Threads that read, with those that wait. Past it nothing more is held; what is held already waits until one of them returns."""
+
+LEAVE_SECONDS = 1.0
+"""How long the end waits for threads that read; one that waits for a lease returns by itself later."""
 
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 1, 2, 21
 
@@ -60,7 +66,10 @@ class Opens:
         self._group = Group()
         self._waiting: queue.Queue[Opening | None] = queue.Queue(WAITING_MAX)
         self._ended, self._end = os.pipe2(os.O_CLOEXEC)
-        self._closing = False
+        self._closing = self._gave_up = False
+        self._lock = threading.Lock()
+        self._readers: list[threading.Thread] = []
+        self._held: dict[int, Opening] = {}  # by descriptor, oldest first: what waits for a file to be probed
         self.not_waited = 0
         try:
             self.marked = self._mark(pid)
@@ -68,24 +77,32 @@ class Opens:
             self._release()
             raise
         self._reading_since = 0.0
-        self._readers = [threading.Thread(target=self._answer, name="opens", daemon=True)]
+        self._add_reader()
         self._probing = threading.Thread(target=self._probe, name="held", daemon=True)
         self._watching = threading.Thread(target=self._watch, name="stalls", daemon=True)
-        for thread in (*self._readers, self._probing, self._watching):
-            thread.start()
+        self._probing.start()
+        self._watching.start()
 
     def close(self) -> None:
         """Hold nothing any more."""
         self._closing = True
+        self._group.unmark_mounts()
         os.write(self._end, b"\0")
         self._watching.join()  # from here on there are no further readers
+        until = time.monotonic() + LEAVE_SECONDS
         for thread in self._readers:
-            thread.join()
+            thread.join(max(0, until - time.monotonic()))
         self._waiting.put(None)
         self._probing.join()
-        self._release()
+        if any(thread.is_alive() for thread in self._readers):
+            self._add_reader()  # for what else is held
+            threading.Thread(target=self._release, name="last openings", daemon=True).start()
+        else:
+            self._release()
 
     def _release(self) -> None:
+        for thread in self._readers:
+            thread.join()
         self._group.close()
         os.close(self._ended)
         os.close(self._end)
@@ -115,7 +132,7 @@ class Opens:
         poll.register(self._group.fd, select.POLLIN)
         poll.register(self._ended, select.POLLIN)
         this = threading.current_thread()
-        while self._readers[-1] is this and self._ended not in (fd for fd, _ in poll.poll()):
+        while self._readers[-1] is this and self._group.fd in (fd for fd, _ in poll.poll()):  # at the end: until none is left
             self._reading_since = time.monotonic()
             try:
                 opening = self._group.read()
@@ -129,26 +146,51 @@ class Opens:
                 self._hand_over(opening)
 
     def _watch(self) -> None:
-        """Put another reader in the place of one that waits; that one ends when it has answered."""
+        """See that no opening waits for too long: for the thread that reads, or for its file to be probed."""
         poll = select.poll()
         poll.register(self._ended, select.POLLIN)
         while not poll.poll(STALL_SECONDS * 1000):
             since = self._reading_since
             if since and time.monotonic() - since > STALL_SECONDS:
-                self._readers = [thread for thread in self._readers if thread.is_alive()]
-                if len(self._readers) < READERS_MAX:
-                    self._reading_since = 0.0
-                    self._readers.append(threading.Thread(target=self._answer, name="opens", daemon=True))
-                    self._readers[-1].start()
+                self._replace_reader()
+            self._let_go_of_old()
+
+    def _add_reader(self) -> None:
+        self._readers.append(threading.Thread(target=self._answer, name="opens", daemon=True))
+        self._readers[-1].start()
+
+    def _replace_reader(self) -> None:
+        """Put another reader in the place of one that waits; that one ends when it has answered."""
+        self._readers = [thread for thread in self._readers if thread.is_alive()]
+        if len(self._readers) < READERS_MAX:
+            self._reading_since = 0.0
+            self._add_reader()
+        elif not self._gave_up:
+            self._gave_up = True
+            self._group.unmark_mounts()
+            error = TimeoutError(f"{READERS_MAX} files wait for leases on them")
+            self._failures.note("what the process opens is no longer held until it is probed", error)
+
+    def _let_go_of_old(self) -> None:
+        with self._lock:
+            for opening in list(self._held.values()):
+                if time.monotonic() - opening.since <= HELD_SECONDS:
+                    break
+                del self._held[opening.fd]
+                self.not_waited += 1
+                self._allow(opening)
 
     def _hand_over(self, opening: Opening) -> None:
-        if opening.pid == os.getpid() or not _is_executable(opening.fd):
+        if self._closing or opening.pid == os.getpid() or not _is_executable(opening.fd):
             self._go_on(opening, forget=opening.pid != os.getpid())
             return
+        with self._lock:
+            self._held[opening.fd] = opening
         try:
             self._waiting.put_nowait(opening)
         except queue.Full:
-            self.not_waited += 1
+            with self._lock:
+                self.not_waited += 1
             self._go_on(opening, forget=False)
 
     def _probe(self) -> None:
@@ -164,7 +206,13 @@ class Opens:
         if forget and time.time() - os.fstat(opening.fd).st_mtime > SETTLED_SECONDS:
             with contextlib.suppress(OSError):
                 self._group.ignore(opening.fd)
-        with contextlib.suppress(FileNotFoundError):  # killed while it waited
+        self._allow(opening)
+        with self._lock:  # its number may name another opening from here on
+            self._held.pop(opening.fd, None)
+            os.close(opening.fd)
+
+    def _allow(self, opening: Opening) -> None:
+        with contextlib.suppress(FileNotFoundError):  # killed while it waited, or let go before
             self._group.allow(opening)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 FILE_SYSTEMS = frozenset(
     (
@@ -23,7 +24,7 @@ MOUNTS_MAX = 4096
 """Marked at most; a node with many containers has some hundred."""
 
 _CLOEXEC, _NONBLOCK, _CLASS_CONTENT, _UNLIMITED_MARKS = 0x1, 0x2, 0x4, 0x20
-_MARK_ADD, _MARK_MOUNT, _MARK_IGNORED_MASK, _MARK_EVICTABLE = 0x1, 0x10, 0x20, 0x200
+_MARK_ADD, _MARK_MOUNT, _MARK_IGNORED_MASK, _MARK_FLUSH, _MARK_EVICTABLE = 0x1, 0x10, 0x20, 0x80, 0x200
 _OPEN_PERM = 0x10000
 _ALLOW = 1
 _AT_FDCWD = -100
@@ -39,10 +40,11 @@ _libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ct
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A file that a process is about to open: a descriptor of ours for reading it, and the process."""
+    """A file that a process is about to open: a descriptor of ours for reading it, the process, and since when we have it."""
 
     fd: int
     pid: int
+    since: float = field(default_factory=time.monotonic)
 
 
 class Group:
@@ -59,6 +61,11 @@ class Group:
         """Hold what is opened by way of the mount that a place is on."""
         path = f"/proc/self/fd/{place}".encode()  # a descriptor of O_PATH itself is refused
         if _libc.fanotify_mark(self.fd, _MARK_ADD | _MARK_MOUNT, _OPEN_PERM, _AT_FDCWD, path):
+            _raise("fanotify_mark")
+
+    def unmark_mounts(self) -> None:
+        """Hold nothing from now on. What is held already waits for its answer."""
+        if _libc.fanotify_mark(self.fd, _MARK_FLUSH | _MARK_MOUNT, 0, _AT_FDCWD, None):
             _raise("fanotify_mark")
 
     def ignore(self, fd: int) -> None:
@@ -83,11 +90,11 @@ class Group:
         return Opening(fd, pid) if fd >= 0 else None
 
     def allow(self, opening: Opening) -> None:
-        """Let it go on, and forget the descriptor."""
-        try:
-            os.write(self.fd, _RESPONSE.pack(opening.fd, _ALLOW))
-        finally:
-            os.close(opening.fd)
+        """Let it go on; FileNotFoundError where it did before, or was killed.
+
+        The descriptor must still be open: its number is what names the event.
+        """
+        os.write(self.fd, _RESPONSE.pack(opening.fd, _ALLOW))
 
     def close(self) -> None:
         """Let all go on."""

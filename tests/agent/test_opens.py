@@ -199,6 +199,23 @@ def test_the_end_does_not_wait_for_all_that_waits(elsewhere: Elsewhere, library:
     assert len(seen.seen) == 1
 
 
+def test_nothing_is_held_for_longer_than_said(elsewhere: Elsewhere, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what is being probed nor what waits behind it, and each is probed nevertheless."""
+    monkeypatch.setattr(opens, "HELD_SECONDS", 0.1)
+    inside = ["nsenter", f"--mount=/proc/{elsewhere.process.pid}/ns/mnt", "cat", str(library)]
+    done = threading.Event()
+    probing = Probing(lambda _: done.wait())
+    with holding(elsewhere, probing) as held:
+        with contextlib.ExitStack() as stack:
+            readers = [stack.enter_context(subprocess.Popen(inside, stdout=subprocess.DEVNULL)) for _ in range(3)]
+        assert [reader.returncode for reader in readers] == [0] * 3
+        not_waited = held.not_waited  # nsenter and cat, or only cat where their openings came together
+        assert not probing.seen
+        done.set()
+    assert not_waited >= 3
+    assert len(probing.seen) >= 1
+
+
 def test_nothing_is_held_after_the_end(elsewhere: Elsewhere, library: Path) -> None:
     probing = Probing()
     holding(elsewhere, probing).__exit__()
@@ -241,22 +258,72 @@ def test_an_opening_that_cannot_be_read_costs_no_other(
     assert (errors, failures.count) == ([], 3)
 
 
-def test_a_leased_file_holds_up_no_other(elsewhere: Elsewhere, library: Path, tmp_path: Path) -> None:
-    """The kernel opens it for the agent, which waits until the lease is given back."""
-    (tmp_path / "leased").write_bytes(b"text")
-    handler = signal.signal(signal.SIGIO, lambda *_: None)
-    lease = os.open(tmp_path / "leased", os.O_RDWR)
-    inside = ["nsenter", f"--mount=/proc/{elsewhere.process.pid}/ns/mnt", "cat", str(tmp_path / "leased")]
-    try:
-        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        with holding(elsewhere, Probing()), subprocess.Popen(inside, stdout=subprocess.PIPE) as waiting:
-            while fcntl.fcntl(lease, fcntl.F_GETLEASE) == fcntl.F_WRLCK:  # until somebody waits for it
+class Leased:
+    """A file with a lease: the kernel opens it for the agent, which waits until the lease is given back."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(b"text")
+        self.path, self._fd = path, os.open(path, os.O_RDWR)
+        fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    @contextlib.contextmanager
+    def waited_for(self, elsewhere: Elsewhere) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that opens it."""
+        inside = ["nsenter", f"--mount=/proc/{elsewhere.process.pid}/ns/mnt", "cat", str(self.path)]
+        with subprocess.Popen(inside, stdout=subprocess.PIPE) as waiting:
+            while fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK:  # until somebody waits for it
                 assert waiting.poll() is None
-            elsewhere.open(library)
+            yield waiting
+
+    def give_back(self) -> None:
+        """Let the waiting go on."""
+        fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        """Forget it."""
+        os.close(self._fd)
+
+
+@pytest.fixture
+def leased(tmp_path: Path) -> Iterator[Leased]:
+    handler = signal.signal(signal.SIGIO, lambda *_: None)
+    with closing(Leased(tmp_path / "leased")) as made:
+        yield made
+    signal.signal(signal.SIGIO, handler)
+
+
+def went_on(waiting: subprocess.Popen[bytes]) -> bool:
+    return waiting.communicate()[0] == b"text" and waiting.returncode == 0
+
+
+def test_a_leased_file_holds_up_no_other(elsewhere: Elsewhere, library: Path, leased: Leased) -> None:
+    with holding(elsewhere, Probing()), leased.waited_for(elsewhere) as waiting:
+        elsewhere.open(library)
+        assert waiting.poll() is None
+        leased.give_back()
+        assert went_on(waiting)
+
+
+def test_the_end_does_not_wait_for_a_lease(elsewhere: Elsewhere, library: Path, leased: Leased) -> None:
+    """Who waits for it goes on when it is given back, and others are held no more."""
+    held = Opens(elsewhere.process.pid, probing := Probing(), Failures())
+    with leased.waited_for(elsewhere) as waiting:
+        held.close()
+        elsewhere.open(library)
+        assert waiting.poll() is None
+        leased.give_back()
+        assert went_on(waiting)
+    assert library.name not in {Path(path).name for path in probing.seen}
+
+
+def test_too_many_leased_files_end_the_holding(
+    elsewhere: Elsewhere, library: Path, leased: Leased, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opens, "READERS_MAX", 1)
+    failures = Failures()
+    with holding(elsewhere, Probing(), failures), leased.waited_for(elsewhere) as waiting:
+        while not failures.count:
             assert waiting.poll() is None
-            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-            assert waiting.communicate()[0] == b"text"
-            assert waiting.returncode == 0
-    finally:
-        os.close(lease)
-        signal.signal(signal.SIGIO, handler)
+        elsewhere.open(library)  # is not held any more, with nobody there to let it go on
+        leased.give_back()
+        assert went_on(waiting)
