@@ -153,9 +153,9 @@ class SnapshotWriter:
             self.lost_pairs += 1
             return unstorable_flow(pair, f"{type(error).__name__} while it was redacted")
 
-    def progress(self, agent: str) -> dict[int, Progress]:
-        """Up to where the streams of an agent are in, by stream."""
-        return self._store.progress(agent)
+    def progress(self, agent: str, stream: int) -> Progress | None:
+        """Up to where a stream of an agent is in."""
+        return self._store.progress(agent, stream)
 
     def set_ledger(self, ledger: Mapping[str, int]) -> None:
         """Keep the account of the capture: it has ended in good order."""

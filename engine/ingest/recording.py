@@ -48,7 +48,8 @@ class Recording:
         self.capture_id = capture_id
         self._wanted = wanted
         self._present = writer.pairs
-        self._progress: dict[str, dict[int, Progress]] = {}
+        self._progress: dict[StreamKey, Progress] = {}
+        """Of streams that are open, or moved since the last commit. How far others had come, the writer knows."""
         self.lock = threading.RLock()
         self.received_bytes = 0
         self.missing_bytes = 0
@@ -198,7 +199,7 @@ class Recording:
         self._end(key)
 
     def _end(self, key: StreamKey) -> None:
-        self._progress[key[0]][key[1]] = replace(self._position(key), finished=True)
+        self._progress[key] = replace(self._position(key), finished=True)
 
     def heard(self, items: Iterable[RRPair | Flow]) -> None:
         """Keep what was not captured but heard by ourselves."""
@@ -223,15 +224,11 @@ class Recording:
         self._finished += finished
 
     def _position(self, key: StreamKey) -> Progress:
-        """How far a stream is committed; what an earlier engine committed is in the file."""
-        agent, stream = key
-        if agent not in self._progress:
-            self._progress[agent] = self.writer.progress(agent)
-        return self._progress[agent].get(stream, Progress(agent, stream, 0, 0))
+        """How far a stream is in; of one that is over, and of what an earlier engine committed, that is in the file."""
+        return self._progress.get(key) or self.writer.progress(*key) or Progress(*key, 0, 0)
 
     def _note_position(self, key: StreamKey, conversation: Conversation, *, finished: bool = False) -> None:
-        agent, stream = key
-        self._progress[agent][stream] = Progress(agent, stream, *conversation.progress, finished, conversation.in_step)
+        self._progress[key] = Progress(*key, *conversation.progress, finished, conversation.in_step)
 
     def commit(self) -> list[Progress]:
         """Commit everything so far; returns how far the streams that moved have come: nowhere, where nothing can be written.
@@ -252,6 +249,8 @@ class Recording:
         finished = self._hand_over()
         if moved or self._relocated or finished or self.writer.holds:
             self.writer.add(finished, moved, self._relocated.values())
+        for key in self._moved - self._conversations.keys():
+            self._progress.pop(key, None)
         if self._account_moved and not self._wanted:
             self.writer.set_ledger(self.ledger if self.capture_ended else {})
         self._moved, self._relocated, self._account_moved, self.error = set(), {}, False, ""

@@ -18,6 +18,9 @@ from engine.reassembly import Gap, Segment
 HELD_LIMIT = 8 * 1024 * 1024
 """Bytes of one way that may wait for the other: what socket buffers can hold while a call is under way."""
 
+EVENT_BYTES = 256
+"""What a waiting event counts besides its data: about what it takes in memory, so that many small ones have a bound, too."""
+
 INTERIM_LIMIT = 64
 """Interim responses of a request that are kept: servers send one, or a few early hints; 16 MiB at most."""
 
@@ -58,19 +61,22 @@ class _Side:
 
     def put(self, event: Segment | Gap | End) -> None:
         self.queue.append(event)
-        if type(event) is Segment:
-            self.held += len(event.data)
+        self.held += _cost(event)
 
     def step(self) -> None:
         """Give the next event to the parser."""
         event = self.queue.popleft()
+        self.held -= _cost(event)
         if type(event) is Segment:
-            self.held -= len(event.data)
             self.parser.receive(event.data, event.time)
         elif type(event) is Gap:
             self.parser.skip(event.length)
         else:
             self.parser.end()
+
+
+def _cost(event: Segment | Gap | End) -> int:
+    return EVENT_BYTES + (len(event.data) if type(event) is Segment else 0)
 
 
 class Start(NamedTuple):

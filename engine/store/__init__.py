@@ -121,8 +121,8 @@ class Store(Protocol):
     def drop_beyond(self, items: int, body_bytes: int) -> int:
         """Drop what is held where it is more than this; gives the number of what was dropped."""
 
-    def progress(self, agent: str) -> dict[int, Progress]:
-        """Up to where the streams of an agent are in, by stream."""
+    def progress(self, agent: str, stream: int) -> Progress | None:
+        """Up to where a stream is in."""
 
     def get_meta(self, name: str) -> str | None:
         """A fact about the snapshot."""

@@ -99,6 +99,11 @@ class _Held:
     connections: dict[str, Connection] = field(default_factory=dict)
 
 
+def _progress_of(row: Values) -> Progress:
+    agent, stream, read, written, finished, in_step = row
+    return Progress(agent, stream, read, written, bool(finished), bool(in_step))
+
+
 class SqliteStore:
     """A store in a SQLite file; see `engine.store.Store`."""
 
@@ -234,10 +239,10 @@ class SqliteStore:
                 self._database.rollback()
         return taken, refused
 
-    def progress(self, agent: str) -> dict[int, Progress]:
-        """Up to where the streams of an agent are in, by stream."""
-        rows = self._rows("SELECT * FROM progress WHERE agent = ?", (agent,))
-        return {row[1]: Progress(row[0], row[1], row[2], row[3], bool(row[4]), bool(row[5])) for row in rows}
+    def progress(self, agent: str, stream: int) -> Progress | None:
+        """Up to where a stream of an agent is in."""
+        query = "SELECT * FROM progress WHERE agent = ? AND stream = ?"
+        return next(self._rows(query, (agent, stream), _progress_of), None)
 
     def set_meta(self, name: str, value: str) -> None:
         """Keep a fact about the snapshot."""

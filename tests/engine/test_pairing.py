@@ -293,6 +293,16 @@ def test_a_response_waits_for_so_many_bytes_only(monkeypatch: pytest.MonkeyPatch
     assert all(missing == ("request",) for _, _, missing in talk.short)
 
 
+def test_a_response_waits_for_so_many_segments_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little is in them: each takes memory."""
+    monkeypatch.setattr(exchange, "HELD_LIMIT", 10_000)
+    talk = Talk()
+    for byte in b"".join(map(response, range(6))):
+        talk.say(READ, bytes((byte,)))
+    assert talk.short
+    assert all(missing == ("request",) for _, _, missing in talk.short)
+
+
 # -- sent again, resumed, late -----------------------------------------------------------------------------------------
 
 

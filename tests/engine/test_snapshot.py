@@ -56,6 +56,13 @@ def writer(path: Path, capture: str = "c", *, resume: bool = False) -> SnapshotW
     return SnapshotWriter.create(path, service="shop", capture_id=capture, created=5, tool_version="0", resume=resume)
 
 
+def position(writer: SnapshotWriter) -> Progress:
+    """Of stream 1."""
+    progress = writer.progress("a", 1)
+    assert progress
+    return progress
+
+
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     path = tmp_path / "a.snapshot"
     pairs = [pair(n, body) for n, body in enumerate((b"", b"x", b"compressible " * 100, os.urandom(3000)))]
@@ -132,7 +139,8 @@ def test_progress_is_kept_until_the_end(tmp_path: Path) -> None:
     w.add([], [Progress("a", 1, 30, 40)])
     w.close()
     again = writer(path, resume=True)
-    assert again.progress("a") == {1: Progress("a", 1, 30, 40)}
+    assert [again.progress("a", 1), again.progress("b", 1)] == [Progress("a", 1, 30, 40), Progress("b", 1, 1, 2, finished=True)]
+    assert again.progress("a", 2) is None
     assert (again.pairs, again.complete_pairs) == (1, 1)
     secret = Message(b"GET / HTTP/1.1", ((b"X-Api-Key", b"s3cret"),))
     token = again._redactor.message(secret, set())
@@ -319,7 +327,7 @@ def test_what_was_committed_survives_sigkill(tmp_path: Path, transactions: int) 
         ids = [p.id for p in s.pairs()]
         assert len(ids) == len(set(ids)) >= committed
     w = writer(path, resume=True)
-    assert w.progress("a")[1].read_offset == len(ids)
+    assert position(w).read_offset == len(ids)
     w.finish()
     with Snapshot(path) as s:
         assert s.counts() == (len(ids), len(ids))
@@ -380,7 +388,7 @@ def test_a_pair_that_cannot_be_stored_costs_itself_only(tmp_path: Path, change: 
     w = writer(path)
     w.add([pair(1), replace(pair(2), **change), pair(3)], [Progress("a", 1, 10, 20)])  # type: ignore[arg-type]
     assert (w.pairs, w.complete_pairs, w.lost_pairs) == (2, 2, 1)
-    assert w.progress("a")[1].read_offset == 10
+    assert position(w).read_offset == 10
     w.finish()
     with Snapshot(path) as s:
         assert sorted(p.path for p in s.pairs()) == ["/1", "/3"]

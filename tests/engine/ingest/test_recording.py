@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,21 @@ def test_streams_become_pairs(tmp_path: Path) -> None:
     with Snapshot(tmp_path / "s") as snapshot:
         assert snapshot.info.ledger == {"seen": 5}
         assert snapshot.counts() == (1, 1)
+
+
+def test_streams_that_are_over_cost_no_memory_and_are_not_taken_in_again(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+    for _ in range(2):  # the second time as from an agent that has seen no acknowledgement
+        for stream in range(10):
+            key = ("agent", stream)
+            got.opened(key, replace(CONNECTION, id=f"agent-{stream}"), 1, start_known=True, opaque=False)
+            for way, data in zip((Way.WRITE, Way.READ), exchange(stream), strict=True):
+                got.data(key, way, 0, data, 2)
+            got.closed(key, 3)
+        assert all(progress.finished for progress in got.commit())
+        assert not got._progress
+    got.finish(9)
+    assert len(paths(tmp_path / "s")) == 10
 
 
 def test_what_becomes_known_late_reaches_the_pairs_before(tmp_path: Path) -> None:
