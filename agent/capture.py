@@ -186,8 +186,13 @@ class _Session:
         for item in last:
             self._look_at(item)
         self.uplink.put(last)
-        ledger = self._ledger(capture.number)
-        capture.ledger = replace(ledger, missed=ledger.missed + (capture.opens.not_waited if capture.opens else 0))
+        ledger, gone = self._ledger(capture.number), self.uplink.missed_bytes(capture.number)
+        capture.ledger = replace(
+            ledger,
+            delivered=ledger.delivered - gone,
+            lost=ledger.lost + gone,
+            missed=ledger.missed + (capture.opens.not_waited if capture.opens else 0),
+        )
         self.uplink.put([window.Marker(capture.number, ended=capture.ledger)])
         capture.settled.set()
 

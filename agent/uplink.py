@@ -72,6 +72,10 @@ class Uplink:
         """Bytes that a reconnection could not send again any more."""
         return self._window.let_go_bytes
 
+    def missed_bytes(self, capture: int) -> int:
+        """Bytes of a capture that an engine, after a break, did not have any more and could not be sent again."""
+        return self._window.missed_bytes[capture]
+
     def wait_until_idle(self, seconds: float) -> bool:
         """Wait until the engine has received everything; False where it has not in time."""
         until = time.monotonic() + seconds

@@ -7,7 +7,7 @@ should it be needed again it comes as a gap. What has not been received is never
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -44,6 +44,8 @@ class _Kept:
     bound: StreamBound | None = None
     items: deque[tuple[int, News]] = field(default_factory=deque)
     committed: list[int] = field(default_factory=lambda: [0, 0])
+    let_go: list[StreamGap] = field(default_factory=list)
+    """What would be missing if the engine had to be sent everything again."""
 
 
 def _size(item: Item) -> int:
@@ -64,6 +66,8 @@ class Window:
         self._received = 0
         self._let_go_from: deque[int] = deque()  # streams with chunks, in the order they were sent
         self.let_go_bytes = 0
+        self.missed_bytes: Counter[int] = Counter()
+        """Bytes of each capture that had been let go when the engine had to be sent them again."""
 
     @property
     def full(self) -> bool:
@@ -169,10 +173,9 @@ class Window:
                 return
             assert isinstance(item, StreamChunk)
             self._let_go_from.popleft()
-            kept.items[index] = (
-                sequence,
-                StreamGap(item.stream, item.time, item.direction, item.offset, len(item.data)),
-            )
+            gap = StreamGap(item.stream, item.time, item.direction, item.offset, len(item.data))
+            kept.items[index] = sequence, gap
+            kept.let_go.append(gap)
             self._kept_bytes -= len(item.data)
             self.let_go_bytes += len(item.data)
 
@@ -194,6 +197,8 @@ class Window:
         again: list[Item] = [marker for _, marker in self._markers if marker.ended is None]
         for kept in self._kept.values():
             again += _replay(kept)
+            if kept.opened and kept.let_go:
+                self.missed_bytes[kept.opened.capture] += sum(_uncommitted(kept, gap) for gap in kept.let_go)
         again += [marker for _, marker in self._markers if marker.ended is not None]
         self._kept.clear()
         self._markers.clear()
@@ -202,6 +207,11 @@ class Window:
         self._unsent.extendleft(reversed(again))
         self._unsent_bytes += sum(map(_size, again))
         self._received = self._sequence
+
+
+def _uncommitted(kept: _Kept, gap: StreamGap) -> int:
+    end = gap.offset + gap.length
+    return end - min(end, max(gap.offset, kept.committed[gap.direction]))
 
 
 def _is_of(item: Item, capture: int, streams: set[int]) -> bool:

@@ -181,3 +181,17 @@ def test_what_no_engine_took_of_a_capture_is_lost_and_holds_up_no_other() -> Non
     assert ending.ledger
     assert ending.ledger.lost == len(b"never taken")
     assert pieces.uplink.wait_until_idle(0)
+
+
+def test_what_an_engine_lost_and_could_not_be_sent_again_is_lost() -> None:
+    pieces, ending = Pieces(), Capture(1, "ending")
+    pieces.uplink._window = kept = window.Window(kept_bytes=0)
+    kept.put([StreamOpened(4, 1, 1, Process(5, 1, 1), "curl", Source.TLS, True), StreamChunk(4, 2, 0, 0, b"taken, not kept")])
+    kept.batch()
+    kept.received(1)
+    kept.reconnected()
+    with closing(pieces.session) as session:
+        session.start()
+        session.settle(ending)
+    assert ending.ledger
+    assert (ending.ledger.lost, ending.ledger.delivered) == (15, -15)  # moved from one to the other: these probes saw nothing

@@ -90,6 +90,19 @@ def test_the_oldest_received_chunks_are_let_go_when_there_is_no_room() -> None:
     again = drain(window)
     assert again[:4] == [opened(), *(StreamGap(1, 2, 1, n * 1000, 1000) for n in range(3))]
     assert again[4:] == [chunk(3000, bytes(1000)), chunk(4000, bytes(1000))]
+    assert window.missed_bytes == {1: 3000}
+    window.reconnected()
+    assert window.missed_bytes == {1: 3000}
+
+
+def test_what_was_let_go_is_missed_only_where_the_engine_needs_it_again() -> None:
+    window = Window(kept_bytes=3000)
+    window.put([opened(), *(chunk(n * 1000, bytes(1000)) for n in range(5))])
+    drain(window)
+    window.received(1)
+    window.committed(1, 0, 1500, finished=False)
+    window.reconnected()
+    assert window.missed_bytes == {1: 1500}
 
 
 def test_full_means_that_nothing_more_should_come() -> None:
