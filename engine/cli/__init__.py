@@ -69,6 +69,14 @@ def grpc_of_a_starter() -> Iterator[None]:
 
 
 class _LazyGroup(click.Group):
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # commands tell of the files that they read and write: this is the output, or a folder of ours
+            where = "the output" if error.filename is None else error.filename
+            Failure(f"{where}: {error.strerror or error}").show()
+            sys.exit(OWN_FAILURE)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -44,7 +44,7 @@ class Machine(frozenset[tuple[str, str]]):
             "bpf program": lambda: _bpf("prog", others),
             "bpf link": lambda: _bpf("link", others),
             "cgroup": lambda: {path for path in _cgroups() if not others.made(path)},
-            "mount": lambda: set(Path("/proc/self/mountinfo").read_text().splitlines()),
+            "mount": _mounts,
             "unix socket": lambda: {path for path in _unix_sockets() if not others.name(path)},
             "temporary folder": lambda: {path for path in _temporary_folders() if not others.name(path)},
             "process": lambda: {f"{pid}: {line}" for pid, line in command_lines().items() if ours(line)},
@@ -114,6 +114,12 @@ def _cgroups() -> set[str]:
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     tops = [fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"]
     return {folder for top in tops for folder, _, _ in os.walk(top) if CGROUP_OF.search(folder)}
+
+
+def _mounts() -> set[str]:
+    """Without the names of network namespaces, and the folder of these: that is ip-netns(8), which others may use beside us."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {line for line in lines if " - nsfs " not in line and line.split()[4] != "/run/netns"}
 
 
 def _unix_sockets() -> set[str]:

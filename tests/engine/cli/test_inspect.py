@@ -233,3 +233,12 @@ def test_json_is_shown_as_it_is() -> None:
 @given(st.binary(max_size=100), st.sampled_from([b"gzip", b"deflate", b""]))
 def test_any_body_is_shown(body: bytes, coding: bytes) -> None:
     clean(body_text(Message(b"", ((b"Content-Encoding", coding),), body)), lines=True)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect"], ["inspect", "--json"], ["backends"]])
+def test_an_output_that_takes_nothing_is_told_in_one_line(snapshot: Path, arguments: list[str]) -> None:
+    files = [] if "--help" in arguments else [str(snapshot)]
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", "from engine.cli import main; main()", *arguments, *files]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (125, "understudy: the output: No space left on device\n")
