@@ -38,15 +38,18 @@ fix: setup
 	.venv/bin/ruff format
 	cd proto && $(BUF) format --write
 
+# In a process for each processor, up to four: most of the time goes into starting programs and waiting for them.
+PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal
+
 # What needs root runs by sudo, where that is to be had, and leaves none of root's files here.
 test: .venv/.ready build/.e2e probes
 ifeq ($(shell id -u),0)
-	$(PY) -m pytest
+	$(PYTEST)
 else ifeq ($(shell command -v sudo),)
-	$(PY) -m pytest
+	$(PYTEST)
 else
-	$(PY) -m pytest -m "not kernel"
-	sudo env PATH="$$PATH" PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -p no:cacheprovider -m kernel
+	$(PYTEST) -m "not kernel"
+	sudo env PATH="$$PATH" PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -p no:cacheprovider -m kernel
 endif
 
 # Guided by coverage, SECONDS each; `make fuzz TARGETS="http1 elf" SECONDS=600`. What it learns is kept in build/fuzz.

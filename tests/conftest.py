@@ -8,8 +8,12 @@ import pytest
 from hypothesis import settings
 
 from tests.e2e.conftest import authority
+from tests.e2e.machine import RUN
 
 __all__ = ["authority"]
+
+# By this every process that tests start is known to be of this one: there may be several side by side.
+os.environ[RUN] = str(os.getpid())
 
 # How long an example takes says nothing on a machine that others use too.
 settings.register_profile("untimed", deadline=None)

@@ -1,7 +1,8 @@
 """What a program could leave behind on this machine, and how to see that it did not.
 
-Another clone may run its tests on the same machine at the same time. What a process holds that is neither below this test run nor
-runs with the interpreter of this environment is not ours.
+Another clone may run its tests on the same machine at the same time, and this one runs several at once, in a process each. What a
+process holds that is neither below this one nor runs with the interpreter of this environment is not ours, nor is what was begun by
+another one of these.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ FOLDER = re.compile(r"/.*?/understudy-[^/ ]+")
 CGROUP_OF = re.compile(r"understudy-(\d+)-")
 """A cgroup of the product is named after the agent that made it."""
 
+RUN = "UNDERSTUDY_TEST_PROCESS"
+"""In the environment of whatever a process that runs tests has started: which one that was."""
+
 SETTLE_WITHIN = 15.0
 """Seconds after which what is still there counts as left behind. Kernels free links and programs a little later."""
 
@@ -47,7 +51,7 @@ class Machine(frozenset[tuple[str, str]]):
             "mount": _mounts,
             "unix socket": lambda: {path for path in _unix_sockets() if not others.name(path)},
             "temporary folder": lambda: {path for path in _temporary_folders() if not others.name(path)},
-            "process": lambda: {f"{pid}: {line}" for pid, line in command_lines().items() if ours(line)},
+            "process": lambda: {f"{pid}: {line}" for pid, line in command_lines().items() if ours(pid, line)},
         }
         return cls((kind, name) for kind, look in looks.items() for name in look())
 
@@ -61,9 +65,23 @@ class Machine(frozenset[tuple[str, str]]):
         return left
 
 
-def ours(line: str) -> bool:
-    """Whether a command line is that of a process of the product, started from this clone."""
-    return sys.prefix in line and PRODUCT.search(line) is not None
+def ours(pid: int, line: str) -> bool:
+    """Whether a process, by its command line, is one of the product's, and started from here."""
+    return sys.prefix in line and PRODUCT.search(line) is not None and not _begun_elsewhere(pid)
+
+
+def _begun_elsewhere(pid: int) -> bool:
+    """Whether another process that runs tests began this one. Some environments are emptied: then its parent's tells."""
+    try:
+        while pid > 1:
+            for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                name, _, value = variable.partition(b"=")
+                if name == RUN.encode():
+                    return value != os.environ[RUN].encode()
+            pid = psutil.Process(pid).ppid()
+    except (OSError, psutil.Error):  # it has ended
+        pass
+    return False
 
 
 class _Others:
@@ -71,7 +89,8 @@ class _Others:
 
     def __init__(self) -> None:
         run = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-        others = {pid: line for pid, line in command_lines().items() if pid not in run and sys.prefix not in line}
+        not_below = {pid: line for pid, line in command_lines().items() if pid not in run}
+        others = {pid: line for pid, line in not_below.items() if sys.prefix not in line or _begun_elsewhere(pid)}
         self._lines = {pid: line for pid, line in others.items() if PRODUCT.search(line)}
         self._held = {held for pid in others for held in _descriptors(pid)}
 

@@ -83,13 +83,22 @@ def test_an_agent_that_is_killed(joined: Joined) -> None:
 def test_a_lease_that_ends_before_the_command(joined: Joined) -> None:
     taking, world = joined
     waiting = Waiting(taking, *CALLS)
+    assert resolver_is_open(taking, waiting)
     waiting.running.call.cancel()
     waiting.running.end()
+    assert eventually(lambda: not resolver_is_open(taking, waiting), TIMEOUT)  # it is closed after everything is refused
     world.packets()
     by_name, *others = errors(waiting.go_on())
-    assert by_name in ("gaierror", "ConnectionRefusedError")  # the agent may not have closed its resolver yet
+    assert by_name in ("gaierror", "ConnectionRefusedError")
     assert others == ["ConnectionRefusedError"] * 2
     assert world.packets() == []
+
+
+def resolver_is_open(taking: Taking, waiting: Waiting) -> bool:
+    """Whether the agent has a UDP socket in the network that the command is in."""
+    lines = Path(f"/proc/{waiting.running.launcher.process.pid}/net/udp").read_text().splitlines()[1:]
+    there = {f"socket:[{line.split()[9]}]" for line in lines}
+    return any(os.path.realpath(fd).rpartition("/")[2] in there for fd in Path(f"/proc/{taking.agent.pid}/fd").iterdir())
 
 
 def keepers(waiting: Waiting) -> list[psutil.Process]:
