@@ -240,6 +240,7 @@ class StreamEntry(Structure):
     announced: int
     encrypted: int
     read_ended: int
+    tagged: int
     bypassed: int
     _fields_ = [
         ("id", c_uint64),
@@ -257,8 +258,8 @@ class StreamEntry(Structure):
         ("failed", c_uint8),
         ("reconciled", c_uint8 * 2),
         ("nested", c_uint8),
+        ("tagged", c_uint8),
         ("bypassed", c_uint8),
-        ("padding", c_uint8 * 1),
         ("sequence", c_uint32 * 2),
         ("active", c_uint32 * 2),
         ("entered", c_uint32 * 2),

@@ -158,8 +158,8 @@ struct stream {
 	u8 failed;     /* a TLS stream with an error that was not the end of its connection */
 	u8 reconciled[2]; /* by direction: `sequence` is the kernel's */
 	u8 nested;	  /* a socket that a TLS library has used inside of a followed call */
-	u8 bypassed;	  /* such a socket, with TLS written outside of any */
-	u8 padding[1];
+	u8 tagged;	  /* a socket that carries what a TLS library wrote into memory: the program sends it, where it likes */
+	u8 bypassed;	  /* a nested one that is not tagged, with TLS written outside of any followed call */
 	/* Of a TCP socket, by direction: */
 	u32 sequence[2]; /* the kernel's count after the last byte that was accounted for */
 	u32 active[2];	 /* calls in progress */

@@ -325,6 +325,7 @@ static __noinline int bind_nested(const struct call *call, u32 capture)
 	return bind_tls(&key, call, BOUND_NESTED, capture);
 }
 
+/* Whether what is written is a TLS record that a library wrote into memory. */
 static __noinline int bind_by_tag(const struct call *call, u64 address, u64 length, u32 capture)
 {
 	struct tag tag;
@@ -335,7 +336,8 @@ static __noinline int bind_by_tag(const struct call *call, u64 address, u64 leng
 		return 0;
 	struct tls_key key = *found;
 	bpf_map_delete_elem(&tags, &tag);
-	return bind_tls(&key, call, BOUND_CIPHERTEXT, capture);
+	bind_tls(&key, call, BOUND_CIPHERTEXT, capture);
+	return 1;
 }
 
 /* Bytes that sendmmsg or recvmmsg carried. sendmmsg takes no more than UIO_MAXIOV messages. Not static: as emit_step(). */
@@ -419,14 +421,17 @@ static __noinline int emit_call(struct stream *stream, struct call *call, u64 le
 	if (!stream->encrypted && !stream->plain)
 		return 0; /* before what is known of it begins */
 	if (stream->encrypted) {
-		if (inside_tls_call()) {
+		u8 nested = inside_tls_call();
+		if (nested) {
 			stream->nested = 1;
 			bind_nested(call, capture);
-		} else if (direction == DIRECTION_WRITE && stream->nested) {
-			stream->bypassed = 1; /* as BIO_f_ssl, which reads and writes by inner functions */
 		}
-		if (direction == DIRECTION_WRITE)
-			bind_by_tag(call, first, first_length, capture);
+		if (direction == DIRECTION_WRITE) {
+			if (bind_by_tag(call, first, first_length, capture) && !nested)
+				stream->tagged = 1;
+			if (!nested && stream->nested && !stream->tagged)
+				stream->bypassed = 1; /* as BIO_f_ssl, which reads and writes by inner functions */
+		}
 	}
 	return emit_bytes(stream, call, length);
 }
