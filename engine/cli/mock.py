@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -180,6 +181,8 @@ def command(
     says so, and which recording is nearest. Nothing reaches a real backend, unless --on-miss says so.
     """
     path = snapshot.absolute()
+    if not cmd and not path.exists() and shutil.which(str(snapshot)):
+        raise Failure(f"{snapshot} is a command, and SNAPSHOT is missing: `understudy mock SNAPSHOT -- {snapshot}`")
     address, port = _listening(listen)
     person = caller()
     authorities = _authorities(person) if on_miss != "fail" else b""

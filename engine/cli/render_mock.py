@@ -138,9 +138,11 @@ def render_summary(console: Console, report: MockReport) -> None:
     if rate is None:
         console.print(Text("No requests came to the responder", "yellow"))
         return
-    style = "green" if report.matches == report.requests else "yellow"
-    real = f"; {report.passed_requests:,} answered by real backends" if report.passed_requests else ""
-    console.print(Text(f"Responder rate {rate_text(report)}: {report.matches:,} of {report.requests:,} requests{real}", style))
+    style = "green" if report.matches == report.requests and not report.refused else "yellow"
+    refused = sum(call.times for call in report.refused)
+    others = f"; {report.passed_requests:,} answered by real backends" if report.passed_requests else ""
+    others += f"; {counted(refused, 'refused call')} besides" if refused else ""
+    console.print(Text(f"Responder rate {rate_text(report)}: {report.matches:,} of {report.requests:,} requests{others}", style))
 
 
 def rate_text(report: MockReport) -> str:

@@ -36,6 +36,17 @@ class Column:
     key: bool = False
 
 
+def _print_unpadded(target: Console, table: Table) -> None:
+    """Without the blanks behind the last cell of a row, where nobody looks at a screen."""
+    if target.is_terminal:
+        target.print(table)
+        return
+    with target.capture() as printed:
+        target.print(table)
+    for line in printed.get().splitlines():
+        target.print(Text(line.rstrip()), soft_wrap=True)
+
+
 def print_table(target: Console, columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> None:
     """Print rows as a table where that fits, else as a list: a line with what the row is about, below it the rest."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -45,7 +56,7 @@ def print_table(target: Console, columns: Sequence[Column], rows: Sequence[Seque
         table.add_row(*row)
     wide = target.measure(table, options=target.options.update(width=UNLIMITED)).maximum
     if wide <= target.width:
-        target.print(table)
+        _print_unpadded(target, table)
         return
     for row in rows:
         cells = list(zip(columns, row, strict=True))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import email.utils
 import errno
+import os
 import socket
 import threading
 import time
@@ -131,6 +132,11 @@ class Responder:
         """Listen; port 0 takes a free one. Raises OSError."""
         try:
             self._loop.run_until_complete(self._listen(address, port))
+        except OSError as error:
+            self._let_go()
+            # What asyncio says has the number of the error and more; what getaddrinfo(3) says has no errno.
+            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise OSError(f"cannot listen on {address}:{port}: {reason}") from error
         except BaseException:
             self._let_go()
             raise

@@ -94,7 +94,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _missing(path: Path, error: OSError) -> str:
-    partial = path.with_name(path.name + ".partial")
+    partial = Path(f"{path}.partial")
     if isinstance(error, FileNotFoundError) and partial.exists():
         return f"{path} does not exist, its recording was not finished: what had arrived is in {partial}"
     if isinstance(error, FileNotFoundError):

@@ -122,6 +122,7 @@ def test_json_is_the_pairs(snapshot: Path) -> None:
     ("arguments", "text"),
     [
         (("missing.snapshot",), "does not exist"),
+        ((".",), "cannot be read: Is a directory"),
         (("{snapshot}", "999"), "has no pair '999'"),
         (("{snapshot}", "0"), "has no pair '0'"),
     ],

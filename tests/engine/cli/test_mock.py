@@ -105,7 +105,9 @@ def test_nothing_is_left_where_it_is_killed(tmp_path: Path) -> None:
     [
         (["no.snapshot"], "does not exist"),
         (["a.snapshot", "--listen", "nowhere"], "give ADDRESS:PORT"),
-        (["a.snapshot", "--listen", "203.0.113.1:0"], "203.0.113.1"),
+        (["make"], "`understudy mock SNAPSHOT -- make`"),
+        (["."], "Is a directory"),
+        (["a.snapshot", "--listen", "203.0.113.1:0"], "cannot listen on 203.0.113.1:0: Cannot assign requested address\n"),
         (["a.snapshot", "--timing", "slow"], "give none, recorded, or a speed"),
         (["a.snapshot", "--only", "nobody"], "nobody is no backend"),
     ],
