@@ -17,6 +17,10 @@ def storable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
+UNREAD = "unread rest of the response"
+"""What a pair lacks where the client turned away from an answer: what it had read by then is all there."""
+
+
 class Way(enum.IntEnum):
     """Which way bytes went, seen from the workload."""
 
@@ -117,8 +121,13 @@ class RRPair:
 
     @property
     def complete(self) -> bool:
-        """Whether every byte of it was seen: only then may it ever be served."""
+        """Whether every byte of it was seen."""
         return not self.missing
+
+    @property
+    def unread(self) -> bool:
+        """Whether all of it was seen but what its client did not read either: it may be served as far as that."""
+        return self.missing == (UNREAD,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from engine.matching.signature import SIGNATURE_VERSION, signature
 from engine.redaction import Redactor
 from engine.rrpair import Connection, Direction, Flow, RRPair
 from engine.servicemap import ServiceMap, service_map
-from engine.store import Answer, Entry, NotASnapshotError, Progress, Row, SnapshotError, Store
+from engine.store import Answer, Entry, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
 from engine.store.files import check_file, readable, settle
 from engine.store.rows import INTEGER_LIMIT, unstorable_flow
 from engine.store.sqlite import REPEATED, SqliteStore, amend
@@ -250,17 +250,24 @@ class Snapshot:
         return self._store.find(reference)
 
     def entries(self) -> Iterator[Entry]:
-        """The pairs that can be served, in the order of requests, each signed as this version does.
+        """The complete pairs, in the order of requests, each signed as this version does.
 
         Where the file was changed by another program, each is signed anew: what was edited by hand counts.
         """
+        return self._signed_entries(Kind.COMPLETE)
+
+    def unread_entries(self) -> Iterator[Entry]:
+        """The same of pairs whose client did not read the answer to its end."""
+        return self._signed_entries(Kind.UNREAD)
+
+    def _signed_entries(self, kind: Kind) -> Iterator[Entry]:
         current = self._store.get_meta("signature_version") == SIGNATURE_VERSION and self._store.sealed
-        for entry in self._store.entries():
+        for entry in self._store.entries(kind):
             yield entry if current and entry.signature else replace(entry, signature=signature(self._store.at(entry.row)))
 
     def partial_entries(self) -> Iterator[Entry]:
         """The outbound pairs that were recorded incompletely and have a request, in the order of requests; they answer nothing."""
-        return self._store.entries(complete=False)
+        return self._store.entries(Kind.PARTIAL)
 
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""

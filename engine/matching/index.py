@@ -141,6 +141,8 @@ class Index:
         """By digest and secrets: packed members until somebody asks."""
         self._secrets: dict[bytes, list[bytes]] = {}
         """The secrets of the groups of a digest, where they have any."""
+        self._complete: frozenset[bytes] | None = None
+        """The groups with answers that were read to their end; made when others come."""
         self._partial_rows = array("q")
         self._partial: dict[bytes, int] | None = None
 
@@ -160,6 +162,14 @@ class Index:
             self._groups[name] = bytearray(group + member)
         look = shape(entry.method, entry.path, entry.operation)
         self.rows_by_shape.setdefault(look, array("q")).append(entry.row)
+
+    def add_unread(self, entry: Entry) -> None:
+        """Take in a pair whose client did not read the answer to its end; after all others. It answers where no other does."""
+        if self._complete is None:
+            self._complete = frozenset(self._groups)
+        signed = {name: bytes.fromhex(value) for name, value in entry.signature.items()}
+        if signed["request"] + signed.get("secrets", b"") not in self._complete:
+            self.add(entry)
 
     def add_partial(self, entry: Entry) -> None:
         """Take in a pair that was recorded incompletely: it answers nothing, but tells why."""

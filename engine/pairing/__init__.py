@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.pairing.description import describe
-from engine.pairing.exchange import End, Exchange, Exchanges, Start, Turn
+from engine.pairing.exchange import End, Exchange, Exchanges, Left, Start, Turn
 from engine.protocols import HTTP1, UNKNOWN, Part, Verdict, detect, starts_message
 from engine.protocols.http1 import MISSING
 from engine.reassembly import END, Gap, Reassembler, Segment
@@ -86,7 +86,7 @@ class Conversation:
         finished: Finished = []
         for way in Way:
             if self._exchanges and not self._flow and way not in self._ended and (way is Way.READ or not ended):
-                unseen = Gap(self._ways[way].next_offset, 1, UNKNOWN_BYTES)
+                unseen = Left() if ended else Gap(self._ways[way].next_offset, 1, UNKNOWN_BYTES)
                 finished += self._pairs(self._exchanges.take(self._part(way), unseen), time)
         self._closed = True
         if self._exchanges and not self._flow:

@@ -51,6 +51,10 @@ class End:
     """The end of one way."""
 
 
+class Left(End):
+    """The end of a way whose reader turned away: more may have been said."""
+
+
 class _Side:
     """One way: its parser, and what waits to go into it."""
 
@@ -71,6 +75,8 @@ class _Side:
             self.parser.receive(event.data, event.time)
         elif type(event) is Gap:
             self.parser.skip(event.length)
+        elif type(event) is Left:
+            self.parser.leave()
         else:
             self.parser.end()
 

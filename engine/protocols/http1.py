@@ -27,7 +27,7 @@ from engine.protocols.heads import (
     parse_trailer,
     request_words,
 )
-from engine.rrpair import Fields, Message
+from engine.rrpair import UNREAD, Fields, Message
 
 HEAD_LIMIT = 256 * 1024
 """Longest header block or trailer section, as in the most generous servers (Node takes 16 KiB, nginx 32 KiB)."""
@@ -220,6 +220,14 @@ class Parser:
             self._ready.append(self._finish())
         elif self._offset >= 0 and self._step != self._stopped:
             self._break_off()
+
+    def leave(self) -> None:
+        """Take that the reader turned away: of the message under way it read what there is, and wanted no more."""
+        under_way = self._offset >= 0 and self._step not in (self._head, self._seek, self._stopped)
+        if self.part is Part.RESPONSE and under_way and not self._missing:
+            self._missing = (UNREAD,)
+            self._ready.append(self._finish())
+        self.skip(1)
 
     # -- the parts that the halves differ in ---------------------------------------------------------------------------
 

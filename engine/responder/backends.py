@@ -60,6 +60,9 @@ class Backends:
         for entry in snapshot.entries():
             if self._take(entry, snapshot):
                 self.indexes[entry.host, entry.port].add(entry)
+        for entry in snapshot.unread_entries():
+            if self._take(entry, snapshot):
+                self.indexes[entry.host, entry.port].add_unread(entry)
         for entry in snapshot.partial_entries():
             if entry.host and self._take(entry, snapshot):
                 self.indexes[entry.host, entry.port].add_partial(entry)

@@ -37,6 +37,8 @@ PIPELINE_LIMIT = 64
 WAITING_LIMIT = 1024
 """Requests that may wait all the same, for one read brings many: beyond, the connection is closed."""
 TOO_MUCH = f"more than {HELD_LIMIT // 1024**2} MiB of requests and answers that clients did not end or read"
+READ_ON_SECONDS = 5.0
+"""How long a client has to turn away where the recorded one did; one that goes on reading is told so by a reset."""
 DIGEST_BYTES = 16
 LINGER_NOT = struct.pack("ii", 1, 0)
 """struct linger of socket(7): closing resets the connection."""
@@ -314,6 +316,21 @@ class Connection(asyncio.Protocol):
             self._write(part)
         if reply.close:
             self._close()
+        elif reply.unread:
+            self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(READ_ON_SECONDS, self._read_on)
+
+    def _read_on(self) -> None:
+        """Break off where a client waits for more: what comes next of this answer nobody has recorded."""
+        if self._transport.get_write_buffer_size():
+            self._wait_for_end()
+        elif self._ended:
+            self._close()
+        else:
+            self._responder.run.trouble("a client read on where the recorded one had stopped reading the answer")
+            self._reset()
 
     def _write(self, data: bytes) -> None:
         if self._layer:

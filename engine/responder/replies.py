@@ -34,7 +34,10 @@ class Way(enum.IntEnum):
 
 @dataclass(slots=True)
 class Reply:
-    """An answer as bytes; between `head` and `rest` goes the date, which may have no place in it. `delay`: recorded, in seconds."""
+    """An answer as bytes; between `head` and `rest` goes the date, which may have no place in it. `delay`: recorded, in seconds.
+
+    `unread`: where it stops, its client had read enough; it does not end there.
+    """
 
     head: bytes
     rest: bytes
@@ -42,6 +45,7 @@ class Reply:
     body: bytes
     close: bool
     delay: float
+    unread: bool = False
 
     def parts(self, date: bytes) -> tuple[bytes, ...]:
         """What to send, one after the other."""
@@ -85,13 +89,13 @@ def encode(answer: Answer, way: Way) -> Reply:
     chunked = not bodiless and coded and is_chunked(response.headers)
     until_end = not bodiless and not chunked and (coded or response.header(b"content-length") is None)
     close = way is not Way.KEEP or until_end or _ended_by_server(response)
-    headers = _framed(_connection(response.headers, close), response.body, bodiless, coded, way)
+    headers = _framed(_connection(response.headers, close), answer, bodiless, coded, way)
     interim = b"" if way is Way.OLD else b"".join([_head(m.start_line, m.headers) for m in answer.interim if not _is_continue(m)])
-    body = b"" if bodiless else _chunked(response) if chunked and way is not Way.OLD else response.body
+    body = b"" if bodiless else _chunked(answer) if chunked and way is not Way.OLD else response.body
     head, rest, dated = _around_date(response.start_line, headers)
     if len(body) < JOINED_BELOW:
         head, rest, body = (head, rest + body, b"") if dated else (head + body, b"", b"")
-    return Reply(interim + head, rest, dated, body, close, answer.delay / 1e9)
+    return Reply(interim + head, rest, dated, body, close and not answer.unread, answer.delay / 1e9, answer.unread)
 
 
 def _is_continue(interim: Message) -> bool:
@@ -113,22 +117,28 @@ def _connection(headers: Fields, close: bool) -> Fields:
     return tuple([(n, v) for n, v in headers if n.lower() != b"connection" or v.lower() != b"close"])
 
 
-def _framed(headers: Fields, body: bytes, bodiless: bool, transfer_coded: bool, way: Way) -> Fields:
+def _framed(headers: Fields, answer: Answer, bodiless: bool, transfer_coded: bool, way: Way) -> Fields:
     """Make the headers that depend on the body fit it. A transfer coding overrides the length (RFC 9112 section 6.3, rule 3)."""
     if bodiless:
         return headers
-    coded = any(name.lower() == b"content-encoding" for name, _ in headers)
+    body = answer.response.body
+    coded = answer.unread or any(name.lower() == b"content-encoding" for name, _ in headers)
     framed = []
     for name, value in headers:
         lower = name.lower()
         if lower == b"content-length":
             if not transfer_coded:
-                framed.append((name, b"%d" % len(body)))
+                framed.append((name, _longer(value, len(body)) if answer.unread else b"%d" % len(body)))
         elif lower == b"x-amz-crc32" and not coded:
             framed.append((name, b"%d" % zlib.crc32(body)))
         elif lower not in (b"transfer-encoding", b"trailer") or way is not Way.OLD:
             framed.append((name, value))
     return tuple(framed)
+
+
+def _longer(length: bytes, than: int) -> bytes:
+    """The recorded length of an answer of which this much was read, or more if redaction has made that longer."""
+    return b"%d" % max(int(length) if length.isdigit() and len(length) < 20 else 0, than + 1)
 
 
 def _head(line: bytes, headers: Fields) -> bytes:
@@ -142,7 +152,10 @@ def _around_date(line: bytes, headers: Fields) -> tuple[bytes, bytes, bool]:
     return _head(line, headers), b"", False
 
 
-def _chunked(response: Message) -> bytes:
+def _chunked(answer: Answer) -> bytes:
     """RFC 9112 section 7.1, in one chunk: how it was cut says nothing."""
+    response = answer.response
     chunk = b"%x\r\n%b\r\n" % (len(response.body), response.body) if response.body else b""
+    if answer.unread:
+        return chunk
     return b"%b0\r\n%b\r\n" % (chunk, b"".join([b"%b: %b\r\n" % field for field in response.trailers]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -52,9 +53,17 @@ class Row:
     tls: bool
 
 
+class Kind(enum.Enum):
+    """How much of a pair was recorded: all of it, all that its client read (`RRPair.unread`), or less than that but a request."""
+
+    COMPLETE = enum.auto()
+    UNREAD = enum.auto()
+    PARTIAL = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an index needs of a pair that can be served. `row` is its number in the store, for `Store.at`.
+    """What an index needs of a pair. `row` is its number in the store, for `Store.at`.
 
     `address` is where the backend was reached, "" where that is not known. `signature` is as the writer made it, empty
     where it made none.
@@ -75,13 +84,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer of a complete pair. `delay`: from the request's end to its first byte, nanoseconds."""
+    """The answer of a pair. `delay`: from the request's end to its first byte, nanoseconds. `unread`: see `RRPair.unread`."""
 
     method: str
     status: int
     response: Message
     interim: tuple[Message, ...]
     delay: int
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +159,8 @@ class Store(Protocol):
     def rows(self, limit: int = -1) -> Iterator[Row]:
         """The pairs in the order of requests without their messages; the first `limit` unless negative."""
 
-    def entries(self, *, complete: bool = True) -> Iterator[Entry]:
-        """The outbound pairs of which every byte was seen, in the order of requests; or the others that have a request."""
+    def entries(self, kind: Kind = Kind.COMPLETE) -> Iterator[Entry]:
+        """The outbound pairs of this kind, in the order of requests."""
 
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.pairing.description import Place, placed
 from engine.protocols.http1 import query_of
-from engine.rrpair import Connection, Direction, Flow, Role, RRPair
+from engine.rrpair import UNREAD, Connection, Direction, Flow, Role, RRPair
 from engine.store import Answer, Entry, Group, Row
 from engine.store.encoding import compress, decompress, pack_messages, unpack_messages, well_formed
 
@@ -39,7 +39,7 @@ _PAIRS = {
     (*_PAIR, type(None), int, int, str, str, int, bytes, bytes, type(None), str),
 }
 _ENTRIES = {(int, str, str, int, str, str, str, str, int, str)}
-_ANSWERS = {(str, int, int, int, int, int, bytes, bytes)}
+_ANSWERS = {(str, int, int, int, int, int, bytes, bytes, str)}
 _FLOWS = {(str, int, str, str, int, int)}
 _GROUPS = {(str, str, str, int, str, int, int, str)}
 
@@ -144,13 +144,13 @@ def entry_of(row: Values, connections: dict[str, Connection]) -> Entry:
 def answer_of(row: Values) -> Answer:
     """The answer of a pair."""
     _check(row, _ANSWERS)
-    method, status, request_ended, response_started, compressed, size, heads, body = row
+    method, status, request_ended, response_started, compressed, size, heads, body, missing = row
     _check_small(status)
     body = _body(body, size, bool(compressed & _RESPONSE_COMPRESSED))
     _, response, interim = unpack_messages(heads, b"", body)
     if response is None:
         raise ValueError("an answer that is not there")
-    return Answer(method, status, response, interim, max(response_started - request_ended, 0))
+    return Answer(method, status, response, interim, max(response_started - request_ended, 0), missing == UNREAD)
 
 
 def pair_of(row: Values, service: str) -> RRPair:

@@ -16,8 +16,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from engine.rrpair import Connection, Flow, RRPair
-from engine.store import Answer, Entry, Group, Progress, Row, SnapshotError
+from engine.rrpair import UNREAD, Connection, Flow, RRPair
+from engine.store import Answer, Entry, Group, Kind, Progress, Row, SnapshotError
 from engine.store.encoding import well_formed
 from engine.store.files import (
     APPLICATION_ID,
@@ -66,9 +66,13 @@ _ENTRY = (
     "SELECT rowid, protocol, host, port, connection, method, path, operation, status, signature FROM pairs"
     " WHERE direction = 'OUT' AND missing = '' AND response_size IS NOT NULL ORDER BY time, id"
 )
-_PARTIAL = _ENTRY.replace("missing = '' AND response_size IS NOT NULL", "missing != '' AND method != ''")
+_ENTRIES = {
+    Kind.COMPLETE: _ENTRY,
+    Kind.UNREAD: _ENTRY.replace("missing = ''", f"missing = '{UNREAD}'"),
+    Kind.PARTIAL: _ENTRY.replace("missing = '' AND response_size IS NOT NULL", f"missing NOT IN ('', '{UNREAD}') AND method != ''"),
+}
 _ANSWER = (
-    "SELECT method, status, request_ended, response_started, compressed, response_size, heads, response_body FROM pairs"
+    "SELECT method, status, request_ended, response_started, compressed, response_size, heads, response_body, missing FROM pairs"
     " WHERE rowid = ?"
 )
 _IN_ORDER = " ORDER BY pairs.time, pairs.id"
@@ -312,11 +316,11 @@ class SqliteStore:
         found = list(self._pairs(_SELECT + " WHERE pairs.id >= ? AND pairs.id < ? LIMIT 2", bounds))
         return found[0] if len(found) == 1 and reference else None
 
-    def entries(self, *, complete: bool = True) -> Iterator[Entry]:
-        """The outbound pairs of which every byte was seen, in the order of requests; or the others that have a request."""
+    def entries(self, kind: Kind = Kind.COMPLETE) -> Iterator[Entry]:
+        """The outbound pairs of this kind, in the order of requests."""
         rows = self._rows("SELECT id, facts FROM connections", make=lambda row: (row[0], connection_of(row[1])))
         connections = dict(rows)
-        return self._rows(_ENTRY if complete else _PARTIAL, make=lambda row: entry_of(row, connections))
+        return self._rows(_ENTRIES[kind], make=lambda row: entry_of(row, connections))
 
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""

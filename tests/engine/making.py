@@ -26,6 +26,8 @@ class Exchange:
     port: int = 443
     tls: bool = True
     raw_answer: bytes = b""
+    unread: bool = False
+    """Whether the client turned away when it had read this much."""
 
     def request_bytes(self) -> bytes:
         default = {("https", 443): "", ("http", 80): ""}.get(("https" if self.tls else "http", self.port), f":{self.port}")
@@ -68,11 +70,12 @@ class Maker:
         conversation = Conversation(connection, "test", True)
         found = conversation.data(Way.WRITE, 0, exchange.request_bytes(), start)
         found += conversation.data(Way.READ, 0, exchange.answer_bytes(), start + 4_000_000)
-        found += conversation.half_close(Way.READ, start + 4_000_000)
+        if not exchange.unread:
+            found += conversation.half_close(Way.READ, start + 4_000_000)
         found += conversation.close(start + 4_000_000)
         [pair] = found
         assert isinstance(pair, RRPair)
-        assert pair.complete, pair.missing
+        assert pair.unread if exchange.unread else pair.complete, pair.missing
         self.pairs.append(pair)
         return pair
 

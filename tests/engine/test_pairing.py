@@ -368,9 +368,33 @@ def test_garbled_bytes_raise_nothing(steps: list[tuple[Way, int, str]], start_kn
 UNTIL_END = b"HTTP/1.1 200 OK\r\n\r\npart"
 
 
-def test_a_body_until_the_end_is_incomplete_where_the_workload_turned_away() -> None:
-    talk = Talk().say(WRITE, request(1)).say(READ, UNTIL_END).close()
-    assert [pair.missing for pair in talk.pairs] == [("response body",)]
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"
+COUNTED = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart"
+CUT = (UNTIL_END, CHUNKED, CHUNKED + b"0\r\n", COUNTED)
+
+
+@pytest.mark.parametrize("answer", CUT)
+def test_an_answer_that_the_workload_turned_away_from_is_all_that_it_read(answer: bytes) -> None:
+    talk = Talk().say(WRITE, request(1)).say(READ, answer).close()
+    assert [(pair.unread, pair.complete, pair.response and pair.response.body) for pair in talk.pairs] == [(True, False, b"part")]
+
+
+@pytest.mark.parametrize("answer", CUT)
+def test_a_loss_before_the_workload_turned_away_shows(answer: bytes) -> None:
+    talk = Talk().say(WRITE, request(1)).say(READ, answer[:-2]).lose(READ, 1).say(READ, answer[-1:]).close()
+    assert [pair.unread for pair in talk.pairs if pair.method] == [False]
+
+
+@pytest.mark.parametrize("answer", CUT[1:])
+def test_an_answer_that_its_server_broke_off_is_incomplete(answer: bytes) -> None:
+    talk = Talk().say(WRITE, request(1)).say(READ, answer)
+    talk.found += talk.conversation.half_close(READ, 5)
+    assert [pair.missing for pair in talk.close().pairs] == [("response body",)]
+
+
+def test_a_request_that_a_server_turned_away_from_is_incomplete() -> None:
+    talk = Talk(SERVER).say(READ, request(1, b"body")[:-2]).close()
+    assert [pair.missing for pair in talk.pairs] == [("request body", "response")]
 
 
 def test_a_server_ends_its_own_body_by_closing() -> None:

@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,48 @@ def asked(responder: Responder, data: bytes) -> bytes:
 
 def troubles(responder: Responder) -> str:
     return str(responder.run.report().troubles)
+
+
+STREAMED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\ndata: 1\n\r\n"
+UNREAD = Exchange("GET /a", raw_answer=STREAMED, unread=True)
+
+
+def test_an_answer_goes_as_far_as_the_recorded_client_read_it(serve: Serve) -> None:
+    responder = serve(UNREAD, speed=0)
+    with open_tls(responder) as client:
+        client.sendall(ASKED)
+        assert client.recv(1000) == STREAMED
+    assert responder.run.report().matches == 1
+    assert troubles(responder) == "()"
+
+
+def test_a_client_that_reads_on_is_told_so(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets no end that was not recorded, and shows in the report."""
+    monkeypatch.setattr("engine.responder.connection.READ_ON_SECONDS", 0.05)
+    responder = serve(replace(UNREAD, tls=False, port=80))
+    with socket.create_connection((responder.address, responder.port), timeout=20) as client:
+        client.sendall(ASKED)
+        assert client.recv(1000) == STREAMED
+        with pytest.raises(ConnectionResetError):
+            client.recv(1000)
+    assert "read on where the recorded one had stopped" in troubles(responder)
+
+
+def test_an_answer_that_was_read_to_its_end_is_preferred(serve: Serve) -> None:
+    whole = Exchange("GET /a", b"answer")
+    responder = serve(UNREAD, whole, UNREAD)
+    for _ in range(3):
+        with open_tls(responder) as client:
+            client.sendall(ASKED)
+            assert client.recv(1000).endswith(b"answer")
+
+
+@pytest.mark.parametrize(("length", "told"), [(b"100", b"100"), (b"5", b"5")])
+def test_a_length_stays_longer_than_what_was_read(serve: Serve, length: bytes, told: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\npart" % length
+    with open_tls(serve(Exchange("GET /a", raw_answer=answer, unread=True))) as client:
+        client.sendall(ASKED)
+        assert client.recv(1000) == b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\npart" % told
 
 
 def test_a_client_that_says_nothing_is_let_go(serve: Serve) -> None:
