@@ -1,4 +1,8 @@
-"""Which files are probed: examines what targets map or open, and attaches once per file."""
+"""Which files are probed: examines what targets map or open, and attaches once per file.
+
+Probes go by inode and stay where they are when a file is written to: in the middle of other instructions, then. So a file's probes
+are taken off as soon as it is modified, and whenever it is looked at and is not what it was; then it is examined anew.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,25 @@ import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent import files, workloads
-from agent.events import Mapped, decode
+from agent.events import FileKey, Mapped, decode
 from agent.examiner import Examiner
 from agent.failures import Failures
-from agent.kernel.planner import Plan, Site
-from agent.kernel.probes import Probes
+from agent.kernel.inotify import LOST, Watches
+from agent.kernel.planner import Plan
+from agent.kernel.probes import Attached, Probes
 from agent.workloads import Workload
 
 Notice = Callable[[int, Workload, str, Plan], None]
 """Called with a capture, a process of it, a path, and the plan of a TLS implementation that cannot be captured."""
+
+File = tuple[int, int]
+"""A file: its device and inode."""
+
+Content = tuple[int, int, int]
+"""What differs when a file's content does: size in bytes, times of the last change of the content and of anything in ns."""
 
 FILES_MAX = 65536
 """Files whose plans are kept; as many as the probes remember. One that is forgotten is examined again."""
@@ -44,6 +55,7 @@ def system_libraries() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
+    content: Content
     plan: Plan
     tries: int = 0
 
@@ -52,23 +64,38 @@ class _Known:
         return not self.tries or self.tries >= ATTACH_TRIES
 
 
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    content: Content
+    attached: Attached
+    watch: int
+    keys: set[bytes] = field(default_factory=set)  # the FileKeys of which the kernel does not tell any more
+
+
 class Attacher:
     """Probes files, each once. Thread-safe.
 
-    No file of a workload is opened under the lock: its opening may be held, by another agent too, until that one has examined it.
+    No file of a workload is opened under a lock: its opening may be held, by another agent too, until that one has examined it.
     """
 
     def __init__(self, probes: Probes, examiner: Examiner, notice: Notice, failures: Failures) -> None:
+        """OSError where files cannot be watched."""
         self._probes, self._examiner = probes, examiner
         self._notice, self._failures = notice, failures
-        self._lock = threading.Lock()
-        self._known: dict[tuple[int, int, int, int], _Known] = {}
-        self._attached: dict[tuple[int, int], tuple[Site, ...]] = {}
+        self._examining = threading.Lock()  # one file at a time
+        self._lock = threading.Lock()  # of what follows: probes are taken off without waiting for an examination
+        self._known: dict[File, _Known] = {}
+        self._probed: dict[File, _Probed] = {}
+        self._watches = Watches()
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._watches.close()
 
     @property
     def probed(self) -> int:
         """How many files are probed."""
-        return len(self._attached)
+        return len(self._probed)
 
     def system(self) -> None:
         """Probe what most programs will load, before any of them starts."""
@@ -113,46 +140,88 @@ class Attacher:
         except OSError:
             return  # gone, or no regular file: what it maps next is told again
         try:
-            known = self.examine(fd, path)
+            file, known = _identity(fd)[0], self.examine(fd, path)
         finally:
             os.close(fd)
         if known.final and not not_capturable(path, known.plan):  # or each process that maps it is to be known
             with contextlib.suppress(OSError):  # no room: it is told of again, and known here
-                self._probes.examined(event.file)
+                self._examined(event.file, file, known)
         self._report(event.head.process.capture, pid, path, known.plan)
+
+    def _examined(self, key: FileKey, file: File, known: _Known) -> None:
+        """Do not be told of a file again, unless it was modified meanwhile."""
+        with self._lock:
+            if self._known.get(file) is known:
+                self._probes.examined(key)
+                if file in self._probed:
+                    self._probed[file].keys.add(bytes(key))
 
     def examine(self, fd: int, path: str) -> _Known:
         """What is known of an open file, which is probed now unless it is already."""
-        status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        with self._lock:
-            known = self._known.get(key)
-            if known is None or not known.final:
-                tries = known.tries if known else 0
-                known = self._known[key] = self._attach(self._examiner.plan(fd), fd, path, key[:2], tries)
+        with self._examining:
+            file, content = _identity(fd)
+            with self._lock:
+                if file in self._probed and self._probed[file].content != content:
+                    self._detach(file)
+                known = self._known.get(file)
+            if known and known.content == content and known.final:
+                return known
+            tries = known.tries if known and known.content == content else 0
+            plan = self._examiner.plan(fd)
+            with self._lock:
+                known = self._known[file] = self._attach(plan, fd, path, file, content, tries)
                 if len(self._known) > FILES_MAX:
                     del self._known[next(iter(self._known))]
             return known
 
-    def _attach(self, plan: Plan, fd: int, path: str, file: tuple[int, int], tries: int) -> _Known:
-        present = self._attached.get(file, ())
-        new = [site for site in plan.sites if site not in present]
-        if not new:
-            return _Known(plan)
+    def _attach(self, plan: Plan, fd: int, path: str, file: File, content: Content, tries: int) -> _Known:
+        if not plan.sites or file in self._probed:
+            return _Known(content, plan)
+        watch = None
         try:
             if _descriptors_left() < DESCRIPTORS_KEPT:
                 raise OSError(f"the agent has no descriptors left for it: {self.probed} files are probed")
-            self._probes.attach(f"/proc/self/fd/{fd}", new)
+            watch = self._watches.add(fd)
+            if _identity(fd)[1] != content:
+                raise OSError("it is being written to")
+            self._probed[file] = _Probed(content, self._probes.attach(f"/proc/self/fd/{fd}", plan.sites), watch)
         except OSError as error:
+            if watch is not None:
+                self._watches.remove(watch)
             self._failures.note(f"{path} could not be probed", error)
-            return _Known(Plan(plan.kind, reason=str(error)), tries + 1)
-        self._attached[file] = (*present, *new)
-        return _Known(plan)
+            return _Known(content, Plan(plan.kind, reason=str(error)), tries + 1)
+        return _Known(content, plan)
+
+    def wait_for_modifications(self, seconds: float) -> None:
+        """Sleep until something probed was modified, or so long."""
+        self._watches.wait(seconds)
+
+    def modified(self) -> None:
+        """Take the probes off what was modified."""
+        watches = self._watches.modified()
+        if not watches:
+            return
+        with self._lock:
+            for file in [file for file, probed in self._probed.items() if watches & {probed.watch, LOST}]:
+                self._detach(file)
+
+    def _detach(self, file: File) -> None:
+        probed = self._probed.pop(file)
+        probed.attached.close()
+        self._known.pop(file, None)
+        self._watches.remove(probed.watch)
+        for key in probed.keys:
+            self._probes.forget_examined(FileKey.from_buffer_copy(key))
 
     def _report(self, capture: int, pid: int, path: str, found: Plan) -> None:
         reason = not_capturable(path, found)
         if reason:
             self._notice(capture, workloads.look_up(pid), path, reason)
+
+
+def _identity(fd: int) -> tuple[File, Content]:
+    status = os.fstat(fd)
+    return (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _descriptors_left() -> int:

@@ -1,7 +1,8 @@
 """Captures: whose traffic is taken, from the first byte to a settled ledger.
 
-The probes are in the kernel only while there is a capture. Two threads serve them: one takes events, one examines what targets map
-and must not wait behind the first. A capture of a launched process holds what that opens (agent/opens.py) on threads of its own.
+The probes are in the kernel only while there is a capture. Three threads serve them: one takes events, one examines what targets
+map and must not wait behind the first, and one takes probes off files that are modified and waits behind neither. A capture of a
+launched process holds what that opens (agent/opens.py) on threads of its own.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ class _Session:
         self._threads = [
             threading.Thread(target=self._take_events, name="events", daemon=True),
             threading.Thread(target=self._take_mappings, name="mappings", daemon=True),
+            threading.Thread(target=self._take_modifications, name="modifications", daemon=True),
         ]
 
     def start(self) -> None:
@@ -128,11 +130,17 @@ class _Session:
         for thread in self._threads:
             thread.join()
         self.probes.close()
+        self.attacher.close()
 
     def _take_mappings(self) -> None:
         while not self._stopping:
             self.probes.wait_for_mappings(0.2)
             self.attacher.mapped(self.probes.read_mappings())
+
+    def _take_modifications(self) -> None:
+        while not self._stopping:
+            self.attacher.wait_for_modifications(0.2)
+            self.attacher.modified()
 
     def _take_events(self) -> None:
         while not self._stopping:
@@ -283,7 +291,11 @@ class Captures:
 
     def _open_session(self, uplink: Uplink) -> _Session:
         probes = self._load()
-        attacher = Attacher(probes, self._examiner, self._notice, self.failures)
+        try:
+            attacher = Attacher(probes, self._examiner, self._notice, self.failures)
+        except BaseException:
+            probes.close()
+            raise
         session = _Session(probes, uplink, attacher, self.failures, self._opaque)
         session.start()
         self._session = session

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.resources
 import os
 import platform
 import re
 import select
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_uint32, c_uint64
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,6 +33,9 @@ WAKE_BYTES = 4 << 20
 
 SMALL_EVENTS_SHARE = 8
 """One part in so many of the ring is kept for the small events, which tell how streams begin, bind and end."""
+
+CLOSERS_MAX = 32
+"""Threads that detach at the same time: more than a file has links (6; by perf events one a site, some 20)."""
 
 LEVELS = 16
 """Depths of cgroups that the filter looks at; as in probes/streams.h."""
@@ -56,6 +61,13 @@ class Missed:
     processes: int
 
 
+class Attached(Protocol):
+    """The probes of one file."""
+
+    def close(self) -> None:
+        """Take them out of it, and out of every process that has it mapped; returns when that is done. Again is no harm."""
+
+
 class Probes(Protocol):
     """What the agent needs of its probes, however they came into the kernel."""
 
@@ -63,8 +75,8 @@ class Probes(Protocol):
     def ring_bytes(self) -> int:
         """Size of the ring of events."""
 
-    def attach(self, path: str, sites: Iterable[Site]) -> None:
-        """Probe a file, for as long as these probes live. OSError where the kernel refuses: then nothing of it is probed."""
+    def attach(self, path: str, sites: Iterable[Site]) -> Attached:
+        """Probe a file, until that is closed. OSError where the kernel refuses: then nothing of it is probed."""
 
     def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """Count a cgroup and those below it as the capture's; `depth` is how far it lies below the root, None if not known."""
@@ -80,6 +92,9 @@ class Probes(Protocol):
 
     def examined(self, key: FileKey) -> None:
         """Do not tell of mappings of this file again."""
+
+    def forget_examined(self, key: FileKey) -> None:
+        """Tell of them again."""
 
     def read_events(self, at_most: int) -> list[bytes]:
         """Take what waits in the ring of events."""
@@ -131,6 +146,29 @@ def multi_supported() -> bool:
     return kernel_version(platform.release()) >= (6, 6)
 
 
+def close_all(links: Sequence[libbpf.Link]) -> None:
+    """Detach all; returns when that is done.
+
+    At once and not in turn: for each, the kernel first takes the probes away and then waits (some 50 ms) until nobody runs them.
+    """
+    with contextlib.suppress(RuntimeError), ThreadPoolExecutor(CLOSERS_MAX, "detaching") as closers:
+        list(closers.map(libbpf.Link.close, links))
+    for link in links:
+        link.close()  # for which there was no thread
+
+
+class _Links:
+    """The links of one file."""
+
+    def __init__(self, links: Sequence[libbpf.Link], closed: Callable[[_Links], object]) -> None:
+        self.links, self._closed = links, closed
+
+    def close(self) -> None:
+        """See Attached."""
+        close_all(self.links)
+        self._closed(self)
+
+
 class CoreProbes:
     """Probes from the prebuilt object."""
 
@@ -146,6 +184,7 @@ class CoreProbes:
         self._object = libbpf.Object(path or object_path())
         self._multi = multi_supported() if multi is None else multi
         self._links: list[libbpf.Link] = []
+        self._attached: set[_Links] = set()
         self._rings: list[libbpf.Ring] = []
         self._levels = 0
         self.ring_bytes = ring_bytes
@@ -194,7 +233,7 @@ class CoreProbes:
         )
         self._maps["settings"].put(c_uint32(0), settings)
 
-    def attach(self, path: str, sites: Iterable[Site]) -> None:
+    def attach(self, path: str, sites: Iterable[Site]) -> Attached:
         """See Probes."""
         sites = list(sites)
         if self._spare_filtered and any(site.returns for site in sites) and (pid := seccomp.filtered_user(os.stat(path).st_ino)):
@@ -213,10 +252,11 @@ class CoreProbes:
                 else:
                     links.extend(program.attach_uprobe(path, offset, cookie, returns) for offset, cookie in places)
         except BaseException:
-            for link in links:
-                link.close()
+            close_all(links)
             raise
-        self._links += links
+        attached = _Links(links, self._attached.discard)
+        self._attached.add(attached)
+        return attached
 
     def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """See Probes. The filter looks at 16 levels: no known system nests deeper."""
@@ -245,6 +285,10 @@ class CoreProbes:
     def examined(self, key: FileKey) -> None:
         """See Probes."""
         self._maps["known_files"].put(key, c_uint32(1))
+
+    def forget_examined(self, key: FileKey) -> None:
+        """See Probes."""
+        self._maps["known_files"].delete(key)
 
     def read_events(self, at_most: int) -> list[bytes]:
         """See Probes."""
@@ -298,8 +342,7 @@ class CoreProbes:
 
     def close(self) -> None:
         """See Probes."""
-        for link in self._links:
-            link.close()
+        close_all([*self._links, *(link for attached in self._attached for link in attached.links)])
         for ring in self._rings:
             ring.close()
         self._object.close()

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from agent.events import Counter, FileKey, StreamEntry, TlsKey
 from agent.kernel.planner import Site
 from agent.kernel.probes import Missed
+
+
+@dataclass(slots=True)
+class FakeAttached:
+    """What was attached, and whether it still is."""
+
+    path: str
+    sites: tuple[Site, ...]
+    closed: bool = False
+
+    def close(self) -> None:
+        """See Attached."""
+        self.closed = True
 
 
 class FakeProbes:
@@ -15,7 +29,7 @@ class FakeProbes:
     ring_bytes = 1 << 20
 
     def __init__(self) -> None:
-        self.attached: list[tuple[str, tuple[Site, ...]]] = []
+        self.attached: list[FakeAttached] = []
         self.attach_errors: list[OSError] = []
         self.files: list[FileKey] = []
         self.files_full = False
@@ -25,11 +39,12 @@ class FakeProbes:
         self.waits = 0
         self.closed = False
 
-    def attach(self, path: str, sites: Iterable[Site]) -> None:
+    def attach(self, path: str, sites: Iterable[Site]) -> FakeAttached:
         """See Probes."""
         if self.attach_errors:
             raise self.attach_errors.pop()
-        self.attached.append((path, tuple(sites)))
+        self.attached.append(FakeAttached(path, tuple(sites)))
+        return self.attached[-1]
 
     def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """See Probes."""
@@ -52,6 +67,10 @@ class FakeProbes:
         if self.files_full:
             raise OSError("the map is full")
         self.files.append(key)
+
+    def forget_examined(self, key: FileKey) -> None:
+        """See Probes."""
+        self.files = [each for each in self.files if bytes(each) != bytes(key)]
 
     def read_events(self, at_most: int) -> list[bytes]:
         """See Probes."""

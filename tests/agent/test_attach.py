@@ -6,9 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -17,6 +18,7 @@ from agent.attach import Attacher
 from agent.events import FileKey, Kind, Mapped
 from agent.examiner import Examiner
 from agent.failures import Failures
+from agent.kernel.inotify import LOST, Watches
 from agent.kernel.planner import UNKNOWN, Plan
 from agent.workloads import Workload
 from tests.agent.kernel.test_planner import libssl
@@ -39,6 +41,7 @@ class Attaching:
             os.close(fd)
 
     def close(self) -> None:
+        self.attacher.close()
         self.examiner.close()
 
 
@@ -72,7 +75,122 @@ def test_a_file_that_was_only_touched_is_not_probed_twice(attaching: Attaching, 
     attaching.examine(library)
     os.utime(library, (1e9, 1e9))
     assert attaching.examine(library).capturable
-    assert len(attaching.probes.attached) == 1
+    assert [attached.closed for attached in attaching.probes.attached] == [True, False]
+    assert attaching.attacher.probed == 1
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+def test_a_file_with_other_content_is_probed_anew(attaching: Attaching, library: Path, keep_time: bool) -> None:
+    """Its probes would be in the midst of other instructions; rsync gives it any time that its source has, this one too."""
+    attaching.examine(library)
+    status = library.stat()
+    library.write_bytes(bytes(status.st_size))
+    if keep_time:
+        os.utime(library, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not attaching.examine(library).sites
+    assert [attached.closed for attached in attaching.probes.attached] == [True]
+    assert attaching.attacher.probed == 0
+    shutil.copy(libssl(), library)
+    assert attaching.examine(library).capturable
+    assert attaching.attacher.probed == 1
+
+
+def test_the_probes_are_off_before_other_content_is_examined(
+    attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attaching.examine(library)
+    os.utime(library)
+    closed: list[bool] = []
+
+    def plan(_: Examiner, fd: int) -> Plan:
+        closed.append(attaching.probes.attached[0].closed)
+        return Plan()
+
+    monkeypatch.setattr(Examiner, "plan", plan)
+    attaching.examine(library)
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("modify", [lambda file: file.write(b"x"), lambda file: file.truncate(0)])
+def test_a_file_that_is_modified_is_probed_no_more(
+    attaching: Attaching, library: Path, tmp_path: Path, modify: Callable[[IO[bytes]], object]
+) -> None:
+    """Though nobody looks at it."""
+    other = Path(shutil.copy(libssl(), tmp_path / "other.so"))
+    attaching.examine(library)
+    attaching.examine(other)
+    with library.open("rb+", buffering=0) as file:
+        attaching.attacher.modified()
+        assert attaching.attacher.probed == 2
+        modify(file)
+        attaching.attacher.modified()
+    assert [attached.closed for attached in attaching.probes.attached] == [True, False]
+
+
+def test_a_file_that_is_modified_is_taken_off_while_another_is_examined(
+    attaching: Attaching, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may take seconds."""
+    attaching.examine(library)
+
+    def plan(_: Examiner, fd: int) -> Plan:
+        with library.open("ab") as file:
+            file.write(b"x")
+        attaching.attacher.modified()
+        return Plan()
+
+    monkeypatch.setattr(Examiner, "plan", plan)
+    (tmp_path / "other").touch()
+    attaching.examine(tmp_path / "other")
+    assert attaching.probes.attached[0].closed
+
+
+def test_a_file_that_is_written_to_while_it_is_examined_is_not_probed(
+    attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examine = Examiner.plan
+
+    def plan(examiner: Examiner, fd: int) -> Plan:
+        found = examine(examiner, fd)
+        with library.open("ab") as file:
+            file.write(b"x")
+        return found
+
+    monkeypatch.setattr(Examiner, "plan", plan)
+    assert attaching.examine(library).reason == "it is being written to"
+    assert attaching.probes.attached == []
+    monkeypatch.undo()
+    assert attaching.examine(library).capturable
+
+
+def test_where_news_of_modifications_were_lost_nothing_stays_probed(
+    attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attaching.examine(library)
+    monkeypatch.setattr(Watches, "modified", lambda _: {LOST})
+    attaching.attacher.modified()
+    assert attaching.attacher.probed == 0
+
+
+def test_a_file_that_cannot_be_watched_is_not_probed(attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError("no room for watches")
+
+    monkeypatch.setattr(Watches, "add", refuse)
+    assert attaching.examine(library).reason == "no room for watches"
+    assert attaching.probes.attached == []
+
+
+def test_a_file_that_was_modified_is_told_of_again(attaching: Attaching, library: Path) -> None:
+    """It may be as long as it was before."""
+    with library.open("rb+", buffering=0) as file:
+        attaching.attacher.mapped([mapped(file.fileno())])
+        assert len(attaching.probes.files) == 1
+        file.write(b"\x7f")
+        attaching.attacher.modified()
+        assert attaching.probes.files == []
+        attaching.attacher.mapped([mapped(file.fileno())])
+    assert [attached.closed for attached in attaching.probes.attached] == [True, False]
 
 
 def test_a_file_that_could_not_be_probed_is_tried_again(attaching: Attaching, library: Path) -> None:
