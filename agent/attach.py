@@ -21,7 +21,7 @@ from agent.failures import Failures
 from agent.kernel.inotify import LOST, Watches
 from agent.kernel.planner import Plan
 from agent.kernel.probes import Attached, Probes
-from agent.workloads import Workload
+from agent.workloads import Mapping, Workload
 
 Notice = Callable[[int, Workload, str, Plan], None]
 """Called with a capture, a process of it, a path, and the plan of a TLS implementation that cannot be captured."""
@@ -103,7 +103,7 @@ class Attacher:
             with contextlib.suppress(OSError):
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    self.examine(fd, path)
+                    self.examine(fd, path, os.getpid())
                 finally:
                     os.close(fd)
 
@@ -113,15 +113,15 @@ class Attacher:
             with contextlib.suppress(OSError):  # gone, or no regular file
                 fd = workloads.open_mapping(pid, mapping)
                 try:
-                    self._report(capture, pid, mapping.path, self.examine(fd, mapping.path).plan)
+                    self._report(capture, pid, mapping.path, self.examine(fd, mapping.path, pid).plan)
                 except Exception as error:  # of this file: the others are probed
                     self._failures.note(f"{mapping.path} could not be probed", error)
                 finally:
                     os.close(fd)
 
-    def opened(self, fd: int) -> bool:
-        """Probe what is about to be opened; returns whether it need not be asked about again."""
-        return self.examine(fd, os.readlink(f"/proc/self/fd/{fd}")).final
+    def opened(self, fd: int, pid: int) -> bool:
+        """Probe what a process is about to open; returns whether it need not be asked about again."""
+        return self.examine(fd, os.readlink(f"/proc/self/fd/{fd}"), pid).final
 
     def mapped(self, records: Iterable[bytes]) -> None:
         """Probe what targets have mapped."""
@@ -134,15 +134,20 @@ class Attacher:
                 self._failures.note("what a process mapped could not be probed", error)
 
     def _mapped(self, event: Mapped) -> None:
-        pid = event.head.process.tgid
-        try:
-            fd, path = _open(event)
-        except OSError:
-            return  # gone, or no regular file: what it maps next is told again
-        try:
-            file, known = _identity(fd)[0], self.examine(fd, path)
-        finally:
-            os.close(fd)
+        pid, known = event.head.process.tgid, None
+        with contextlib.suppress(OSError):  # without opening it, which would keep a mount busy: what was held is known
+            path, status = _status(event)
+            file, content = _identity(status)
+            known = self._look(file, content)
+        if known is None:
+            try:
+                fd, path = _open(event)
+            except OSError:
+                return  # gone, or no regular file: what it maps next is told again
+            try:
+                file, known = _identity(os.fstat(fd))[0], self.examine(fd, path, pid)
+            finally:
+                os.close(fd)
         if known.final and not not_capturable(path, known.plan):  # or each process that maps it is to be known
             with contextlib.suppress(OSError):  # no room: it is told of again, and known here
                 self._examined(event.file, file, known)
@@ -156,41 +161,49 @@ class Attacher:
                 if file in self._probed:
                     self._probed[file].keys.add(bytes(key))
 
-    def examine(self, fd: int, path: str) -> _Known:
-        """What is known of an open file, which is probed now unless it is already."""
+    def examine(self, fd: int, path: str, pid: int) -> _Known:
+        """What is known of a file that a process has open or mapped. It is probed now unless it is already."""
         with self._examining:
-            file, content = _identity(fd)
-            with self._lock:
-                if file in self._probed and self._probed[file].content != content:
-                    self._detach(file)
-                known = self._known.get(file)
-            if known and known.content == content and known.final:
+            file, content = _identity(os.fstat(fd))
+            known = self._look(file, content)
+            if known:
                 return known
+            known = self._known.get(file)
             tries = known.tries if known and known.content == content else 0
             plan = self._examiner.plan(fd)
+            known = _Known(content, plan)
             with self._lock:
-                known = self._known[file] = self._attach(plan, fd, path, file, content, tries)
+                if plan.sites and file not in self._probed:
+                    try:
+                        self._probed[file] = self._probe(plan, fd, pid, content)
+                    except OSError as error:
+                        self._failures.note(f"{path} could not be probed", error)
+                        known = _Known(content, Plan(plan.kind, reason=str(error)), tries + 1)
+                self._known[file] = known
                 if len(self._known) > FILES_MAX:
                     del self._known[next(iter(self._known))]
             return known
 
-    def _attach(self, plan: Plan, fd: int, path: str, file: File, content: Content, tries: int) -> _Known:
-        if not plan.sites or file in self._probed:
-            return _Known(content, plan)
-        watch = None
+    def _look(self, file: File, content: Content) -> _Known | None:
+        """What is known of a file for good. One with other content is not probed any more."""
+        with self._lock:
+            if file in self._probed and self._probed[file].content != content:
+                self._detach(file)
+            known = self._known.get(file)
+            return known if known and known.content == content and known.final else None
+
+    def _probe(self, plan: Plan, fd: int, pid: int, content: Content) -> _Probed:
+        if _descriptors_left() < DESCRIPTORS_KEPT:
+            raise OSError(f"the agent has no descriptors left for it: {self.probed} files are probed")
+        watch = self._watches.add(fd)
         try:
-            if _descriptors_left() < DESCRIPTORS_KEPT:
-                raise OSError(f"the agent has no descriptors left for it: {self.probed} files are probed")
-            watch = self._watches.add(fd)
-            if _identity(fd)[1] != content:
+            if _identity(os.fstat(fd))[1] != content:
                 raise OSError("it is being written to")
-            self._probed[file] = _Probed(content, self._probes.attach(f"/proc/self/fd/{fd}", plan.sites), watch)
-        except OSError as error:
-            if watch is not None:
-                self._watches.remove(watch)
-            self._failures.note(f"{path} could not be probed", error)
-            return _Known(content, Plan(plan.kind, reason=str(error)), tries + 1)
-        return _Known(content, plan)
+            with files.unbound(fd, pid) as found:  # what is attached has the path, and keeps its mount busy
+                return _Probed(content, self._probes.attach(f"/proc/self/fd/{found}", plan.sites), watch)
+        except BaseException:
+            self._watches.remove(watch)
+            raise
 
     def wait_for_modifications(self, seconds: float) -> None:
         """Sleep until something probed was modified, or so long."""
@@ -219,8 +232,7 @@ class Attacher:
             self._notice(capture, workloads.look_up(pid), path, reason)
 
 
-def _identity(fd: int) -> tuple[File, Content]:
-    status = os.fstat(fd)
+def _identity(status: os.stat_result) -> tuple[File, Content]:
     return (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -235,14 +247,35 @@ def not_capturable(path: str, found: Plan) -> Plan | None:
     return found if found.kind and found.reason else None
 
 
-def _open(event: Mapped) -> tuple[int, str]:
-    """Open the file of an event: by the descriptor that was mapped, else by the mapping."""
+def _link(event: Mapped) -> str:
+    """By what descriptor it was mapped, in /proc."""
     pid = event.head.process.tgid
-    link = f"/proc/{pid}/exe" if event.fd < 0 else f"/proc/{pid}/fd/{event.fd}"
+    return f"/proc/{pid}/exe" if event.fd < 0 else f"/proc/{pid}/fd/{event.fd}"
+
+
+def _status(event: Mapped) -> tuple[str, os.stat_result]:
+    """The path and the state of the file of an event, by the descriptor that was mapped, else by the mapping."""
     with contextlib.suppress(OSError):
-        path = os.readlink(link)
-        return files.open_place(files.place_of(link), event.file.inode), path
+        path, status = os.readlink(_link(event)), os.stat(_link(event))
+        if status.st_ino == event.file.inode:
+            return path, status
+    mapping = _mapping(event)
+    return mapping.path, workloads.stat_mapping(event.head.process.tgid, mapping)
+
+
+def _open(event: Mapped) -> tuple[int, str]:
+    """Open the file of an event for reading, likewise."""
+    pid = event.head.process.tgid
+    with contextlib.suppress(OSError):
+        path = os.readlink(_link(event))
+        return files.open_place(files.place_of(_link(event)), event.file.inode, pid=pid), path
+    mapping = _mapping(event)
+    return workloads.open_mapping(pid, mapping), mapping.path
+
+
+def _mapping(event: Mapped) -> Mapping:
+    pid = event.head.process.tgid
     for mapping in workloads.executable_mappings(pid):
         if mapping.inode == event.file.inode:
-            return workloads.open_mapping(pid, mapping), mapping.path
+            return mapping
     raise FileNotFoundError(f"what process {pid} mapped is gone")

@@ -57,10 +57,10 @@ class _Mount:
 class Opens:
     """What processes of one mount namespace open. One thread answers what needs no look, one has files probed."""
 
-    def __init__(self, pid: int, examine: Callable[[int], bool], failures: Failures) -> None:
+    def __init__(self, pid: int, examine: Callable[[int, int], bool], failures: Failures) -> None:
         """Hold from now on. OSError tells why nothing can be held.
 
-        `examine` probes an open file and returns whether it need not be looked at again.
+        `examine` probes a file that a process, by its number, opens, and returns whether it need not be looked at again.
         """
         self._examine, self._failures = examine, failures
         self._group = Group()
@@ -197,7 +197,7 @@ class Opens:
         while (opening := self._waiting.get()) is not None:
             known = False
             try:
-                known = not self._closing and self._examine(opening.fd)
+                known = not self._closing and self._examine(opening.fd, opening.pid)
             except Exception as error:  # of this file: the others go on
                 self._failures.note("a file that is being opened could not be probed", error)
             self._go_on(opening, forget=known)
@@ -206,6 +206,7 @@ class Opens:
         if forget and time.time() - os.fstat(opening.fd).st_mtime > SETTLED_SECONDS:
             with contextlib.suppress(OSError):
                 self._group.ignore(opening.fd)
+        os.dup2(self._ended, opening.fd, inheritable=False)  # who goes on may unmount at once what it was on
         self._allow(opening)
         with self._lock:  # its number may name another opening from here on
             self._held.pop(opening.fd, None)

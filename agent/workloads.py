@@ -126,12 +126,23 @@ def open_mapping(pid: int, mapping: Mapping) -> int:
     """Open a mapped file for reading: by its place in memory, which survives deletion and needs CAP_CHECKPOINT_RESTORE, else by
     its path in the process's root. OSError where it cannot be had or is no regular file."""
     with contextlib.suppress(OSError):
-        # map_files has no leading zeros (fs/proc/base.c, dname_to_vma_addr).
-        start, _, end = mapping.range.partition("-")
-        place = files.place_of(f"{PROC}/{pid}/map_files/{int(start, 16):x}-{int(end, 16):x}")
-        return files.open_place(place, mapping.inode, mapping.device)
+        return files.open_place(files.place_of(_in_memory(pid, mapping)), mapping.inode, mapping.device, pid)
     place = files.place_in(f"{PROC}/{pid}/root", os.fsencode(mapping.path))
-    return files.open_place(place, mapping.inode, mapping.device)
+    return files.open_place(place, mapping.inode, mapping.device, pid)
+
+
+def stat_mapping(pid: int, mapping: Mapping) -> os.stat_result:
+    """The state of a mapped file, by its place in memory: OSError where that cannot be had."""
+    status = os.stat(_in_memory(pid, mapping))
+    if status.st_ino != mapping.inode:
+        raise FileNotFoundError(f"process {pid} has another file mapped by now")
+    return status
+
+
+def _in_memory(pid: int, mapping: Mapping) -> str:
+    # map_files has no leading zeros (fs/proc/base.c, dname_to_vma_addr).
+    start, _, end = mapping.range.partition("-")
+    return f"{PROC}/{pid}/map_files/{int(start, 16):x}-{int(end, 16):x}"
 
 
 class Cgroup:

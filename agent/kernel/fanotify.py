@@ -92,7 +92,7 @@ class Group:
     def allow(self, opening: Opening) -> None:
         """Let it go on; FileNotFoundError where it did before, or was killed.
 
-        The descriptor must still be open: its number is what names the event.
+        The descriptor's number names the event, so it must still be taken, if by another file.
         """
         os.write(self.fd, _RESPONSE.pack(opening.fd, _ALLOW))
 

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from mmap import MAP_PRIVATE, PROT_EXEC, PROT_READ, mmap
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-from agent import attach
+from agent import attach, files
 from agent.attach import Attacher
 from agent.events import FileKey, Kind, Mapped
 from agent.examiner import Examiner
@@ -36,7 +37,7 @@ class Attaching:
     def examine(self, path: Path) -> Plan:
         fd = os.open(path, os.O_RDONLY)
         try:
-            return self.attacher.examine(fd, str(path)).plan
+            return self.attacher.examine(fd, str(path), os.getpid()).plan
         finally:
             os.close(fd)
 
@@ -56,10 +57,10 @@ def library(tmp_path: Path) -> Path:
     return Path(shutil.copy(libssl(), tmp_path / "libssl.so"))
 
 
-def mapped(fd: int, pid: int = 0) -> bytes:
-    """The event of this process, or another one, that mapped what it has open."""
+def mapped(fd: int, pid: int = 0, as_fd: int | None = None) -> bytes:
+    """The event of this process, or another one, that mapped what it has open; `as_fd` is what it has closed since."""
     status = os.stat(f"/proc/{pid or os.getpid()}/fd/{fd}")
-    event = Mapped(file=FileKey(inode=status.st_ino, size=status.st_size), fd=fd)
+    event = Mapped(file=FileKey(inode=status.st_ino, size=status.st_size), fd=fd if as_fd is None else as_fd)
     event.head.kind, event.head.process.tgid = Kind.MAPPED, pid or os.getpid()
     return bytes(event)
 
@@ -238,6 +239,20 @@ def test_what_was_mapped_is_probed_and_remembered_when_that_is_settled(attaching
         assert attaching.probes.files == []  # so that it is told of again
         attaching.attacher.mapped([mapped(file.fileno())])
         assert [key.inode for key in attaching.probes.files] == [library.stat().st_ino]
+
+
+def test_what_is_known_is_not_opened_when_it_is_mapped(
+    attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mount would be busy for who unmounts it meanwhile."""
+    attaching.examine(library)
+    opened: list[str] = []
+    monkeypatch.setattr(files, "place_of", opened.append)
+    with library.open("rb") as file, mmap(file.fileno(), 0, prot=PROT_READ | PROT_EXEC, flags=MAP_PRIVATE):
+        attaching.attacher.mapped([mapped(file.fileno()), mapped(file.fileno(), as_fd=1 << 20)])
+    assert opened == []
+    assert attaching.failures.count == 0
+    assert len(attaching.probes.files) == 2
 
 
 def test_a_full_map_of_files_stops_nothing(attaching: Attaching, library: Path) -> None:

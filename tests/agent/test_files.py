@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,57 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             files.place_in(str(tmp_path), b"/gone")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[tuple[int, Path, Callable[[], int]]]:
+    """A process with a mount of its own, a file there as it is seen from here, and what unmounts it and returns how that went."""
+    mount = f"mount -t tmpfs own {tmp_path} && echo text > {tmp_path}/file && echo ready"
+    script = f"{mount}; while read _; do umount {tmp_path}; echo $?; done"
+    command = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+
+        def unmount() -> int:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield process.pid, Path(f"/proc/{process.pid}/root{tmp_path}/file"), unmount
+        process.communicate()
+
+
+@pytest.mark.kernel
+def test_what_is_opened_by_no_mount_of_its_process_can_be_unmounted(mounted: tuple[int, Path, Callable[[], int]]) -> None:
+    pid, path, unmount = mounted
+    inode = path.stat().st_ino
+    bound = os.open(path, os.O_RDONLY)
+    with files.unbound(bound, pid) as place:
+        again = os.open(f"/proc/self/fd/{place}", os.O_RDONLY)
+    fd = files.open_place(files.place_of(str(path)), inode, pid=pid)
+    assert unmount() != 0  # busy by `bound` alone
+    os.close(bound)
+    assert unmount() == 0
+    assert content(fd) == content(again) == b"text\n"
+
+
+@pytest.mark.kernel
+def test_the_threads_of_this_process_stay_where_they_are(mounted: tuple[int, Path, Callable[[], int]]) -> None:
+    pid, path, _ = mounted
+    before = os.readlink("/proc/self/ns/mnt"), os.getcwd()
+    os.close(files.open_place(files.place_of(str(path)), path.stat().st_ino, pid=pid))
+    assert (os.readlink("/proc/self/ns/mnt"), os.getcwd()) == before
+
+
+def test_where_there_is_no_other_way_it_is_the_file_itself(tmp_path: Path) -> None:
+    """A process that is gone; a file system that must not outlive its mount."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", Path("/dev/shm")):
+        fd = os.open(path, os.O_RDONLY)
+        with files.unbound(fd, 2**22 + 5) as found:
+            assert found == fd
+        os.close(fd)

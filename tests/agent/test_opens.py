@@ -19,6 +19,7 @@ import pytest
 
 from agent import files, opens
 from agent.failures import Failures
+from agent.kernel.fanotify import Group, Opening
 from agent.opens import Opens
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.timeout(60)]
@@ -75,11 +76,13 @@ class Probing:
 
     def __init__(self, act: Callable[[int], object] = lambda _: None) -> None:
         self.seen: list[str] = []
+        self.pids: list[int] = []
         self._act = act
 
-    def __call__(self, fd: int) -> bool:
+    def __call__(self, fd: int, pid: int) -> bool:
         self._act(fd)
         self.seen.append(os.readlink(f"/proc/self/fd/{fd}"))
+        self.pids.append(pid)
         return True
 
 
@@ -92,6 +95,26 @@ def test_a_file_is_probed_before_its_opening_returns(elsewhere: Elsewhere, libra
     with holding(elsewhere, probing):
         elsewhere.open(library)
         assert probing.seen == [str(library)]
+        assert probing.pids == [elsewhere.process.pid]
+
+
+def test_a_file_is_closed_before_its_opening_returns(
+    elsewhere: Elsewhere, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mount would be busy for who unmounts it at once."""
+    (tmp_path / "text").write_text("text")
+    allow, had = Group.allow, list[str]()
+
+    def look(group: Group, opening: Opening) -> None:
+        had.extend(os.readlink(each.path) for each in os.scandir("/proc/self/fd") if os.path.lexists(each.path))
+        allow(group, opening)
+
+    monkeypatch.setattr(Group, "allow", look)
+    with holding(elsewhere, Probing()):
+        elsewhere.open(library)
+        elsewhere.open(tmp_path / "text")
+    assert len(had) > 1
+    assert {str(library), str(tmp_path / "text")}.isdisjoint(had)
 
 
 def test_what_is_no_executable_is_not_probed(elsewhere: Elsewhere, tmp_path: Path) -> None:

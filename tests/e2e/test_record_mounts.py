@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +49,39 @@ def test_what_the_machine_mounts_meanwhile_shows(shared: Path, tmp_path_factory:
         release.touch()
         said, _ = process.communicate(timeout=TIMEOUT)
     assert said == b"mounted\n"
+
+
+def requests_from(folder: Path, url: str, authority: Authority) -> str:
+    """A shell's words: copies of curl and libssl in a folder, which say something."""
+    curl = ["curl", "-fsS", "--cacert", str(authority.ca), "-H", f"{MARKER}: m", "-o", "/dev/null", f"{url}/length/1000/m"]
+    return f"cp {library('libssl.so')} {shutil.which('curl')} {folder} && LD_LIBRARY_PATH={folder} {folder}/{shlex.join(curl)}"
+
+
+def library(name: str) -> str:
+    """Where this interpreter has it from: its path with the version."""
+    assert ssl.OPENSSL_VERSION
+    return next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if name in line)
+
+
+@pytest.mark.parametrize("mounted", ["before", "meanwhile"])
+def test_what_was_probed_can_be_unmounted(
+    mounted: str, tls_server: TruthServer, authority: Authority, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """At once: the command's own processes have nothing open there any more."""
+    mount, unmount = f"mount -t tmpfs own {tmp_path}", f"umount {tmp_path}"
+    words = [requests_from(tmp_path, tls_server.url, authority), unmount]
+    snapshot = tmp_path_factory.mktemp("kept") / "snapshot"
+    with contextlib.ExitStack() as stack:
+        if mounted == "before":
+            subprocess.run(mount.split(), check=True)
+            stack.callback(subprocess.run, unmount.split(), check=True)
+        else:
+            words = [mount, *words]
+        done = record(snapshot, "sh", "-c", " && ".join(words))
+    assert done.status == 0, done.stderr
+    assert len(tls_server.exchanges) == 1
+    if mounted == "before":  # then it is held, and nothing is missed
+        assert differences(as_exchanges(pairs(snapshot)), tls_server.exchanges) == []
 
 
 def test_without_a_mount_namespace_it_goes_on_and_says_what_that_means(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ def attacher(request: pytest.FixtureRequest) -> Iterator[Attacher]:
 
 def examine(attacher: Attacher, path: Path) -> Plan:
     with path.open("rb") as file:
-        return attacher.examine(file.fileno(), str(path)).plan
+        return attacher.examine(file.fileno(), str(path), os.getpid()).plan
 
 
 def run(program: Path) -> str:
