@@ -11,7 +11,7 @@ import os
 import resource
 import subprocess
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
 from agent import files, workloads
@@ -216,6 +216,12 @@ class Attacher:
             return
         with self._lock:
             for file in [file for file, probed in self._probed.items() if watches & {probed.watch, LOST}]:
+                self._detach(file)
+
+    def unmounted(self, devices: Set[int]) -> None:
+        """Take the probes off what is on file systems that are mounted no more: these end with the last that refers to them."""
+        with self._lock:
+            for file in [file for file in self._probed if file[0] in devices]:
                 self._detach(file)
 
     def _detach(self, file: File) -> None:

@@ -329,7 +329,7 @@ class Captures:
             return
         try:
             if own_mounts(pid):
-                capture.opens = Opens(pid, session.attacher.opened, self.failures)
+                capture.opens = Opens(pid, session.attacher.opened, self.failures, session.attacher.unmounted)
             else:
                 capture.not_held = "the process has no mount namespace of its own"
         except OSError as error:

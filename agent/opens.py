@@ -49,6 +49,7 @@ _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 1, 2, 21
 @dataclass(frozen=True, slots=True)
 class _Mount:
     number: int
+    device: int
     path: bytes
     file_system: str
     options: str
@@ -57,13 +58,25 @@ class _Mount:
 class Opens:
     """What processes of one mount namespace open. One thread answers what needs no look, one has files probed."""
 
-    def __init__(self, pid: int, examine: Callable[[int, int], bool], failures: Failures) -> None:
+    def __init__(
+        self,
+        pid: int,
+        examine: Callable[[int, int], bool],
+        failures: Failures,
+        unmounted: Callable[[frozenset[int]], object] = lambda _: None,
+    ) -> None:
         """Hold from now on. OSError tells why nothing can be held.
 
         `examine` probes a file that a process, by its number, opens, and returns whether it need not be looked at again.
+        `unmounted` is called with the devices of file systems that are mounted no more, neither there nor here.
         """
-        self._examine, self._failures = examine, failures
-        self._group = Group()
+        self._examine, self._failures, self._unmounted = examine, failures, unmounted
+        self._table = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._group = Group()
+        except BaseException:
+            os.close(self._table)
+            raise
         self._waiting: queue.Queue[Opening | None] = queue.Queue(WAITING_MAX)
         self._ended, self._end = os.pipe2(os.O_CLOEXEC)
         self._closing = self._gave_up = False
@@ -72,6 +85,7 @@ class Opens:
         self._held: dict[int, Opening] = {}  # by descriptor, oldest first: what waits for a file to be probed
         self.not_waited = 0
         try:
+            self._devices = _devices(self._table)
             self.marked = self._mark(pid)
         except BaseException:
             self._release()
@@ -104,6 +118,7 @@ class Opens:
         for thread in self._readers:
             thread.join()
         self._group.close()
+        os.close(self._table)
         os.close(self._ended)
         os.close(self._end)
 
@@ -146,14 +161,23 @@ class Opens:
                 self._hand_over(opening)
 
     def _watch(self) -> None:
-        """See that no opening waits for too long: for the thread that reads, or for its file to be probed."""
+        """See that no opening waits for too long, for the thread that reads or for its file to be probed; and what is unmounted."""
         poll = select.poll()
         poll.register(self._ended, select.POLLIN)
-        while not poll.poll(STALL_SECONDS * 1000):
+        poll.register(self._table, select.POLLPRI)
+        while self._ended not in (ready := [fd for fd, _ in poll.poll(STALL_SECONDS * 1000)]):
             since = self._reading_since
             if since and time.monotonic() - since > STALL_SECONDS:
                 self._replace_reader()
             self._let_go_of_old()
+            if ready:
+                self._see_unmounted()
+
+    def _see_unmounted(self) -> None:
+        before, self._devices = self._devices, _devices(self._table)
+        gone = before - self._devices
+        if gone and (gone := gone - {mount.device for mount in mounts(os.getpid())}):  # what is mounted here others may use
+            self._unmounted(gone)
 
     def _add_reader(self) -> None:
         self._readers.append(threading.Thread(target=self._answer, name="opens", daemon=True))
@@ -229,12 +253,25 @@ def may_hold(capabilities: int) -> bool:
 
 
 def mounts(pid: int) -> Iterator[_Mount]:
-    """The mounts that a process sees, see proc(5) on mountinfo."""
-    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
+    """The mounts that a process sees."""
+    return _parsed(Path(f"/proc/{pid}/mountinfo").read_bytes())
+
+
+def _devices(table: int) -> frozenset[int]:
+    """Of the file systems in an open table of mounts."""
+    os.lseek(table, 0, os.SEEK_SET)
+    with open(table, "rb", closefd=False) as file:
+        return frozenset(mount.device for mount in _parsed(file.read()))
+
+
+def _parsed(table: bytes) -> Iterator[_Mount]:
+    """See proc(5) on mountinfo."""
+    for line in filter(None, table.split(b"\n")):
         left, _, right = line.partition(b" - ")
         fields = left.split(b" ")
         path = fields[4].decode("unicode_escape").encode("latin-1")  # blanks are \040
-        yield _Mount(int(fields[0]), path, right.split(b" ", 1)[0].decode(errors="replace"), fields[5].decode(errors="replace"))
+        device, kind = os.makedev(*map(int, fields[2].split(b":"))), right.split(b" ", 1)[0]
+        yield _Mount(int(fields[0]), device, path, kind.decode(errors="replace"), fields[5].decode(errors="replace"))
 
 
 def _mount_of(place: int) -> int:

@@ -232,6 +232,16 @@ def test_no_file_is_probed_with_the_last_descriptors(attaching: Attaching, libra
     assert attaching.probes.attached == []
 
 
+def test_what_is_unmounted_is_probed_no_more(attaching: Attaching, library: Path) -> None:
+    device = library.stat().st_dev
+    attaching.examine(library)
+    attaching.attacher.unmounted({device + 1})
+    assert attaching.attacher.probed == 1
+    attaching.attacher.unmounted({device, device + 1})
+    assert [attached.closed for attached in attaching.probes.attached] == [True]
+    assert attaching.examine(library).capturable  # where it is mounted again
+
+
 def test_what_was_mapped_is_probed_and_remembered_when_that_is_settled(attaching: Attaching, library: Path) -> None:
     with library.open("rb") as file:
         attaching.probes.attach_errors = [OSError("no memory")]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,11 @@ class Elsewhere:
         self.process.stdin.write(f"{path}\n")
         self.process.stdin.flush()
         assert self._said() == "opened\n"
+
+    def run(self, *command: object) -> str:
+        """Run a command in its mount namespace; what it says."""
+        enter = ["nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt"]
+        return subprocess.run([*enter, *map(str, command)], check=True, capture_output=True, text=True).stdout
 
     def close(self) -> None:
         """End it."""
@@ -237,6 +243,33 @@ def test_nothing_is_held_for_longer_than_said(elsewhere: Elsewhere, library: Pat
         done.set()
     assert not_waited >= 3
     assert len(probing.seen) >= 1
+
+
+def test_what_is_mounted_no_more_is_told_of(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    """But not while it has another mount, there or here."""
+    told: queue.SimpleQueue[frozenset[int]] = queue.SimpleQueue()
+    places = [tmp_path / name for name in ("first", "again", "second", "here")]
+    for place in places:
+        place.mkdir()
+    elsewhere.run("mount", "-t", "tmpfs", "first", places[0])
+    elsewhere.run("mount", "--bind", places[0], places[1])
+    elsewhere.run("mount", "-t", "tmpfs", "second", places[2])
+    elsewhere.run("mount", "--bind", "/dev/shm", places[3])
+    first, second = (int(elsewhere.run("stat", "-c", "%d", place)) for place in (places[0], places[2]))
+    with closing(Opens(elsewhere.process.pid, Probing(), Failures(), told.put)):
+        elsewhere.run("umount", "--all-targets", "/dev/shm")
+        elsewhere.run("umount", places[0])
+        elsewhere.run("umount", places[2])
+        assert told.get() == {second}
+        elsewhere.run("umount", places[1])
+        assert told.get() == {first}
+
+
+def test_a_mount_point_may_have_any_name(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    place = tmp_path / "a b\\c\rd\ne\xe4"
+    place.mkdir()
+    elsewhere.run("mount", "-t", "tmpfs", "own", place)
+    assert os.fsencode(place) in {mount.path for mount in opens.mounts(elsewhere.process.pid)}
 
 
 def test_nothing_is_held_after_the_end(elsewhere: Elsewhere, library: Path) -> None:
