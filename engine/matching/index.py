@@ -3,9 +3,11 @@
 1. Requests of one backend with equal canonical forms and the same secrets are one *group*. Nothing outside of it is ever served.
    The secrets are compared as well, for two may have one token (`engine.redaction.originals`).
 2. Where the pairs of a group have one answer, that is it.
-3. Where they differ in headers and in answers, the headers that tell them apart select, and an unknown value is a miss.
-4. What then still has several answers is a sequence: recorded order, the last one sticks. A retry under the same idempotency
-   key is not a new request, neither when recorded nor live: it gets what its own retries got, and then the last of these again.
+3. Where they differ in headers and in answers, the headers that tell them apart select. An unknown value is a miss, unless all
+   recorded ones were answered alike.
+4. What then still has several answers is a sequence: recorded order, the last one sticks. Each value of the headers that select
+   has its own, also one that was not recorded. A retry under the same idempotency key is not a new request, neither when recorded
+   nor live: it gets what its own retries got, and then the last of these again.
 
 An index keeps a digest and a number for a pair, whatever its size; the rest stays in the snapshot until it is asked for.
 """
@@ -19,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from engine.matching.fields import Canonical, Query, canonical
-from engine.matching.headers import may_select
+from engine.matching.headers import may_select, short_digest
 from engine.matching.shape import shape
 from engine.protocols.operations import operation
 from engine.redaction.originals import fits
@@ -30,6 +32,8 @@ PARTIAL_LIMIT = 100
 """Pairs that were recorded incompletely and are looked through for a request that has no answer: each is read whole, once."""
 KEYS_LIMIT = 10_000
 """Idempotency keys of a sequence that a run remembers, the latest: services keep theirs for a day."""
+CLIENTS_LIMIT = 10_000
+"""Clients that were not recorded whose place in a sequence a run remembers, those that asked last: some 3 MB for one request."""
 
 Load = Callable[[int], RRPair]
 """Reads the pair of a row."""
@@ -100,6 +104,12 @@ class Sequence:
             given.popitem(last=False)
         return self.rows[at]
 
+    def fresh(self) -> Sequence:
+        """Give the same answers from the first one on, for another client."""
+        other = Sequence(())
+        other.rows, other._ends = self.rows, self._ends
+        return other
+
     def _begin(self) -> Span:
         ends, turn = self._ends, self._turn
         if turn == len(ends):
@@ -108,12 +118,27 @@ class Sequence:
         return (ends[turn - 1] + 1 if turn else 0), ends[turn]
 
 
-@dataclass(frozen=True, slots=True)
 class Choice:
-    """Sequences that headers choose from."""
+    """Sequences that headers choose from. `alike`: all of them give the same answers, so that any other client gets these."""
 
-    names: tuple[bytes, ...]
-    parts: dict[Values, Sequence]
+    def __init__(self, names: tuple[bytes, ...], parts: dict[Values, Sequence], alike: bool) -> None:
+        self.names = names
+        self.first = next(iter(parts.values()))
+        self._parts, self._alike = parts, alike
+        self._others: OrderedDict[str, Sequence] = OrderedDict()
+
+    def get(self, headers: Fields) -> Sequence | None:
+        """Give the sequence of a client; None where its values were not recorded, and those that were decide."""
+        values = _values(headers, self.names)
+        return self._parts.get(values) or (self._other(values) if self._alike else None)
+
+    def _other(self, values: Values) -> Sequence:
+        client = short_digest(values)
+        sequence = self._others.pop(client, None) or self.first.fresh()
+        self._others[client] = sequence
+        if len(self._others) > CLIENTS_LIMIT:
+            self._others.popitem(last=False)
+        return sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +219,7 @@ class Index:
             group = self._groups[name] = self._settle(list(_MEMBER.iter_unpack(group)))
         if isinstance(group, Sequence):
             return group
-        chosen = group.parts.get(_values(request.message.headers, group.names))
-        return chosen or Undecided(group.names, next(iter(group.parts.values())).rows[0])
+        return group.get(request.message.headers) or Undecided(group.names, group.first.rows[0])
 
     def _name(self, request: Request) -> bytes:
         """The group of a request. With tokens that were sent back it is the one that they fit, unless they fit several."""
@@ -213,17 +237,16 @@ class Index:
             return _sequence(members)
         return self._choice(members)
 
-    def _choice(self, members: list[_Member]) -> Sequence | Choice:
-        """Part a group by the headers that differ, unless each part has the same answers."""
+    def _choice(self, members: list[_Member]) -> Choice:
+        """Part a group by the headers that differ."""
         first = {headers: row for row, headers, _, _ in reversed(members)}
         sent = {headers: self.load(row).request.headers for headers, row in first.items()}
         names = _varying([may_select(fields) for fields in sent.values()])
         parts: dict[Values, list[_Member]] = {}
         for member in members:
             parts.setdefault(_values(sent[member[1]], names), []).append(member)
-        if len({tuple(tuple(answer for _, _, answer, _ in turn) for turn in _turns(part)) for part in parts.values()}) == 1:
-            return _sequence(members)
-        return Choice(names, {values: _sequence(part) for values, part in parts.items()})
+        said = {tuple(tuple(answer for _, _, answer, _ in turn) for turn in _turns(part)) for part in parts.values()}
+        return Choice(names, {values: _sequence(part) for values, part in parts.items()}, alike=len(said) == 1)
 
 
 _CUT = b"cut"

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from engine.matching import index as index_module
 from engine.matching.explain import Difference, explain
 from engine.matching.index import Index, Request, Sequence, Undecided
 from engine.matching.signature import signature
@@ -150,16 +153,58 @@ def test_a_lone_recording_answers_whatever_the_credentials(tmp_path: Path) -> No
     assert asked.ask(get("")) == "answer"
 
 
-def test_clients_with_the_same_sequence_of_answers_are_not_told_apart(tmp_path: Path) -> None:
-    asked = Asked(tmp_path, *[get(answer, ("User-Agent", agent)) for answer in ("wait", "done") for agent in "ab"])
-    assert [asked.ask(get("", ("User-Agent", "c"))) for _ in range(4)] == ["wait", "wait", "done", "done"]
+@pytest.mark.parametrize("recorded", ["AABB", "ABAB", "ABBA"])
+def test_each_client_has_a_sequence_of_its_own_where_all_were_answered_alike(tmp_path: Path, recorded: str) -> None:
+    said = [get(("wait", "done")[recorded[:n].count(who)], client(who)) for n, who in enumerate(recorded)]
+    live = "ABCCABDA"
+    asked = Asked(tmp_path, *said)
+    assert [asked.ask(get("", client(who))) for who in live] == [
+        ("wait", "done")[min(live[:n].count(who), 1)] for n, who in enumerate(live)
+    ]
+
+
+def client(name: str) -> tuple[str, str]:
+    return ("Authorization", f"Bearer token-of-client-{name}")
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_client_hears_what_it_was_recorded_to_hear(tmp_path: Path, data: st.DataObject) -> None:
+    """The model: a list for each client, played to it until its last answer, whoever else asks in between."""
+    heard: dict[str, list[str]] = data.draw(
+        st.one_of(
+            st.dictionaries(st.sampled_from("ABC"), st.lists(st.sampled_from("xyz"), min_size=1, max_size=4), min_size=2),
+            st.lists(st.sampled_from("xyz"), min_size=1, max_size=4).map(lambda same: {who: list(same) for who in "ABC"}),
+        )
+    )
+    order = data.draw(st.permutations([who for who, answers in heard.items() for _ in answers]))
+    said = [get(heard[who][order[:n].count(who)], client(who)) for n, who in enumerate(order)]
+    alike = len(set(map(tuple, heard.values()))) == 1
+    one_answer = {answer for answers in heard.values() for answer in answers}
+    live = data.draw(st.lists(st.sampled_from([*heard, "unknown", "other"]), max_size=12))
+    asked = Asked(tmp_path, *said)
+    for n, who in enumerate(live):
+        if len(one_answer) == 1:
+            expected = next(iter(one_answer))
+        elif who in heard or alike:
+            answers = heard.get(who, next(iter(heard.values())))
+            expected = answers[min(live[:n].count(who), len(answers) - 1)]
+        else:
+            expected = "undecided"
+        assert asked.ask(get("", client(who))) == expected
+
+
+def test_clients_that_were_not_recorded_are_remembered_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "CLIENTS_LIMIT", 2)
+    asked = Asked(tmp_path, *[get(answer, client(who)) for who in "AB" for answer in ("wait", "done")])
+    assert [asked.ask(get("", client(who))) for who in "cdcecd"] == ["wait", "wait", "done", "wait", "done", "wait"]
 
 
 def test_an_idempotency_key_gets_its_answer_again(tmp_path: Path) -> None:
     recorded = [post(f"charge {n}", "{}", ("Idempotency-Key", f"key-{n}")) for n in (1, 1, 2)]
     asked = Asked(tmp_path, *recorded)
-    given = [asked.ask(post("", "{}"), key) for key in (b"x", b"x", b"y", b"x", b"z", b"y")]
-    assert given == ["charge 1", "charge 1", "charge 2", "charge 1", "charge 2", "charge 2"]
+    heard = [asked.ask(post("", "{}"), key) for key in (b"x", b"x", b"y", b"x", b"z", b"y")]
+    assert heard == ["charge 1", "charge 1", "charge 2", "charge 1", "charge 2", "charge 2"]
 
 
 def test_a_retry_gets_what_recorded_retries_got_and_then_the_last_answer(tmp_path: Path) -> None:
@@ -172,8 +217,8 @@ def test_a_retry_gets_what_recorded_retries_got_and_then_the_last_answer(tmp_pat
 def test_retries_of_requests_side_by_side_stay_apart(tmp_path: Path) -> None:
     said = [("1", "busy 1"), ("2", "busy 2"), ("1", "busy 1"), ("2", "done 2"), ("1", "done 1")]
     asked = Asked(tmp_path, *[post(answer, "{}", ("Idempotency-Key", f"key-{key}")) for key, answer in said])
-    given = [asked.ask(post("", "{}"), key) for key in (b"x", b"y", b"y", b"x", b"y", b"z")]
-    assert given == ["busy 1", "busy 2", "done 2", "done 1", "done 2", "done 2"]
+    heard = [asked.ask(post("", "{}"), key) for key in (b"x", b"y", b"y", b"x", b"y", b"z")]
+    assert heard == ["busy 1", "busy 2", "done 2", "done 1", "done 2", "done 2"]
 
 
 def test_a_client_without_keys_gets_recorded_retries_in_order(tmp_path: Path) -> None:
