@@ -6,7 +6,7 @@ from engine.matching.fields import canonical
 from engine.matching.headers import answer_headers, idempotency_key, may_select, short_digest
 from engine.rrpair import Message, RRPair
 
-SIGNATURE_VERSION = "3"
+SIGNATURE_VERSION = "4"
 """Rises whenever the same pair would get another signature: older ones are then made again from the pairs."""
 
 

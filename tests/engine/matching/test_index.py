@@ -136,6 +136,10 @@ def test_a_header_that_was_sent_only_once_selects(tmp_path: Path) -> None:
         ("X-Tenant-Id", "a", "b"),
         ("SOAPAction", '"urn:Get"', '"urn:Delete"'),
         ("x-amz-copy-source-range", "bytes=0-9", "bytes=10-19"),
+        ("Dropbox-API-Arg", '{"path":"/a"}', '{"path":"/b"}'),
+        ("x-ms-documentdb-partitionkeyrangeid", "0", "1"),
+        ("x-ms-continuation", "-RID:~abc1#RT:1", "-RID:~abc1#RT:2"),
+        ("X-Amz-Invocation-Type", "Event", "RequestResponse"),
     ],
 )
 def test_a_header_that_says_what_is_asked_counts_in_a_lone_recording(tmp_path: Path, name: str, recorded: str, live: str) -> None:
@@ -240,6 +244,22 @@ def test_a_retry_count_does_not_select(tmp_path: Path) -> None:
     counted = [post(answer, "{}", ("X-Stainless-Retry-Count", str(n))) for n, answer in enumerate(("busy", "done"))]
     asked = Asked(tmp_path, *counted)
     assert [asked.ask(post("", "{}", ("X-Stainless-Retry-Count", str(n)))) for n in (0, 5)] == ["busy", "done"]
+
+
+def test_another_partition_is_another_request(tmp_path: Path) -> None:
+    """Cosmos DB, whose partition keys are redacted for their name."""
+    asked = Asked(tmp_path, *[get(f"item of {n}", ("x-ms-documentdb-partitionkey", f"[{n}]")) for n in range(500)])
+    assert [asked.ask(get("", ("x-ms-documentdb-partitionkey", f"[{n}]"))) for n in (3, 77, 500)] == [
+        "item of 3",
+        "item of 77",
+        "none",
+    ]
+
+
+@pytest.mark.parametrize("name", ["elastic-apm-traceparent", "x-datadog-trace-id", "x-b3-spanid", "X-Goog-Gcs-Idempotency-Token"])
+def test_a_job_that_is_polled_within_traces_is_a_sequence(tmp_path: Path, name: str) -> None:
+    asked = Asked(tmp_path, *[get(answer, (name, f"00-{n:032x}")) for n, answer in enumerate(("wait", "wait", "done"))])
+    assert [asked.ask(get("", (name, f"00-{n:032x}"))) for n in range(7, 11)] == ["wait", "wait", "done", "done"]
 
 
 @pytest.mark.parametrize(
