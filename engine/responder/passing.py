@@ -158,9 +158,9 @@ class Passage:
                 if not self._end.at_close:
                     raise PassError("the connection was closed before the answer was whole")
                 return
+            piece = piece[: self._end.feed(piece)]
             self._note(Way.READ, self._read, piece)
             self._read += len(piece)
-            self._end.feed(piece)
             yield piece
 
     def _note(self, way: Way, offset: int, data: bytes) -> None:
@@ -182,25 +182,47 @@ class _End:
         self.shown = False
         self.keep_alive = False
         self._headers = False
-        self._framed = False
+        self._chunked = False
+        self._length: int | None = None
+        """Content-Length; of a body that has begun, what is left of it."""
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes. Raises httptools.HttpParserError."""
-        if not self.shown:
+    def feed(self, data: bytes) -> int:
+        """Take bytes, and tell how many of them are the answer's. Raises httptools.HttpParserError.
+
+        The parser does not say where in its input a message ended, so it gets no more than a message can end with at a time.
+        """
+        at = 0
+        while at < len(data) and not self.shown:
+            end = self._next_end(data, at)
             try:
-                self._parser.feed_data(data)
+                self._parser.feed_data(data[at:end])
             except httptools.HttpParserUpgrade:
                 self.shown, self.keep_alive = True, False
+            at = end
+        return at
+
+    def _next_end(self, data: bytes, at: int) -> int:
+        """Where the answer may end: with its length, with the connection, else with a line."""
+        if self._headers and not self._chunked:
+            return len(data) if self._length is None else min(len(data), at + self._length)
+        return data.find(b"\n", at) + 1 or len(data)
 
     @property
     def at_close(self) -> bool:
         """Whether the end of the connection ends the answer as it should."""
-        return self._headers and not self._framed
+        return self._headers and not self._chunked and self._length is None
+
+    def on_message_begin(self) -> None:
+        """A message begins; what was said of an interim answer does not hold for it."""
+        self._chunked, self._length = False, None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field."""
         name = name.lower()
-        self._framed |= name == b"content-length" or (name == b"transfer-encoding" and value.lower().endswith(b"chunked"))
+        if name == b"content-length":
+            self._length = int(value)
+        elif name == b"transfer-encoding":
+            self._chunked = value.lower().endswith(b"chunked")
 
     def on_headers_complete(self) -> None:
         """A head is whole; that of an interim answer, too."""
@@ -209,6 +231,11 @@ class _End:
         self._headers = True
         self.keep_alive = bool(self._parser.should_keep_alive())
         self.shown |= self._bodiless
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        if self._length is not None:
+            self._length -= len(body)
 
     def on_message_complete(self) -> None:
         """A message is whole."""

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from engine.responder.backends import Scope
-from engine.responder.passing import _target
+from engine.responder.passing import _End, _target
 from engine.responder.server import Responder
 from engine.rrpair import Flow, RRPair
 from tests.engine.making import Exchange
@@ -197,6 +197,36 @@ def test_head_has_no_body(serve: Serve) -> None:
     with real(head) as server:
         heard = say(passing(serve, server.place), get("/real").replace(b"GET", b"HEAD"), get("/recorded"))
     assert heard.startswith(head + b"HTTP/1.1 200 OK\r\n")
+
+
+EXTRA = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("extra", [EXTRA, b"\r\n", b"x" * 70_000])
+def test_what_comes_after_an_answer_goes_no_further(serve: Serve, answer: bytes, extra: bytes) -> None:
+    """It would be taken for the answer to the next request."""
+    with real(answer + extra) as server:
+        heard = say(passing(serve, server.place), get("/real"), get("/recorded"))
+    assert heard.startswith(answer + b"HTTP/1.1 200 OK\r\n")
+    assert heard.endswith(b"from the recording")
+    assert b"EVIL" not in heard
+    assert len(heard) < 1000
+
+
+def test_what_comes_after_the_head_that_was_asked_for_goes_no_further(serve: Serve) -> None:
+    with real(OK) as server:
+        heard = say(passing(serve, server.place), get("/real").replace(b"GET", b"HEAD"), get("/recorded"))
+    assert heard.startswith(OK.removesuffix(b"real") + b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_where_an_answer_ends_does_not_depend_on_how_it_comes(answer: bytes) -> None:
+    for size in range(1, len(answer) + 1):
+        end = _End(bodiless=False)
+        pieces = [(answer + EXTRA)[at : at + size] for at in range(0, len(answer + EXTRA), size)]
+        assert sum([end.feed(piece) for piece in pieces]) == len(answer)
+        assert (end.shown, end.keep_alive) == (True, True)
 
 
 def test_a_large_answer_reaches_a_slow_reader_whole(serve: Serve) -> None:
@@ -414,6 +444,14 @@ def test_what_was_passed_on_is_kept_as_pairs(serve: Serve, tmp_path: Path) -> No
     assert [p.response.body for p in pairs if p.response] == [b"real", b"real", b"real", b"until the end"]
     assert len({p.id for p in pairs}) == len(kept) == 4
     assert all(p.port == p.connection.remote_port for p in pairs)
+
+
+def test_what_comes_after_an_answer_is_not_kept(serve: Serve) -> None:
+    [pair] = kept_of(serve, [OK + EXTRA], get("/real"))
+    assert isinstance(pair, RRPair)
+    assert pair.complete
+    assert pair.response
+    assert pair.response.body == b"real"
 
 
 def test_what_broke_off_is_kept_as_incomplete(serve: Serve) -> None:
