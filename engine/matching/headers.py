@@ -203,11 +203,11 @@ def _credentials(value: bytes) -> bytes:
 
 
 def idempotency_key(headers: Fields) -> bytes:
-    """Give the request's idempotency key; empty where it has none."""
+    """Give a digest of the request's idempotency key (8 bytes, for keys may be long and are many); empty where it has none."""
     keys = _KEYS
     for name, value in headers:
         if keys[name]:
-            return value
+            return blake2b(value, digest_size=8).digest()
     return b""
 
 

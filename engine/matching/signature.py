@@ -27,7 +27,7 @@ def signature(pair: RRPair) -> dict[str, str]:
     if pair.signature.get("secrets"):
         signed["secrets"] = pair.signature["secrets"]
     if key:
-        signed["idempotency"] = short_digest(key)
+        signed["idempotency"] = key.hex()
     return signed
 
 

@@ -90,6 +90,13 @@ def test_the_parameters_that_aws_takes_in_headers_are_fields(service: str) -> No
     assert {name for name in asked if kind(name) != "field"} == set()
 
 
+def test_of_an_idempotency_key_a_digest_is_kept() -> None:
+    """Of each, as long as the run lasts; clients choose how long they are."""
+    keys = [idempotency_key(((b"idempotency-key", b"k" * 200_000 + last),)) for last in (b"a", b"b", b"a")]
+    assert [len(key) for key in keys] == [8, 8, 8]
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_a_long_name_costs_no_more_than_its_length() -> None:
     """Patterns are not tried on it."""
     name = b"a-app-" * 20_000 + b"tenant-id"
