@@ -209,8 +209,6 @@ class Connection(asyncio.Protocol):
         except RequestError as error:
             self._refuse(error)
             return
-        if self._reader.waits_for_continue:
-            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._waiting += asked
         self._waiting_size += sum([each.size for each in asked])
         if len(self._waiting) > PIPELINE_LIMIT:
@@ -218,6 +216,8 @@ class Connection(asyncio.Protocol):
         whole = len(asked) == 1 == len(self._waiting) and self._reader.idle
         if asked:
             self._go_on(digest if whole else b"")
+        else:
+            self._continue()
         if not self._account():
             self._refuse(RequestError(503, TOO_MUCH))
         elif len(self._waiting) > WAITING_LIMIT:
@@ -235,7 +235,13 @@ class Connection(asyncio.Protocol):
             if self._ended:
                 self._close()
             elif not self._transport.is_closing():
+                self._continue()
                 self._transport.resume_reading()
+
+    def _continue(self) -> None:
+        """Have a body sent whose client asks whether to, once what it asked before is answered (RFC 9110 section 10.1.1)."""
+        if not self._waiting and not self._busy and self._reader.waits_for_continue:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _answer(self, asked: Asked, digest: bytes) -> None:
         if asked.method == "CONNECT":
@@ -245,7 +251,7 @@ class Connection(asyncio.Protocol):
         if isinstance(found, Missed):
             self._miss(asked, found)
             return
-        if digest and asked.keep_alive and asked.version == "1.1" and not asked.continue_asked:
+        if digest:
             self._responder.remember(digest, found)
         self._deliver(found.take())
 

@@ -14,7 +14,7 @@ REQUEST_OVERHEAD = 1024
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it came. `continue_asked`: its client waits to be told to send the body (RFC 9110 section 10.1.1)."""
+    """A request as it came."""
 
     method: str
     target: str
@@ -23,7 +23,6 @@ class Asked:
     body: bytes
     trailers: Fields
     keep_alive: bool
-    continue_asked: bool
 
     @property
     def size(self) -> int:
@@ -150,5 +149,4 @@ def _asked(request: Received) -> Asked:
         message.body,
         message.trailers,
         b"keep-alive" in options if old else b"close" not in options,
-        not old and index.get(b"expect", b"").lower() == CONTINUE,
     )

@@ -377,6 +377,61 @@ def test_continue_is_said(serve: Serve) -> None:
         assert client.recv(1000).endswith(b"\r\n\r\nA")
 
 
+EXPECTING = b"POST /o HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+EXPECTING += b"Expect: 100-continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_continue_is_said_after_what_was_asked_before(serve: Serve, monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
+    """The answer is late; said ahead of it, 100 would be an interim answer of another request."""
+    responder = serve(Exchange("GET /a", b"A"), Exchange("POST /o", b"B", JSON, b"{}"), speed=1.0)
+    later = responder.later
+    monkeypatch.setattr(responder, "later", lambda _, act, reply: later(0, act, reply))
+    with socket.create_connection(("127.0.0.1", responder.port), timeout=10) as client:
+        talking = ssl.create_default_context(cafile=ca(responder)).wrap_socket(client, server_hostname=HOST) if tls else client
+        with talking:
+            talking.sendall(GET_A + EXPECTING)
+            heard = b""
+            while not heard.endswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+                heard += talking.recv(1000) or pytest.fail("it ended")
+            assert heard.startswith(b"HTTP/1.1 200 OK\r\n")
+            talking.sendall(b"{}")
+            assert talking.recv(1000).endswith(b"\r\n\r\nB")
+
+
+def test_continue_is_not_said_to_whom_has_sent_the_body_meanwhile(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    responder = serve(Exchange("GET /a", b"A"), Exchange("POST /o", b"B", JSON, b"{}"), speed=1.0)
+    later = responder.later
+    monkeypatch.setattr(responder, "later", lambda _, act, reply: later(0, act, reply))
+    assert b"100 Continue" not in plain(responder, GET_A + EXPECTING + b"{}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "ends"),
+    [
+        (GET_A.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), True),
+        (GET_A.replace(b"HTTP/1.1", b"HTTP/1.0"), True),
+        (GET_A.replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n"), True),
+        (EXPECTING + b"{}", False),
+        (GET_A, False),
+    ],
+)
+def test_what_is_known_by_its_bytes_is_answered_the_same_way_again(serve: Serve, asked: bytes, ends: bool) -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nA\r\n0\r\n\r\n"
+    responder = serve(Exchange("GET /a", raw_answer=chunked), Exchange("POST /o", headers=JSON, body=b"{}", raw_answer=chunked))
+    answers = []
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", responder.port), timeout=10) as client:
+            client.sendall(asked)
+            if not ends:
+                client.shutdown(socket.SHUT_WR)
+            answers.append(client.makefile("rb").read())
+    assert len(set(answers)) == 1
+    assert (b"Connection: close" in answers[0]) is ends
+    assert (b"chunked" in answers[0]) is (b"HTTP/1.0" not in asked)
+    assert responder.run.report().matches == 3
+
+
 @pytest.mark.parametrize(
     "garbage", [b"\x00\x01", b"hello\r\n\r\n", b"\x16\x03\x01\x00\x02\x01\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
 )

@@ -241,6 +241,21 @@ def test_a_large_answer_reaches_a_slow_reader_whole(serve: Serve) -> None:
             assert (head + client.makefile("rb").read()).partition(b"\r\n\r\n")[2] == body
 
 
+def test_continue_is_said_after_an_answer_that_is_passed_on(serve: Serve) -> None:
+    expecting = b"PUT /real HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
+    with (
+        real(OK, OK) as server,
+        socket.create_connection(("127.0.0.1", passing(serve, server.place).port), timeout=TIMEOUT) as client,
+    ):
+        client.sendall(get("/real") + expecting)
+        heard = b""
+        while not heard.endswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+            heard += client.recv(1000) or pytest.fail("it ended")
+        client.sendall(b"z")
+        client.shutdown(socket.SHUT_WR)
+        assert heard + client.makefile("rb").read() == OK + b"HTTP/1.1 100 Continue\r\n\r\n" + OK
+
+
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 
