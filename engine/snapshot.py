@@ -73,7 +73,7 @@ class SnapshotWriter:
         self.path = path
         self.partial = _partial(path)
         self._store = store
-        self._redactor = Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
+        self._redactor = _redactor(path, store)
         self.is_file = False
         """Whether it takes nothing any more: what is left of `finish` is to give the file its name."""
         self._before = {name: int(self._store.get_meta(name) or 0) for name in (_ADDED, _LOST)}
@@ -229,9 +229,11 @@ class Snapshot:
             )
 
     def redactor(self) -> Redactor:
-        """Give the redactor that it was written with: what a live request holds becomes the tokens of the recording."""
-        with readable(self.path):
-            return Redactor(bytes.fromhex(self._store.get_meta("redaction_key") or ""))
+        """Give the redactor that it was written with: what a live request holds becomes the tokens of the recording.
+
+        Raises SnapshotError.
+        """
+        return _redactor(self.path, self._store)
 
     def counts(self) -> tuple[int, int]:
         """How many pairs there are, and how many of them are complete."""
@@ -340,6 +342,14 @@ def _signed(pair: RRPair) -> RRPair:
     else:
         pair.signature.pop("secrets", None)
     return pair
+
+
+def _redactor(path: Path, store: Store) -> Redactor:
+    with readable(path):
+        key = bytes.fromhex(store.get_meta("redaction_key") or "")
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"its redaction key has {len(key)} bytes instead of {KEY_BYTES}")
+        return Redactor(key)
 
 
 def _partial(path: Path) -> Path:

@@ -101,6 +101,7 @@ class Responder:
         self._snapshot = Snapshot(path)
         try:
             self.backends = Backends(self._snapshot, only, excluded)
+            redactor = self._snapshot.redactor()
             service = self._snapshot.info.service
             self.passing = Passing(service, real_authorities, self._is_own, keep) if pass_on else None
         except BaseException:
@@ -108,7 +109,7 @@ class Responder:
             raise
         self.run = Run(service, self.backends.indexes)
         replies = Replies(self._snapshot.answer)
-        self.answering = Answering(self.backends, self._snapshot.redactor(), replies, self.run)
+        self.answering = Answering(self.backends, redactor, replies, self.run)
         self.speed = speed
         self._idle_seconds = idle_seconds
         self._held = 0

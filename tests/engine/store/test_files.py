@@ -112,6 +112,8 @@ def test_a_damaged_signature(tmp_path: Path, signature: str) -> None:
         "INSERT OR REPLACE INTO meta VALUES ('ledger', '{\"seen\": -1}')",
         "INSERT OR REPLACE INTO meta VALUES ('unchecked_backends', '{\"a\": ')",
         "UPDATE meta SET value = 'xyz' WHERE name = 'redaction_key'",
+        f"UPDATE meta SET value = '{'ab' * 65}' WHERE name = 'redaction_key'",
+        "DELETE FROM meta WHERE name = 'redaction_key'",
         "UPDATE connections SET facts = '[]'",
         "UPDATE connections SET facts = json_set(facts, '$.remote_port', 'abc')",
         "UPDATE connections SET facts = json_set(facts, '$.remote_port', -1)",
