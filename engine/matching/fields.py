@@ -1,8 +1,8 @@
 """A request as a set of fields, in one canonical form: what does not count is gone, so equal requests have equal digests.
 
-Gone are the order of headers, of JSON keys and of query parameters of different names, white space of JSON, percent-encoding, the
-multipart boundary, chunking, content codings. Kept are lexemes: 1 and "1" differ, so do 18446744073709551616 and …617, 1.0
-and 1, and repeated keys stay.
+Gone are the order of headers, of JSON keys and of parameters of different names (but of one list: `i[][id]`), white space of
+JSON, percent-encoding, the multipart boundary, chunking, content codings. Kept are lexemes: 1 and "1" differ, so do
+18446744073709551616 and …617, 1.0 and 1, and repeated keys stay.
 
 The host is not in it: an index is asked within a backend, and what a backend is called may become known late.
 """
@@ -142,15 +142,21 @@ def _packed(value: Any) -> bytes | None:
 _NAME = itemgetter(0)
 
 
+def _list_name(parameter: tuple[str, str]) -> str:
+    """The list that a parameter belongs to, else its own name: `i[][id]=1&i[][n]=2&i[][id]=3` are two things to Rack, by order."""
+    start, brackets, _ = parameter[0].partition("[]")
+    return start + brackets
+
+
 def _ordered(parameters: Query) -> Query:
-    """Decode; order by name, where equal names keep their order."""
+    """Decode; order by name, where equal names keep their order, and so do those of the fields of one list."""
     decoded = [
         (unquote_plus(name, "latin-1"), unquote_plus(value, "latin-1"))
         if _ESCAPED.search(name) or _ESCAPED.search(value)
         else (name, value)
         for name, value in parameters
     ]
-    decoded.sort(key=_NAME)
+    decoded.sort(key=_list_name if any("[]" in name for name, _ in decoded) else _NAME)
     if any(name == "X-Amz-Signature" for name, _ in decoded):
         decoded = [parameter for parameter in decoded if parameter[0] not in _PRESIGNED]
     return tuple(decoded)

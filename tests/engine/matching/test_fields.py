@@ -90,6 +90,26 @@ def test_equal(one: Canonical, other: Canonical) -> None:
     assert equal(one, other)
 
 
+FORM_TYPE = (b"Content-Type", b"application/x-www-form-urlencoded")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("i[][id]=1&i[][q]=2&i[][id]=3&i[][q]=4", "i[][id]=1&i[][id]=3&i[][q]=2&i[][q]=4", False),
+        ("i[][id]=1&i[][q]=2&i[][id]=3", "i[][id]=1&i[][id]=3&i[][q]=2", False),
+        ("i%5B%5D%5Bid%5D=1&i[][q]=2&i[][id]=3", "i[][id]=1&i[][q]=2&i%5b%5d[id]=3", True),
+        ("b=1&i[][id]=1&i[][q]=2&a=1", "a=1&i[][id]=1&b=1&i[][q]=2", True),
+        ("i[]=1&j[]=2&i[]=3", "j[]=2&i[]=1&i[]=3", True),
+        ("i[0][id]=1&i[0][q]=2", "i[0][q]=2&i[0][id]=1", True),
+    ],
+)
+def test_the_order_of_the_fields_of_a_list_counts(one: str, other: str, same: bool) -> None:
+    """As Rack reads them: a field that is there already begins the next thing."""
+    assert equal(form(one.encode(), FORM_TYPE), form(other.encode(), FORM_TYPE)) is same
+    assert equal(form(target=f"/p?{one}"), form(target=f"/p?{other}")) is same
+
+
 def test_the_multipart_boundary_does_not_count() -> None:
     def parts(boundary: str, value: str = "1") -> Canonical:
         body = f'--{boundary}\r\nContent-Disposition: form-data; name="x"\r\n\r\n{value}\r\n--{boundary}--\r\n'
