@@ -1,8 +1,13 @@
-"""Makes what depends on a body fit it again after it was changed: lengths and checksums, where they fitted it before."""
+"""Makes what depends on a body fit it again after it was changed: lengths and checksums, where they fitted it before.
+
+An ETag stays, though it often is the MD5 of what it is of: it is a name that the answer to a HEAD, a 304, lists, `If-Match`
+and `If-None-Match` must give in the same way, and none of these has the body (RFC 9110 section 8.8.3: opaque).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterable
@@ -73,7 +78,6 @@ _Digest = tuple[_Algorithm, Callable[[bytes], bytes]]
 _FIELDS: dict[bytes, tuple[_Digest, ...]] = {
     b"content-md5": ((_sha("md5"), _base64),),
     b"digest": ((_sha("sha256"), _base64), (_sha("sha512"), _base64), (_sha("md5"), _base64), (_sha("sha1"), _base64)),
-    b"etag": ((_sha("md5"), _hex),),
     b"x-goog-hash": ((_sha("md5"), _base64), (_CRC32C, _base64)),
     b"x-amz-crc32": ((_crc32, _decimal),),
     b"x-amz-content-sha256": ((_sha("sha256"), _hex),),
@@ -84,8 +88,10 @@ _FIELDS: dict[bytes, tuple[_Digest, ...]] = {
     b"x-amz-checksum-sha256": ((_sha("sha256"), _base64),),
 }
 _FIELDS[b"content-digest"] = _FIELDS[b"repr-digest"] = _FIELDS[b"digest"]
-"""RFC 9530, RFC 3230, RFC 1864; Amazon S3, "Checking object integrity"; an ETag is often the MD5 of what it is of."""
+"""RFC 9530, RFC 3230, RFC 1864; Amazon S3, "Checking object integrity"."""
 _LENGTHS = frozenset((b"content-length", b"x-amz-decoded-content-length", b"x-goog-stored-content-length"))
+_RANGE = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+"""RFC 9110 section 14.4."""
 
 
 class Allowance:
@@ -134,11 +140,25 @@ class Refit:
     def _field(self, name: bytes, value: bytes) -> bytes | None:
         if name in _LENGTHS:
             return next((b"%d" % len(new) for old, new in self._contents if value == b"%d" % len(old)), value)
+        if name == b"content-range":
+            return self._range(value)
         digests = _FIELDS.get(name)
         if not digests:
             return value
         self._left -= 1
         return self._fitted(value, digests) if self._left >= 0 else None
+
+    def _range(self, value: bytes) -> bytes:
+        """Of a part whose length changed: it begins where it did, and the whole has become as much longer."""
+        found = _RANGE.fullmatch(value)
+        if not found:
+            return value
+        first, last, whole = int(found[1]), int(found[2]), found[3]
+        for old, new in self._contents:
+            if last - first + 1 == len(old) and (whole == b"*" or last < int(whole)):
+                longer = whole if whole == b"*" else b"%d" % (int(whole) + len(new) - len(old))
+                return b"bytes %d-%d/%b" % (first, first + len(new) - 1, longer)
+        return value
 
     def _fitted(self, value: bytes, digests: tuple[_Digest, ...]) -> bytes | None:
         for algorithm, spelt in digests:

