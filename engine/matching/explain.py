@@ -11,8 +11,8 @@ from itertools import chain, islice
 
 from engine.matching.fields import canonical, leaves
 from engine.matching.forms import form_of
-from engine.matching.headers import may_select
-from engine.matching.index import Index, Request, Undecided
+from engine.matching.headers import accept_of, may_select
+from engine.matching.index import Index, Refused, Request, Undecided
 from engine.matching.shape import shape
 from engine.rrpair import Message, RRPair
 
@@ -49,10 +49,12 @@ class Explanation:
     differences: tuple[Difference, ...] = ()
 
 
-def explain(index: Index, request: Request, undecided: Undecided | None = None) -> Explanation:
+def explain(index: Index, request: Request, refused: Refused | None = None) -> Explanation:
     """Say why no pair of the backend answers a request."""
-    if undecided:
-        return _explain_headers(index.load(undecided.row), request, undecided.names)
+    if isinstance(refused, Undecided):
+        return _explain_headers(index.load(refused.row), request, refused.names)
+    if refused:
+        return _explain_accept(index.load(refused.row), request)
     operation = request.operation
     partial = index.find_partial(request)
     if partial:
@@ -120,6 +122,13 @@ def _explain_headers(pair: RRPair, request: Request, names: tuple[bytes, ...]) -
     differences = tuple(_cut(each) for each in _compare(recorded, live)[:DIFFERENCES_SHOWN])
     reason = "recorded requests that differ in these headers only have different answers, and its values were not recorded"
     return Explanation(reason, pair.id, pair.operation, differences)
+
+
+def _explain_accept(pair: RRPair, request: Request) -> Explanation:
+    media = (pair.response and pair.response.header(b"content-type")) or b""
+    reason = f"its Accept field does not ask for the recorded answer, which is {media[:LEXEME_SHOWN].decode('latin-1')}"
+    sent = [accept_of(message.headers).decode("latin-1") or None for message in (pair.request, request.message)]
+    return Explanation(reason, pair.id, pair.operation, (_cut(Difference("header.accept", *sent)),))
 
 
 def _headers(message: Message, names: tuple[bytes, ...]) -> Iterator[tuple[str, str]]:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import marshal
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 from operator import itemgetter
 from typing import Any
 
+from engine.matching.accept import normal
 from engine.redaction.rules import HEADERS, PLAIN_HEADER
 from engine.rrpair import Fields
 
@@ -185,6 +187,7 @@ COUNTS = _Names(_is_field)
 _MAY_SELECT = _Names(lambda lower: not (_is_field(lower) or _never_selects(lower)))
 _OF_ANSWERS = _Names(lambda lower: not (lower in OF_EACH_ANSWER or lower.startswith(_QUOTAS) or _named(lower, _TRACED)))
 _KEYS = _Names(lambda lower: _named(lower, _IDEMPOTENCY_KEY))
+_ACCEPTS = _Names(lambda lower: lower == b"accept")
 _NAME = itemgetter(0)
 
 
@@ -209,6 +212,25 @@ def idempotency_key(headers: Fields) -> bytes:
         if keys[name]:
             return blake2b(value, digest_size=8).digest()
     return b""
+
+
+def accept_of(headers: Fields) -> bytes:
+    """Give what a client takes, as one field (RFC 9110 section 5.3); empty where it does not say."""
+    accepts = _ACCEPTS
+    values = [value for name, value in headers if accepts[name]]
+    return b",".join(values) if values else b""
+
+
+def accept_digest(accept: bytes) -> bytes:
+    """8 bytes that stand for an Accept field, however it is spaced."""
+    return _known_accept_digest(accept) if len(accept) <= NAME_LENGTH else _accept_digest(accept)
+
+
+def _accept_digest(accept: bytes) -> bytes:
+    return blake2b(normal(accept), digest_size=8).digest()
+
+
+_known_accept_digest = lru_cache(NAMES_LIMIT)(_accept_digest)
 
 
 def answer_headers(headers: Fields, body: bytes) -> list[tuple[bytes, bytes]]:

@@ -8,6 +8,7 @@
 4. What then still has several answers is a sequence: recorded order, the last one sticks. Each value of the headers that select
    has its own, also one that was not recorded. A retry under the same idempotency key is not a new request, neither when recorded
    nor live: it gets what its own retries got, and then the last of these again.
+5. An answer of a type that the request's Accept does not ask for is none, unless it was recorded with the same Accept.
 
 An index keeps a digest and a number for a pair, whatever its size; the rest stays in the snapshot until it is asked for.
 """
@@ -19,9 +20,11 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
+from engine.matching.accept import takes
 from engine.matching.fields import Canonical, Query, canonical
-from engine.matching.headers import may_select, short_digest
+from engine.matching.headers import accept_digest, accept_of, may_select, short_digest
 from engine.matching.shape import shape
 from engine.protocols.operations import operation
 from engine.redaction.originals import fits
@@ -34,6 +37,10 @@ KEYS_LIMIT = 10_000
 """Idempotency keys of a sequence that a run remembers, the latest: services keep theirs for a day."""
 CLIENTS_LIMIT = 10_000
 """Clients that were not recorded whose place in a sequence a run remembers, those that asked last: some 3 MB for one request."""
+ACCEPTS_LIMIT = 10_000
+"""Accept fields, by row, whose verdict is remembered: each took reading a pair."""
+NOT_ACCEPTABLE = 406
+"""What a server says to an Accept field that it has nothing for."""
 
 Load = Callable[[int], RRPair]
 """Reads the pair of a row."""
@@ -74,9 +81,11 @@ class Sequence:
     It is made of *turns*: the answers that one request got, the first of them and those of its retries.
     """
 
-    __slots__ = ("_begun", "_ends", "_given", "_turn", "rows")
+    __slots__ = ("_begun", "_ends", "_given", "_turn", "accepts", "rows")
 
-    def __init__(self, turns: Iterable[Iterable[int]]) -> None:
+    def __init__(self, turns: Iterable[Iterable[int]], accepts: frozenset[bytes] = frozenset()) -> None:
+        """`accepts`: digests of the Accept fields that it was recorded with."""
+        self.accepts = accepts
         self.rows = array("q")
         self._ends = array("q")
         for turn in turns:
@@ -106,7 +115,7 @@ class Sequence:
 
     def fresh(self) -> Sequence:
         """Give the same answers from the first one on, for another client."""
-        other = Sequence(())
+        other = Sequence((), self.accepts)
         other.rows, other._ends = self.rows, self._ends
         return other
 
@@ -149,10 +158,19 @@ class Undecided:
     row: int
 
 
-_Member = tuple[int, bytes, bytes, bytes]
-"""A pair of a group by what its signature says: row, headers, answer, idempotency key."""
-_MEMBER = struct.Struct("<q8s8s8s")
-_NO_KEY = bytes(8)
+@dataclass(frozen=True, slots=True)
+class NotAccepted:
+    """No answer, for the request's Accept field does not ask for that of `row`, a pair that is equal otherwise."""
+
+    row: int
+
+
+Refused = Undecided | NotAccepted
+
+_Member = tuple[int, bytes, bytes, bytes, bytes]
+"""A pair of a group by what its signature says: row, headers, answer, idempotency key, Accept field."""
+_MEMBER = struct.Struct("<q8s8s8s8s")
+_NO_KEY = _NO_ACCEPT = bytes(8)
 
 
 class Index:
@@ -170,11 +188,14 @@ class Index:
         """The groups with answers that were read to their end; made when others come."""
         self._partial_rows = array("q")
         self._partial: dict[bytes, int] | None = None
+        self._taken: dict[tuple[int, bytes], bool] = {}
+        """Whether the answer of a row is one for an Accept field that it was not recorded with."""
 
     def add(self, entry: Entry) -> None:
         """Take in a pair; in recorded order, and before the first request."""
         signed = {name: bytes.fromhex(value) for name, value in entry.signature.items()}
-        member = _MEMBER.pack(entry.row, signed["headers"], signed["answer"], signed.get("idempotency", _NO_KEY))
+        key, accept = signed.get("idempotency", _NO_KEY), signed.get("accept", _NO_ACCEPT)
+        member = _MEMBER.pack(entry.row, signed["headers"], signed["answer"], key, accept)
         secrets = signed.get("secrets", b"")
         name = signed["request"] + secrets
         if secrets and name not in self._groups:
@@ -209,7 +230,7 @@ class Index:
         row = self._partial.get(request.form.digest, self._partial.get(_CUT + bodiless))
         return None if row is None else self.load(row)
 
-    def find(self, request: Request) -> Sequence | Undecided | None:
+    def find(self, request: Request) -> Sequence | Refused | None:
         """Give what answers a request; None where no recorded one is equal to it."""
         name = self._name(request)
         group = self._groups.get(name)
@@ -217,9 +238,26 @@ class Index:
             return None
         if isinstance(group, (bytes, bytearray)):
             group = self._groups[name] = self._settle(list(_MEMBER.iter_unpack(group)))
-        if isinstance(group, Sequence):
-            return group
-        return group.get(request.message.headers) or Undecided(group.names, group.first.rows[0])
+        headers = request.message.headers
+        found = group if isinstance(group, Sequence) else group.get(headers)
+        if not found:
+            assert isinstance(group, Choice)
+            return Undecided(group.names, group.first.rows[0])
+        accept = accept_of(headers)
+        if accept and not self._takes(accept, found):
+            return NotAccepted(found.rows[0])
+        return found
+
+    def _takes(self, accept: bytes, sequence: Sequence) -> bool:
+        digest = accept_digest(accept)
+        if digest in sequence.accepts:
+            return True
+        place = sequence.rows[0], digest
+        if place not in self._taken:
+            if len(self._taken) >= ACCEPTS_LIMIT:
+                self._taken.clear()
+            self._taken[place] = _is_taken(accept, self.load(place[0]))
+        return self._taken[place]
 
     def _name(self, request: Request) -> bytes:
         """The group of a request. With tokens that were sent back it is the one that they fit, unless they fit several."""
@@ -232,20 +270,20 @@ class Index:
 
     def _settle(self, members: list[_Member]) -> Sequence | Choice:
         """Put a group in order."""
-        several = len({answer for _, _, answer, _ in members}) > 1
-        if not several or len({headers for _, headers, _, _ in members}) == 1:
+        several = len({answer for _, _, answer, *_ in members}) > 1
+        if not several or len({headers for _, headers, *_ in members}) == 1:
             return _sequence(members)
         return self._choice(members)
 
     def _choice(self, members: list[_Member]) -> Choice:
         """Part a group by the headers that differ."""
-        first = {headers: row for row, headers, _, _ in reversed(members)}
+        first = {headers: row for row, headers, *_ in reversed(members)}
         sent = {headers: self.load(row).request.headers for headers, row in first.items()}
         names = _varying([may_select(fields) for fields in sent.values()])
         parts: dict[Values, list[_Member]] = {}
         for member in members:
             parts.setdefault(_values(sent[member[1]], names), []).append(member)
-        said = {tuple(tuple(answer for _, _, answer, _ in turn) for turn in _turns(part)) for part in parts.values()}
+        said = {tuple(tuple(answer for _, _, answer, *_ in turn) for turn in _turns(part)) for part in parts.values()}
         return Choice(names, {values: _sequence(part) for values, part in parts.items()}, alike=len(said) == 1)
 
 
@@ -264,9 +302,21 @@ def _partial_digest(pair: RRPair) -> bytes:
 
 def _sequence(members: list[_Member]) -> Sequence:
     """Put the answers of equal requests in order."""
-    if len({answer for _, _, answer, _ in members}) == 1:
-        return Sequence([[members[0][0]]])
-    return Sequence([[row for row, *_ in turn] for turn in _turns(members)])
+    accepts = _shared(frozenset([accept for *_, accept in members]))
+    if len({answer for _, _, answer, *_ in members}) == 1:
+        return Sequence([[members[0][0]]], accepts)
+    return Sequence([[row for row, *_ in turn] for turn in _turns(members)], accepts)
+
+
+@lru_cache(ACCEPTS_LIMIT)
+def _shared(accepts: frozenset[bytes]) -> frozenset[bytes]:
+    """One for all that are equal: a service has few Accept fields."""
+    return accepts
+
+
+def _is_taken(accept: bytes, pair: RRPair) -> bool:
+    media = pair.response.header(b"content-type") if pair.response else None
+    return not media or (pair.status != NOT_ACCEPTABLE and takes(accept, accept_of(pair.request.headers), media))
 
 
 def _turns(members: list[_Member]) -> list[list[_Member]]:
@@ -274,7 +324,7 @@ def _turns(members: list[_Member]) -> list[list[_Member]]:
     turns: list[list[_Member]] = []
     by_key: dict[bytes, list[_Member]] = {}
     for member in members:
-        _, _, answer, key = member
+        _, _, answer, key, _ = member
         turn = by_key.get(key)
         if turn is None:
             turn = [member]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.matching.fields import canonical
-from engine.matching.headers import answer_headers, idempotency_key, may_select, short_digest
+from engine.matching.headers import accept_digest, accept_of, answer_headers, idempotency_key, may_select, short_digest
 from engine.rrpair import Message, RRPair
 
 SIGNATURE_VERSION = "4"
@@ -13,9 +13,9 @@ SIGNATURE_VERSION = "4"
 def signature(pair: RRPair) -> dict[str, str]:
     """Sign a redacted pair; hexadecimal digests, equal where these are equal.
 
-    `request`: its canonical form. `headers`: those that might select. `answer`: what makes it another answer.
-    `idempotency`: its key, where it has one. `secrets`: what its tokens stand for, where they do not tell: it was made when the
-    pair was redacted, and is kept.
+    `request`: its canonical form. `headers`: those that might select. `answer`: what makes it another answer. `accept`: its
+    Accept field, and `idempotency`: its key, where it has them. `secrets`: what its tokens stand for, where they do not tell: it
+    was made when the pair was redacted, and is kept.
     """
     request = pair.request
     signed = {
@@ -23,9 +23,11 @@ def signature(pair: RRPair) -> dict[str, str]:
         "headers": short_digest(may_select(request.headers)),
         "answer": _answer(pair.status, pair.response) if pair.response else "",
     }
-    key = idempotency_key(request.headers)
+    key, accept = idempotency_key(request.headers), accept_of(request.headers)
     if pair.signature.get("secrets"):
         signed["secrets"] = pair.signature["secrets"]
+    if accept:
+        signed["accept"] = accept_digest(accept).hex()
     if key:
         signed["idempotency"] = key.hex()
     return signed

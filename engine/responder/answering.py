@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from engine.matching.explain import Difference, Explanation, explain
 from engine.matching.headers import idempotency_key
-from engine.matching.index import Request, Sequence, Undecided
+from engine.matching.index import Refused, Request, Sequence
 from engine.matching.shape import shape
 from engine.pairing.description import default_port, host_and_port
 from engine.protocols.http1 import request_line, split_query, split_target
@@ -64,19 +64,19 @@ class Answering:
         path, _, query = target.partition("?")
         return Request.of(asked.method, path, split_query(query) if query else (), message, secrets)
 
-    def _missed(self, place: Place, tls: bool, request: Request, undecided: Undecided | None) -> Missed:
-        why = self._run.explanation(place, request.form.digest) or self._explain(place, request, undecided)
+    def _missed(self, place: Place, tls: bool, request: Request, refused: Refused | None) -> Missed:
+        why = self._run.explanation(place, request.form.digest) or self._explain(place, request, refused)
         return Missed(place, tls, request, why)
 
-    def _explain(self, place: Place, request: Request, undecided: Undecided | None) -> Explanation:
-        why = self._explain_recorded(place, request, undecided)
+    def _explain(self, place: Place, request: Request, refused: Refused | None) -> Explanation:
+        why = self._explain_recorded(place, request, refused)
         unread = self._backends.unread.get(place)
         return replace(why, reason=f"{why.reason}; {unread} was seen at this backend and not recorded") if unread else why
 
-    def _explain_recorded(self, place: Place, request: Request, undecided: Undecided | None) -> Explanation:
+    def _explain_recorded(self, place: Place, request: Request, refused: Refused | None) -> Explanation:
         index = self._backends.indexes.get(place)
         if index:
-            return explain(index, request, undecided)
+            return explain(index, request, refused)
         name = f"{place[0]}:{place[1]}"
         if place in self._backends.off:
             return Explanation(f"{name} was recorded, but is left out of this run")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.matching import index as index_module
 from engine.matching.explain import Difference, explain
-from engine.matching.index import Index, Request, Sequence, Undecided
+from engine.matching.index import Index, NotAccepted, Request, Sequence, Undecided
 from engine.matching.signature import signature
 from engine.pairing import Conversation
 from engine.reassembly import LOST
@@ -47,7 +47,7 @@ class Asked:
             response = self.snapshot.at(found.next(key)).response
             assert response
             return response.body.decode()
-        return "undecided" if found else "none"
+        return "none" if found is None else "undecided" if isinstance(found, Undecided) else "not accepted"
 
     def explain(self, exchange: Exchange) -> tuple[str, tuple[Difference, ...]]:
         request = self.request(exchange)
@@ -148,6 +148,64 @@ def test_a_header_that_says_what_is_asked_counts_in_a_lone_recording(tmp_path: P
     assert [asked.ask(get("", (name, live))), asked.ask(get(""))] == ["none", "none"]
     assert asked.explain(get("", (name, live)))[1] == (Difference(f"header.{name.lower()}", recorded, live),)
     assert Asked(tmp_path, get("plain")).ask(get("", (name, live))) == "none"
+
+
+def csv(answer: str, accept: str) -> Exchange:
+    return Exchange(
+        "GET /job", answer.encode(), (("Accept", accept),), answer_headers=(("Content-Type", "text/csv; charset=utf-8"),)
+    )
+
+
+def test_an_answer_of_a_type_that_is_not_asked_for_is_none(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("json", ("Accept", "application/json")))
+    for accept in ("*/*", "application/json, text/plain, */*", "application/JSON", "application/*;q=0.5"):
+        assert asked.ask(get("", ("Accept", accept))) == "json"
+    assert asked.ask(get("")) == "json"
+    assert asked.ask(get("", ("Accept", "text/csv"))) == "not accepted"
+    assert asked.explain(get("", ("Accept", "text/csv"))) == (
+        "GET /job",
+        (Difference("header.accept", "application/json", "text/csv"),),
+    )
+    request = asked.request(get("", ("Accept", "text/csv")))
+    assert "does not ask for the recorded answer, which is application/json" in explain(asked.index, request, NotAccepted(1)).reason
+
+
+def test_an_accept_field_that_was_recorded_gets_its_answer_whatever_the_type(tmp_path: Path) -> None:
+    """Servers may not heed it. That of any equal request counts, not just the first one's."""
+    asked = Asked(tmp_path, get("json", ("Accept", "*/*")), get("json", ("Accept", "text/csv")))
+    assert [asked.ask(get("", ("Accept", accept))) for accept in ("text/csv", "TEXT/csv ", "text/xml")] == [
+        "json",
+        "json",
+        "not accepted",
+    ]
+
+
+def test_recorded_types_are_chosen_by_accept(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("json", ("Accept", "application/json")), csv("csv", "text/csv"))
+    assert [asked.ask(get("", ("Accept", accept))) for accept in ("text/csv", "application/json", "*/*")] == [
+        "csv",
+        "json",
+        "undecided",
+    ]
+
+
+def test_that_nothing_is_acceptable_is_said_to_the_recorded_field_only(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("nothing", ("Accept", "image/png"), status="406 Not Acceptable"))
+    assert [asked.ask(get("", ("Accept", accept))) for accept in ("image/png", "*/*")] == ["nothing", "not accepted"]
+
+
+def test_of_an_accept_field_that_was_not_recorded_an_answer_is_read_once(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, get("json", ("Accept", "application/json")))
+    loaded: list[int] = []
+
+    def load(row: int) -> RRPair:
+        loaded.append(row)
+        return asked.snapshot.at(row)
+
+    asked.index.load = load
+    requests = [asked.request(get("", ("Accept", accept))) for accept in ("application/json", "*/*", "text/csv") for _ in range(5)]
+    found = [isinstance(asked.index.find(request), Sequence) for request in requests]
+    assert (found, len(loaded)) == ([True] * 10 + [False] * 5, 2)
 
 
 def test_a_lone_recording_answers_whatever_the_credentials(tmp_path: Path) -> None:
