@@ -65,7 +65,8 @@ class Answering:
         return Request.of(asked.method, path, split_query(query) if query else (), message, secrets)
 
     def _missed(self, place: Place, tls: bool, request: Request, refused: Refused | None) -> Missed:
-        why = self._run.explanation(place, request.form.digest) or self._explain(place, request, refused)
+        known = None if refused else self._run.explanation(place, request.form.digest)
+        why = known or self._explain(place, request, refused)
         return Missed(place, tls, request, why)
 
     def _explain(self, place: Place, request: Request, refused: Refused | None) -> Explanation:

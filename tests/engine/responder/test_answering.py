@@ -13,7 +13,29 @@ from engine.responder.requests import RequestReader
 from engine.responder.run import Run
 from engine.rrpair import Connection, Flow, Role
 from engine.snapshot import Snapshot, SnapshotWriter
-from tests.engine.making import Exchange, pairs_of
+from tests.engine.making import Exchange, pairs_of, write_snapshot
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Accept"])
+def test_a_miss_names_its_own_values_though_an_equal_request_was_missed_before(tmp_path: Path, name: str) -> None:
+    """Equal but for these headers, for each of which it is another miss."""
+    exchanges = [Exchange("GET /a", value.encode(), ((name, value),)) for value in ("application/json", "text/plain")]
+    path = write_snapshot(tmp_path / "s", *exchanges[: 1 if name == "Accept" else 2])
+    with Snapshot(path) as snapshot:
+        backends = Backends(snapshot)
+        run = Run("test", backends.indexes)
+        answering = Answering(backends, snapshot.redactor(), Replies(snapshot.answer), run)
+        shown = []
+        for value in ("text/one", "text/two"):
+            [asked] = RequestReader().feed(
+                b"GET /a HTTP/1.1\r\nHost: api.example.com\r\n%b: %b\r\n\r\n" % (name.encode(), value.encode())
+            )
+            missed = answering.answer(Scope(True, "api.example.com", ("api.example.com", 443), 1), asked)
+            assert isinstance(missed, Missed)
+            run.missed(missed, passed=False)
+            shown.append(missed.why.differences)
+    assert shown[0] != shown[1]
+    assert [len(each) for each in shown] == [1, 1]
 
 
 @pytest.mark.parametrize(
