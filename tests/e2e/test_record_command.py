@@ -97,7 +97,8 @@ def test_processes_that_are_left_behind_are_named(tmp_path: Path) -> None:
     ended = tmp_path / "ended"
     os.mkfifo(ended)
     # The one left behind waits for the other end of the pipe. It has none of the outputs, or record would be waited for.
-    done = record(tmp_path / "snapshot", "sh", "-c", f"cat {ended} >/dev/null 2>&1 & exit 0")
+    leave = f"cat {ended} >/dev/null 2>&1 & until grep -q cat /proc/$!/comm; do :; done"
+    done = record(tmp_path / "snapshot", "sh", "-c", leave)
     ended.write_text("")
     assert done.status == 0
     assert "sh has ended and left processes behind: cat (" in done.stderr
