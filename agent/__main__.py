@@ -77,9 +77,9 @@ def main(listen: str, engine: str, metrics: str, ring_bytes: int, probe_filtered
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    check = describe.seccomp_check(platform.release())
-    if not check.ok:
-        click.echo(f"{check.detail}; {check.remedy}", err=True)
+    for check in (describe.pid_namespace_check(), describe.seccomp_check(platform.release())):
+        if not check.ok:
+            click.echo(f"{check.name}: {check.detail}; {check.remedy}", err=True)
     server, captures, redirects, uplink = build(listen, engine, ring_bytes, probe_filtered)
     if metrics:
         host, _, port = metrics.rpartition(":")

@@ -266,8 +266,8 @@ class Captures:
         if self._uplink is None:
             raise ValueError("this agent has no engine to send to: start it with --engine ADDRESS")
         for check in describe.checks():
-            if check.required and not check.ok:
-                raise OSError(f"{check.name}: {check.detail}: {check.remedy}")
+            if check.required:
+                check.require()
         mount = workloads.cgroup_mount()
         assert mount is not None  # one of the checks
         with self._lock:

@@ -38,6 +38,11 @@ class Check:
     remedy: str = ""
     required: bool = True
 
+    def require(self) -> None:
+        """OSError where it is not met."""
+        if not self.ok:
+            raise OSError(f"{self.name}: {self.detail}: {self.remedy}")
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -59,6 +64,7 @@ def checks() -> Iterator[Check]:
     )
     mount = workloads.cgroup_mount()
     yield Check("cgroup v2", mount is not None, str(mount or "not mounted"), "mount it: mount -t cgroup2 none /sys/fs/cgroup")
+    yield pid_namespace_check()
     library = ctypes.util.find_library("bpf")
     yield Check("libbpf", library is not None, library or "not found", "install libbpf1 (Debian) or libbpf (others)")
     yield _object_check()
@@ -79,6 +85,18 @@ def checks() -> Iterator[Check]:
         "Linux 6.6 or later" if multi_supported() else "older: perf uprobes are used, which need CAP_SYS_ADMIN",
         "" if multi_supported() else "run Linux 6.6 or later to do without CAP_SYS_ADMIN",
         required=False,
+    )
+
+
+def pid_namespace_check() -> Check:
+    """Whether the agent and the kernel mean the same process by a number: else another one would be captured or cut off."""
+    if workloads.in_initial_pid_namespace():
+        return Check("PID namespace", True, "the machine's")
+    return Check(
+        "PID namespace",
+        False,
+        "this is one of a container's own, where processes have other numbers than in the kernel",
+        "run in the machine's: docker run --pid=host, or hostPID: true in the pod's spec",
     )
 
 

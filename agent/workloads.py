@@ -214,8 +214,13 @@ def remove_cgroup(path: Path) -> bool:
     return True
 
 
-_INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB
-"""Inode of the initial cgroup namespace (PROC_CGROUP_INIT_INO, include/linux/proc_ns.h)."""
+_INITIAL_CGROUP_NAMESPACE, _INITIAL_PID_NAMESPACE = 0xEFFFFFFB, 0xEFFFFFFC
+"""Inodes of the initial namespaces (PROC_CGROUP_INIT_INO, PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
+
+
+def in_initial_pid_namespace() -> bool:
+    """Whether processes have the numbers here by which the kernel's probes and hooks know them."""
+    return os.stat(PROC / "self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
 
 
 def depth(cgroup: Path) -> int | None:

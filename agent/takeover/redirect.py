@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agent import workloads
+from agent import describe, workloads
 from agent.departed import Departed, departed
 from agent.kernel.departures import Departures
 from agent.kernel.takeover import Hooks
@@ -337,6 +337,7 @@ class Redirects:
 
     def start(self, wanted: Wanted) -> Redirect:
         """Take over. OSError, ValueError or LookupError tell what is wrong, and leave nothing behind."""
+        describe.pid_namespace_check().require()
         mount = workloads.cgroup_mount()
         if mount is None:
             raise FileNotFoundError("cgroup v2 is not mounted: mount it: mount -t cgroup2 none /sys/fs/cgroup")
