@@ -33,7 +33,10 @@ from agent.takeover.redirect import Redirects
 from agent.uplink import Uplink
 
 CAPTURES_AT_ONCE = 32
-"""Each open Capture call keeps a thread; the others answer at once."""
+"""Captures and redirections: each keeps a thread for as long as it is open."""
+
+CALLS_AT_ONCE = CAPTURES_AT_ONCE + 16
+"""Threads, made as they are needed. However many captures are open, some are left for calls that end by themselves."""
 
 
 def _listen(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -125,8 +128,9 @@ def build(
     captures = Captures(lambda: CoreProbes(ring_bytes, probe_filtered=probe_filtered), uplink, examiner, failures)
     redirects = Redirects()
     encoder = wire.Encoder(time.time_ns() - time.monotonic_ns(), platform.node(), look_up, captures.name_of)
-    server = grpc.server(ThreadPoolExecutor(CAPTURES_AT_ONCE, thread_name_prefix="rpc"))
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(captures, redirects, examiner), server)
+    server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="rpc"))
+    service = AgentService(captures, redirects, examiner, CAPTURES_AT_ONCE)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(service, server)
     state = health.HealthServicer()
     state.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import threading
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -130,10 +131,22 @@ def _departure(departed: Departed) -> pb.Departure:
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
     """Serves one agent's captures and takeovers."""
 
-    def __init__(self, captures: Captures, redirects: redirect.Redirects, examiner: Examiner) -> None:
+    def __init__(self, captures: Captures, redirects: redirect.Redirects, examiner: Examiner, at_once: int) -> None:
+        """`at_once`: captures and redirections, taken together."""
         self._captures = captures
         self._redirects = redirects
         self._examiner = examiner
+        self._at_once, self._room = at_once, threading.BoundedSemaphore(at_once)
+
+    @contextlib.contextmanager
+    def _one_of_those_at_once(self, context: grpc.ServicerContext) -> Iterator[None]:
+        if not self._room.acquire(blocking=False):
+            open_now = f"{self._at_once} captures and redirections are open"
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{open_now}, which is as many as this agent takes: end one")
+        try:
+            yield
+        finally:
+            self._room.release()
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, D102
         response = pb.DescribeResponse(node=platform.node(), kernel_release=platform.release())
@@ -150,6 +163,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     def Capture(self, request: pb.CaptureRequest, context: grpc.ServicerContext) -> Iterator[pb.CaptureResponse]:  # noqa: D102
         if not request.capture_id or not request.targets:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a capture needs an id and a target")
+        with self._one_of_those_at_once(context):
+            yield from self._capture(request, context)
+
+    def _capture(self, request: pb.CaptureRequest, context: grpc.ServicerContext) -> Iterator[pb.CaptureResponse]:
         try:
             capture = self._captures.start(request.capture_id, [_target(target) for target in request.targets])
         except (OSError, ValueError, LookupError) as error:
@@ -179,6 +196,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         return pb.StopCaptureResponse(ledger=_ledger_of(capture), delivered=capture.delivered)
 
     def Redirect(self, request: pb.RedirectRequest, context: grpc.ServicerContext) -> Iterator[pb.RedirectResponse]:  # noqa: D102
+        with self._one_of_those_at_once(context):
+            yield from self._redirect(request, context)
+
+    def _redirect(self, request: pb.RedirectRequest, context: grpc.ServicerContext) -> Iterator[pb.RedirectResponse]:
         try:
             started = self._redirects.start(_wanted(request))
         except (OSError, ValueError, LookupError) as error:
