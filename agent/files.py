@@ -64,8 +64,9 @@ def place_in(root: str, path: bytes) -> int:
     return int(fd)
 
 
-def open_place(place: int, inode: int, device: int | None = None, pid: int = 0) -> int:
-    """Open the regular file at a place for reading, and close the place. FileNotFoundError where it is another file.
+def open_place(place: int, inode: int | None = None, device: int | None = None, pid: int = 0) -> int:
+    """Open the regular file at a place for reading, and close the place. FileNotFoundError where it is another file than is meant;
+    without an inode, any is.
 
     A device is compared where both sides know it: btrfs and overlayfs show another one in stat(2) than in /proc/PID/maps. With a
     process, it is opened by way of no mount of its, see unbound().
@@ -73,8 +74,8 @@ def open_place(place: int, inode: int, device: int | None = None, pid: int = 0) 
     try:
         status = os.fstat(place)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"what is mapped is no regular file (mode {stat.filemode(status.st_mode)})")
-        if status.st_ino != inode or not _same_device(status.st_dev, device):
+            raise OSError(f"what is there is no regular file (mode {stat.filemode(status.st_mode)})")
+        if inode not in (None, status.st_ino) or not _same_device(status.st_dev, device):
             raise FileNotFoundError("another file has taken its place")
         with unbound(place, pid) as found:
             # O_NONBLOCK: a lease that somebody has on the file is an error, not a wait.

@@ -155,14 +155,14 @@ def normal(name: str) -> str:
 
 def read_hosts(text: str) -> dict[str, tuple[Address, ...]]:
     """The names in a hosts(5) file."""
-    found: dict[str, tuple[Address, ...]] = {}
+    found: dict[str, list[Address]] = {}
     for line in text.splitlines():
         first, *rest = line.partition("#")[0].split() or [""]
         address = parse_address(first)
         if address is not None:
             for name in map(normal, rest):
-                found[name] = (*found.get(name, ()), address)
-    return found
+                found.setdefault(name, []).append(address)
+    return {name: tuple(addresses) for name, addresses in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agent import describe, workloads
+from agent import describe, files, workloads
 from agent.departed import Departed, departed
 from agent.kernel.departures import Departures
 from agent.kernel.takeover import Hooks
@@ -35,6 +35,10 @@ from agent.takeover.trust import Trust
 from agent.workloads import Cgroup, Workload
 
 LOOPBACK: tuple[Address, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+
+FILE_MAX = 4 << 20
+"""Bytes of a hosts or resolv.conf that are read: the workload may write what it likes there. The largest that people have, lists
+against advertisements, take 2 to 6 MiB and have their own hosts first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +297,12 @@ def _servers(pid: int) -> list[Server]:
 
 
 def _read(pid: int, path: str) -> str:
-    """A file as the process sees it; "" where it does not."""
+    """A file as the process sees it, of a large one whole lines from its start; "" where there is none that can be read."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/root/{path}").read_text(errors="replace")
+        place = files.place_in(f"/proc/{pid}/root", os.fsencode(path))
+        with open(files.open_place(place), "rb") as file:
+            data = file.read(FILE_MAX)
+        return (data if len(data) < FILE_MAX else data[: data.rfind(b"\n") + 1]).decode(errors="replace")
     return ""
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from agent.takeover import redirect as module
 from agent.takeover.events import Action, Address
 from agent.takeover.names import Backend
 from agent.takeover.redirect import Redirect, Responder, Wanted
@@ -85,3 +90,50 @@ def test_what_was_recorded_or_chosen_is_not_refused() -> None:
     place = Backend("127.0.0.1", 3128)
     assert taking(wanted(recorded=(place,), refused=(place,)))[1] == {(LOCAL, 3128): (Action.RESPOND, None)}
     assert taking(wanted(passed=(place,), refused=(place,)))[1] == {(LOCAL, 3128): (Action.PASS, None)}
+
+
+CHANGED_ROOT = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); input()"
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """The folder /etc of a process that has another root, and the process."""
+    (tmp_path / "etc").mkdir()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", CHANGED_ROOT, tmp_path], **pipes) as process:  # type: ignore[call-overload]
+        process.stdout.readline()
+        yield tmp_path / "etc", process.pid
+        process.communicate(b"\n")
+
+
+@pytest.mark.kernel
+def test_files_are_read_as_the_process_sees_them(etc: tuple[Path, int]) -> None:
+    folder, pid = etc
+    (folder.parent / "run").mkdir()
+    (folder.parent / "run" / "resolv.conf").write_text("nameserver 203.0.113.5\n")
+    for target in ("/run/resolv.conf", "../run/resolv.conf", "../../../../run/resolv.conf"):
+        (folder / "resolv.conf").symlink_to(target)
+        assert [server.host for server in module._servers(pid)] == ["203.0.113.5"]
+        (folder / "resolv.conf").unlink()
+    assert [server.host for server in module._servers(pid)] == ["127.0.0.1"]
+
+
+@pytest.mark.kernel
+@pytest.mark.timeout(20)
+def test_what_is_no_regular_file_is_not_opened(etc: tuple[Path, int]) -> None:
+    folder, pid = etc
+    os.mkfifo(folder / "hosts")
+    assert module._read(pid, "etc/hosts") == ""
+    (folder / "resolv.conf").mkdir()
+    assert module._read(pid, "etc/resolv.conf") == ""
+
+
+@pytest.mark.kernel
+def test_of_a_file_without_end_its_first_lines_are_read(etc: tuple[Path, int]) -> None:
+    folder, pid = etc
+    with open(folder / "hosts", "w") as file:
+        file.write("203.0.113.5 a.test\n")
+        file.truncate(1 << 40)
+    assert module._read(pid, "etc/hosts") == "203.0.113.5 a.test\n"
+    (folder / "hosts").write_text("203.0.113.5 a.test")
+    assert module._read(pid, "etc/hosts") == "203.0.113.5 a.test"
