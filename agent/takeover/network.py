@@ -19,7 +19,7 @@ CLONE_NEWNET = 0x40000000
 
 LEASE_SECONDS = 60
 RENEW_SECONDS = 20.0
-"""Addresses on lo end by themselves when the agent no longer renews them."""
+"""Addresses on the loopback end by themselves when the agent no longer renews them."""
 
 _SIOCGIFCONF = 0x8912
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
@@ -27,6 +27,8 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_REPLACE, _NLM_F_CREATE = 1, 4, 0x100, 0x400
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO = 1, 2, 6
 _IFA_F_NODAD = 0x02
 _SCOPE_HOST = 254
+_LOOPBACK = 1
+"""Index of the loopback in every network, whatever it is called (LOOPBACK_IFINDEX, include/net/flow.h)."""
 
 
 def enter(pid: int) -> None:
@@ -122,10 +124,10 @@ def _has_another(version: int) -> bool:
 
 
 def _change(kind: int, address: Address) -> None:
-    """Add or remove an address of lo (rtnetlink(7)); where the family is switched off, nothing happens."""
+    """Add or remove an address of the loopback (rtnetlink(7)); where the family is switched off, nothing happens."""
     seconds = struct.pack("IIII", LEASE_SECONDS, LEASE_SECONDS, 0, 0)  # struct ifa_cacheinfo: preferred, valid
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    body = struct.pack("BBBBI", family, address.max_prefixlen, _IFA_F_NODAD, _SCOPE_HOST, socket.if_nametoindex("lo"))
+    body = struct.pack("BBBBI", family, address.max_prefixlen, _IFA_F_NODAD, _SCOPE_HOST, _LOOPBACK)
     for name, value in ((_IFA_LOCAL, address.packed), (_IFA_ADDRESS, address.packed), (_IFA_CACHEINFO, seconds)):
         body += struct.pack("HH", 4 + len(value), name) + value
     flags = _NLM_F_REQUEST | _NLM_F_ACK | (_NLM_F_CREATE | _NLM_F_REPLACE if kind == _RTM_NEWADDR else 0)
