@@ -24,6 +24,7 @@ typedef _Bool bool;
 #define SOL_IP 0
 #define SOL_IPV6 41
 #define SO_ORIGINAL_DST 80 /* IP6T_SO_ORIGINAL_DST is the same number */
+#define SOCK_STREAM 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define ETH_P_IP 0x0800
@@ -615,8 +616,7 @@ int takeover_getsockopt(struct bpf_sockopt *ctx)
 
 /* --- The guard --- */
 
-/* The destination of a packet, and whether it belongs to a TCP connection that exists: those came by the hooks above, or were
- * accepted from outside. Offsets are from the IP header. */
+/* The destination of a packet, and whether it is a TCP segment that opens no connection. Offsets are from the IP header. */
 static __always_inline int read_packet(struct __sk_buff *skb, struct destination *to, u8 *protocol)
 {
 	u32 transport = 40, address;
@@ -641,6 +641,13 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct destination
 	return *protocol == IPPROTO_TCP && (flags & 0x12) != 0x02; /* not SYN without ACK (RFC 9293 section 3.1) */
 }
 
+/* Whether what a socket sends belongs to a connection, where it does not open one: connections came by the hooks above, or were accepted
+ * from outside. A raw socket sends segments of any kind. */
+static __always_inline bool is_tcp(const struct bpf_sock *sk)
+{
+	return sk->type == SOCK_STREAM && sk->protocol == IPPROTO_TCP;
+}
+
 /* Lets packets leave that stay on this machine, belong to a connection, or go where calls pass through; drops all others. */
 SEC("cgroup_skb/egress")
 int takeover_egress(struct __sk_buff *skb)
@@ -650,13 +657,15 @@ int takeover_egress(struct __sk_buff *skb)
 	u8 protocol = 0;
 	if (!set)
 		return 0;
-	int connected = read_packet(skb, &call.destination, &protocol);
-	if (connected < 0)
+	int opens_none = read_packet(skb, &call.destination, &protocol);
+	if (opens_none < 0)
 		return 0;
-	if (connected || is_local(&call.destination))
+	if (is_local(&call.destination))
 		return 1;
 	struct bpf_sock *sk = skb->sk;
 	sk = sk ? bpf_sk_fullsock(sk) : 0;
+	if (opens_none && sk && is_tcp(sk))
+		return 1;
 	struct call *origin = sk ? bpf_sk_storage_get(&sockets, sk, 0, 0) : 0;
 	if (origin) {
 		call.tgid = origin->tgid;

@@ -176,6 +176,35 @@ def ping(host: str) -> object:
             return type(error).__name__
 
 
+def segments(host: str, port: str) -> object:
+    """By a raw socket: TCP segments of no connection (RFC 9293 section 3.1), one with each of some sets of flags."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = []
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
+        for flags in (SYN, SYN | ACK, ACK, PSH | ACK, FIN | ACK, RST):
+            segment = struct.pack("!HHIIBBHHH", 40000, int(port), 1, 1, 5 << 4, flags, 65535, 0, 0) + b"a secret"
+            try:
+                raw.sendto(segment, (host, 0))
+                found.append("sent")
+            except OSError as error:
+                found.append(type(error).__name__)
+    return found
+
+
+FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+
+
+def serve(host: str, port: str) -> object:
+    """Answer one caller, and say what it said."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, int(port)), family=family) as server:
+        connection, _ = server.accept()
+        with connection, connection.makefile("rb") as said:
+            connection.sendall(b"served" * 10_000)
+            connection.shutdown(socket.SHUT_WR)
+            return said.read().decode()
+
+
 def look_up(name: str, *families: str) -> object:
     """getaddrinfo with AI_ADDRCONFIG, for each family."""
     found: dict[str, object] = {}

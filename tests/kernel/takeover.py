@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -252,6 +253,25 @@ class World:
         self._process = subprocess.Popen(whole, env=environment(), **_PIPES)
         assert self._process.stdout
         assert self._process.stdout.readline() == "ready\n"
+
+    def ask(self, address: str, port: int) -> bytes:
+        """What a server in the network of the process answers to a caller from the world, as soon as it listens."""
+
+        def call() -> bytes:
+            deadline = time.monotonic() + TIMEOUT
+            while True:
+                try:
+                    with socket.create_connection((address, port), TIMEOUT) as connection, connection.makefile("rb") as answer:
+                        connection.sendall(b"asked")
+                        connection.shutdown(socket.SHUT_WR)
+                        return answer.read()
+                except ConnectionRefusedError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+
+        with contextlib.closing(Place(self._process.pid)) as outside:
+            answered: bytes = outside.run(call)
+        return answered
 
     def packets(self) -> list[dict[str, Any]]:
         """What has come by the cable since the last time."""

@@ -8,7 +8,7 @@ import pytest
 from understudy.v1 import backend_pb2
 
 from tests.kernel.takeover import Taking, World, backend
-from tests.kernel.world import BACKEND4, BACKEND6, GATEWAY, HOME, PORT
+from tests.kernel.world import BACKEND4, BACKEND6, GATEWAY, HOME, HOME6, PORT
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -67,6 +67,25 @@ def test_what_needs_no_connection_does_not_leave_either(joined: Joined) -> None:
     assert said == "PermissionError"
     assert running.told("refused") == [("", GATEWAY, 0, 1)]
     assert world.packets() == []
+
+
+@pytest.mark.parametrize("host", [GATEWAY, BACKEND4, BACKEND6])
+def test_segments_of_no_connection_do_not_leave(joined: Joined, host: str) -> None:
+    """Whatever their flags say; nor do those to the place of a recorded backend."""
+    taking, world = joined
+    said, running = taking.said("segments", host, str(PORT), recorded=[backend(HOST, PORT, BACKEND4, BACKEND6)])
+    assert said == ["PermissionError"] * 6
+    assert set(running.told("refused")) == {("" if host == GATEWAY else HOST, host, PORT, 6)}
+    assert world.packets() == []
+
+
+@pytest.mark.parametrize("address", [HOME, HOME6])
+def test_who_calls_from_outside_is_answered(joined: Joined, address: str) -> None:
+    taking, world = joined
+    running = taking.start(taking.python, "-m", "tests.kernel.calling", "serve", address, str(PORT))
+    assert world.ask(address, PORT) == b"served" * 10_000
+    assert running.said() == "asked"
+    assert running.told("refused") == []
 
 
 @pytest.mark.parametrize(

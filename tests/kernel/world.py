@@ -21,7 +21,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
-GATEWAY, HOME = "10.77.0.1", "10.77.0.2"
+GATEWAY, HOME, HOME6 = "10.77.0.1", "10.77.0.2", "fd77::2"
 BACKEND4, BACKEND6 = "203.0.113.5", "2001:db8:5::5"
 """Where the real backends are, on every TCP port."""
 
@@ -47,7 +47,7 @@ def lay_cable(home: int) -> None:
     ip("address", "add", f"{BACKEND6}/128", "dev", "lo", "nodad")
     ip("link", "set", "cable", "up")
     ip("address", "add", f"{HOME}/24", "dev", "eth0", there=True)
-    ip("address", "add", "fd77::2/64", "dev", "eth0", "nodad", there=True)
+    ip("address", "add", f"{HOME6}/64", "dev", "eth0", "nodad", there=True)
     ip("link", "set", "eth0", "up", there=True)
     ip("route", "add", "default", "via", GATEWAY, there=True)
     ip("route", "add", "default", "via", "fd77::1", there=True)
