@@ -14,7 +14,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -241,7 +241,7 @@ class Captures:
         self._uplink = uplink
         self._examiner = examiner
         self.failures = failures
-        self._lock = threading.Lock()
+        self._lock, self._aiming = threading.Lock(), threading.Lock()
         self._session: _Session | None = None
         self._active: dict[int, Capture] = {}
         self._names: dict[int, str] = {}
@@ -301,15 +301,37 @@ class Captures:
         self._session = session
         return session
 
+    def _refuse_what_is_taken(self, probes: Probes, capture: Capture, target: Target, mount: Path) -> None:
+        """OSError where another capture takes a part of the target, or all of it: the kernel counts a byte for one capture."""
+        if pid := target.launched_pid or target.pid:
+            processes = workloads.descendants(pid)
+            cgroups = {path for each in processes for path in workloads.lineage(workloads.cgroup_of(each), mount)}
+        else:
+            tops = _cgroups(target, mount)
+            processes = list(_processes_in(tops))
+            cgroups = {path for top in tops for path in workloads.lineage(str(top.relative_to(mount)), mount)}
+            cgroups |= {procs.parent for top in tops for procs in top.rglob("cgroup.procs")}
+        takers = set(map(probes.capture_of_process, processes))
+        for path in cgroups:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                takers.add(probes.capture_of_cgroup(cgroup_id(str(path))))
+        for other in takers - {0, capture.number}:
+            raise OSError(f"capture {self.name_of(other)!r} takes that, or a part of it: end it first, or use an agent for each")
+
     def _aim(self, session: _Session, capture: Capture, target: Target, mount: Path) -> None:
-        probes = session.probes
+        with self._aiming:
+            self._refuse_what_is_taken(session.probes, capture, target, mount)
+            self._take(session.probes, capture, target, mount)
+        if target.launched_pid and capture.cgroup:
+            self._hold(session, capture, target.launched_pid)
+            capture.cgroup.adopt(target.launched_pid)
+
+    def _take(self, probes: Probes, capture: Capture, target: Target, mount: Path) -> None:
         if target.launched_pid:
             if capture.cgroup:
                 raise ValueError("a capture can have one launched process: start another capture for the other")
             capture.cgroup = Cgroup.for_launched(mount, f"{os.getpid()}-{capture.number}", target.launched_pid)
             self._aim_at(probes, capture, capture.cgroup.path)
-            self._hold(session, capture, target.launched_pid)
-            capture.cgroup.adopt(target.launched_pid)
         elif target.pid:
             if not workloads.started(target.pid):
                 raise LookupError(f"there is no process {target.pid}")
@@ -341,9 +363,7 @@ class Captures:
             if target.pid:
                 yield from workloads.descendants(target.pid)
             elif not target.launched_pid:
-                for path in _cgroups(target, mount):
-                    for procs in path.rglob("cgroup.procs"):
-                        yield from map(int, procs.read_text().split())
+                yield from _processes_in(_cgroups(target, mount))
 
     def _notice(self, number: int, workload: Workload, path: str, plan: Plan) -> None:
         capture = self._active.get(number)
@@ -440,6 +460,14 @@ def _cgroups(target: Target, mount: Path) -> list[Path]:
     if not (path / "cgroup.procs").exists():
         raise LookupError(f"{path} is no cgroup")
     return [path]
+
+
+def _processes_in(cgroups: Iterable[Path]) -> Iterator[int]:
+    """Those in cgroups and below them."""
+    for path in cgroups:
+        for procs in path.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):  # removed meanwhile; or of threads, whose processes stand in the one above
+                yield from map(int, procs.read_text().split())
 
 
 def _of_container(prefix: str, mount: Path) -> list[Path]:

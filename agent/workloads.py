@@ -60,6 +60,12 @@ def cgroup_of(pid: int | str) -> str:
     return ""
 
 
+def lineage(cgroup: str, mount: Path) -> list[Path]:
+    """A cgroup and those above it, without the root; none of one outside of the reader's namespace, whose path has dots."""
+    path = mount / cgroup.lstrip("/")
+    return [] if ".." in path.parts else [each for each in (path, *path.parents) if mount in each.parents]
+
+
 def container_of(cgroup: str) -> str:
     """The container id in a cgroup path; "" outside containers."""
     for part in reversed(re.findall(r"/[^/]*", cgroup)):

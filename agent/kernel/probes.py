@@ -84,6 +84,12 @@ class Probes(Protocol):
     def target_process(self, tgid: int, capture: int) -> None:
         """Count a process and what it forks as the capture's."""
 
+    def capture_of_cgroup(self, cgroup_id: int) -> int:
+        """The capture that a cgroup is a target of, 0 for none; of those above it nothing is said."""
+
+    def capture_of_process(self, tgid: int) -> int:
+        """The capture that a process is counted for by itself, 0 for none; of its cgroup nothing is said."""
+
     def forget_process(self, tgid: int) -> None:
         """Do not count a process as anybody's any more."""
 
@@ -269,6 +275,18 @@ class CoreProbes:
     def target_process(self, tgid: int, capture: int) -> None:
         """See Probes."""
         self._maps["target_processes"].put(c_uint32(tgid), c_uint32(capture))
+
+    def capture_of_cgroup(self, cgroup_id: int) -> int:
+        """See Probes."""
+        return self._capture_of("target_cgroups", c_uint64(cgroup_id))
+
+    def capture_of_process(self, tgid: int) -> int:
+        """See Probes."""
+        return self._capture_of("target_processes", c_uint32(tgid))
+
+    def _capture_of(self, table: str, key: c_uint64 | c_uint32) -> int:
+        capture = c_uint32()
+        return capture.value if self._maps[table].get(key, capture) else 0
 
     def forget_process(self, tgid: int) -> None:
         """See Probes."""

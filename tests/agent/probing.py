@@ -34,6 +34,7 @@ class FakeProbes:
         self.files: list[FileKey] = []
         self.files_full = False
         self.processes: dict[int, int] = {}
+        self.cgroups: dict[int, int] = {}
         self.process_room = 1 << 20
         self.events: list[bytes] = []
         self.waits = 0
@@ -48,6 +49,15 @@ class FakeProbes:
 
     def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """See Probes."""
+        self.cgroups[cgroup_id] = capture
+
+    def capture_of_cgroup(self, cgroup_id: int) -> int:
+        """See Probes."""
+        return self.cgroups.get(cgroup_id, 0)
+
+    def capture_of_process(self, tgid: int) -> int:
+        """See Probes."""
+        return self.processes.get(tgid, 0)
 
     def target_process(self, tgid: int, capture: int) -> None:
         """See Probes."""
@@ -61,6 +71,9 @@ class FakeProbes:
 
     def forget_capture(self, capture: int) -> None:
         """See Probes."""
+        for targets in (self.cgroups, self.processes):
+            for key in [key for key, number in targets.items() if number == capture]:
+                del targets[key]
 
     def examined(self, key: FileKey) -> None:
         """See Probes."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from understudy.v1 import capture_pb2
 
-from agent import capture, window, workloads
+from agent import capture, describe, window, workloads
 from agent.attach import Attacher
 from agent.capture import Capture, Captures, Target, _Session
 from agent.events import Kind, Opened, Source
@@ -131,6 +132,7 @@ def mount(tmp_path: Path) -> Path:
     for path in (
         ".",
         "own",
+        "pod",
         f"pod/cri-containerd-{ID}.scope",
         f"pod/cri-containerd-{ID[:40]}{'0' * 24}.scope",
         f"docker-{'ab' * 32}.scope",
@@ -160,6 +162,74 @@ def test_a_container_by_as_much_of_its_id_as_only_it_has(mount: Path) -> None:
         capture._cgroups(Target(container="f" * 12), mount)
     with pytest.raises(ValueError, match="hexadecimal"):
         capture._cgroups(Target(container="my-container"), mount)
+
+
+@pytest.fixture
+def captures(mount: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Captures, FakeProbes]]:
+    """Captures where this process is in the cgroup own/below, all others in the root, and nobody waits for an engine."""
+    (mount / "own" / "below" / "more").mkdir(parents=True)
+    for name, processes in (("own/below", f"{os.getpid()}\n"), ("own/below/more", "")):
+        (mount / name / "cgroup.procs").write_text(processes)
+    monkeypatch.setattr(workloads, "cgroup_mount", lambda: mount)
+    monkeypatch.setattr(workloads, "cgroup_of", lambda pid: "/own/below" if pid == os.getpid() else "/")
+    monkeypatch.setattr(describe, "checks", lambda: iter(()))
+    monkeypatch.setattr(Attacher, "process", lambda *_: None)
+    pieces = Pieces()
+    pieces.uplink.hurry(0)
+    made = Captures(lambda: pieces.probes, pieces.uplink, Examiner(), pieces.failures)
+    made._session = pieces.session
+    pieces.session.start()
+    yield made, pieces.probes
+    for each in list(made._active.values()):
+        made.stop(each, patience=0)
+
+
+OWN, BELOW, MORE = (Target(cgroup=name) for name in ("own", "own/below", "own/below/more"))
+PROCESS = Target(pid=os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (OWN, OWN),
+        (OWN, MORE),
+        (MORE, OWN),
+        (PROCESS, PROCESS),
+        (OWN, PROCESS),
+        (BELOW, PROCESS),
+        (PROCESS, OWN),
+        (PROCESS, BELOW),
+        (BELOW, Target(launched_pid=os.getpid())),
+        (PROCESS, Target(launched_pid=os.getpid())),
+    ],
+)
+def test_what_one_capture_takes_no_other_takes(captures: tuple[Captures, FakeProbes], first: Target, second: Target) -> None:
+    """It would take it away from the first, and both accounts would be right."""
+    made, probes = captures
+    made.start("apart", [Target(cgroup="pod")])
+    taking = made.start("first", [first])
+    before = dict(probes.cgroups), dict(probes.processes)
+    with pytest.raises(OSError, match="capture 'first' takes"):
+        made.start("second", [second])
+    assert (probes.cgroups, probes.processes) == before
+    assert made.active() == 2
+    made.stop(taking, patience=0)
+    if not second.launched_pid:
+        made.start("third", [second])
+
+
+@pytest.mark.parametrize(("first", "second"), [(PROCESS, MORE), (MORE, PROCESS)])
+def test_captures_that_share_nothing_go_side_by_side(captures: tuple[Captures, FakeProbes], first: Target, second: Target) -> None:
+    made, probes = captures
+    made.start("first", [first])
+    made.start("second", [second])
+    assert {*probes.cgroups.values(), *probes.processes.values()} == {1, 2}
+
+
+def test_targets_of_one_capture_may_overlap(captures: tuple[Captures, FakeProbes]) -> None:
+    made, probes = captures
+    made.start("first", [OWN, MORE, PROCESS, OWN])
+    assert {*probes.cgroups.values(), *probes.processes.values()} == {1}
 
 
 def test_tls_that_no_probe_saw_is_told_with_its_process() -> None:

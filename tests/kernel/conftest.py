@@ -33,7 +33,7 @@ class Capturing:
         self._folder = folder
         self._recordings = recordings
         self.name = uuid.uuid4().hex
-        self.recording: Recording = recordings.start(folder / f"{self.name}.snapshot", "tested", self.name, resume=False)
+        self.recording = self.record(self.name)
         lease, listen = folder / f"lease-{self.name}", f"unix:{folder}/{self.name}.sock"
         lease.mkdir()
         options = ["--listen", listen, "--engine", engine, "--lease", str(lease), *agent_options]
@@ -42,6 +42,10 @@ class Capturing:
         grpc.channel_ready_future(self._channel).result(TIMEOUT)
         self.service = agent_pb2_grpc.AgentServiceStub(self._channel)
         self._news: Iterator[agent_pb2.CaptureResponse] | None = None
+
+    def record(self, name: str) -> Recording:
+        """Have the engine take what this agent sends of a capture; what it does not know it refuses."""
+        return self._recordings.start(self._folder / f"{name}.snapshot", "tested", name, resume=False)
 
     def start(self, target: agent_pb2.Target) -> agent_pb2.CaptureReady:
         """Start to capture."""

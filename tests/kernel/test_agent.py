@@ -127,6 +127,30 @@ def test_a_capture_by_cgroup(capturing: Callable[..., Capturing], authority: Aut
         eventually(cgroup.remove)
 
 
+def test_a_second_capture_does_not_take_from_the_first(capturing: Callable[..., Capturing], authority: Authority) -> None:
+    """Neither by its cgroup nor by its process; and the first has everything."""
+    with CountingServer(authority.context) as server:
+        capture, client = capturing(), Client(server.port, authority.ca)
+        cgroup = capture.start(agent_pb2.Target(launched_pid=client.process.pid)).cgroup
+        client.say("")
+        client.hear()
+        for name, target in (
+            ("by-cgroup", agent_pb2.Target(cgroup=cgroup)),
+            ("by-number", agent_pb2.Target(pid=client.process.pid)),
+            ("launched", agent_pb2.Target(launched_pid=client.process.pid)),
+        ):
+            capture.record(name)
+            request = agent_pb2.CaptureRequest(capture_id=name, targets=[target])
+            with pytest.raises(grpc.RpcError, match=f"capture '{capture.name}' takes") as caught:
+                next(capture.service.Capture(request))
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        client.say("1000")
+        client.hear()
+        client.end()
+        ledger = capture.stop()
+        assert ledger.seen == ledger.delivered == server.bytes
+
+
 def test_a_process_whose_name_is_no_text_is_captured_as_any_other(
     capturing: Callable[..., Capturing], authority: Authority, tmp_path: Path
 ) -> None:
