@@ -358,6 +358,11 @@ static __always_inline u32 kernel_sequence(struct sock *sk, u8 direction)
 	return peer_has_ended(sk) && copied == BPF_CORE_READ(tcp, rcv_nxt) ? copied - 1 : copied;
 }
 
+/* By so much our count may be ahead of the kernel's: urgent bytes are read before they are counted. Of these there is one at most for each
+ * segment that waits to be read, and so many segments would take 768 MiB. Any other difference is what the kernel has moved: modulo 4 GiB,
+ * for it counts in 32 bits. */
+#define URGENT_MAX (1u << 20)
+
 /* Finds what was read or written by other ways than the calls that are followed: AIO, io_uring, TCP_ZEROCOPY_RECEIVE, or a process that
  * is no target. The kernel's count then differs from ours, and the difference is a gap. Only while no followed call is in progress, whose
  * bytes the kernel counts before we do. Both counts start with the first look. */
@@ -371,9 +376,9 @@ static __noinline int reconcile_direction(struct stream *stream, struct sock *sk
 	u32 now = kernel_sequence(sk, direction);
 	if (*(volatile u32 *)&stream->active[direction] || *(volatile u32 *)&stream->entered[direction] != entered)
 		return 0;
-	s32 foreign = now - before;
-	if (stream->reconciled[direction] && foreign <= 0)
-		return 0; /* urgent bytes are read before they are counted */
+	u32 foreign = now - before;
+	if (stream->reconciled[direction] && (!foreign || foreign >= 0u - URGENT_MAX))
+		return 0;
 	if (__sync_val_compare_and_swap(&stream->sequence[direction], before, now) != before)
 		return 0; /* somebody else looked */
 	if (!stream->reconciled[direction]) {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from ctypes import c_uint64
 from pathlib import Path
 
 import pytest
@@ -607,6 +608,35 @@ connection.close()
     probes.only()
     assert (probes.said(WRITE), probes.gaps(WRITE)) == (QUESTION[9:], 9)
     assert (probes.said(READ), probes.gaps(READ)) == (ANSWER, 0)
+    probes.check_ledger()
+
+
+@pytest.mark.parametrize(
+    ("moved", "gap"),
+    [(1, 1), (2**31 - 1, 2**31 - 1), (2**31, 2**31), (3 << 30, 3 << 30), (-1, 0), (-1000, 0)],
+)
+def test_any_difference_up_to_4_gib_is_a_gap(probes: Probing, moved: int, gap: int) -> None:
+    """The account is set back by as much as others are taken to have written since; or forward, as by urgent bytes."""
+    program = f"""
+connection = connect()
+connection.sendall({QUESTION[:9]!r})
+print("written", flush=True)
+sys.stdin.readline()
+connection.sendall({QUESTION[9:]!r})
+connection.recv({len(ANSWER)}, socket.MSG_WAITALL)
+connection.close()
+"""
+    with serving(answer_at_once) as port:
+        process = probes.start(program, port)
+        assert process.stdout
+        assert process.stdout.readline() == "written\n"
+        ((sock, entry),) = probes.probes.streams(CAPTURE)
+        assert isinstance(sock, int)
+        entry.sequence[WRITE] -= moved
+        probes.probes._maps["sockets"].put(c_uint64(sock), entry)
+        process.communicate("\n", timeout=60)
+    probes.only()
+    assert (probes.said(WRITE), probes.gaps(WRITE)) == (QUESTION, gap)
     probes.check_ledger()
 
 
