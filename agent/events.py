@@ -41,7 +41,8 @@ class TlsCall(enum.IntEnum):
     READ_EARLY = 5
     SENDFILE = 6
     OTHER = 7
-    ERROR = 8
+    WRITE_EARLY = 8
+    ERROR = 9
 
 
 class Counter(enum.IntEnum):

@@ -36,6 +36,7 @@ enum tls_call {
 	TLS_READ_EARLY,	 /* as TLS_READ_EX, but 1 or 2 (SSL_READ_EARLY_DATA_FINISH) */
 	TLS_SENDFILE,	 /* ssize_t f(SSL *, int, off_t, size_t, int): the length, bytes out of reach */
 	TLS_OTHER,	 /* carries no application data, but may reach the socket */
+	TLS_WRITE_EARLY, /* as TLS_WRITE_EX, which it is built on */
 	TLS_ERROR,	 /* int SSL_get_error(SSL *, int): why a call carried nothing, such as that the peer has ended */
 };
 

@@ -84,9 +84,16 @@ struct frame {
 	u64 length_pointer;
 	u64 stack_pointer;
 	u64 time;
-	u32 call; /* enum tls_call */
-	u32 padding;
+	u64 carried; /* bytes that calls which this one is built on have carried */
+	u32 attachment; /* which of the probes at its place told of it */
+	u8 call;	/* enum tls_call */
+	u8 left;	/* it was told that this call was left */
+	u8 padding[2];
 };
+
+/* The cookie of a probe: the call, and the number of its attachment, which tells apart the probes that are at one place. */
+#define CALL_OF(cookie) ((u32)((cookie) & 0xff))
+#define ATTACHMENT_OF(cookie) ((u32)((cookie) >> 8))
 
 /* TLS calls nest where a library builds one function on another or a BIO is itself a TLS stream. */
 #define FRAMES_MAX 4

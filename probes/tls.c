@@ -44,9 +44,46 @@ static __noinline int end_tls(struct tls_key *key)
 	return 0;
 }
 
-/* Drops the frames of calls that were left without a return (longjmp, a missed uretprobe): a stack frame that still runs
- * lies above the current stack pointer. */
-static __always_inline u32 drop_abandoned(struct frames *all, u64 stack_pointer)
+/* Bytes may have passed unseen: the stream ends here, and what follows on the same socket is one whose start is unknown. */
+static __noinline int break_tls(struct tls_key *key)
+{
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
+	if (!stream)
+		return 0;
+	tell_closed(stream); /* where it finds no room, its bytes stay in the totals */
+	stream->id = next_stream_id();
+	__builtin_memset(stream->tally, 0, sizeof(stream->tally));
+	stream->start_known = 0;
+	stream->announced = 0;
+	stream->read_ended = 0;
+	return 0;
+}
+
+static __always_inline int direction_of(u32 call)
+{
+	if (call == TLS_READ || call == TLS_READ_EX || call == TLS_READ_EARLY)
+		return DIRECTION_READ;
+	if (call == TLS_WRITE || call == TLS_WRITE_EX || call == TLS_WRITE_EARLY || call == TLS_SENDFILE)
+		return DIRECTION_WRITE;
+	return -1;
+}
+
+/* A call was left without a return (longjmp, an exception, a missed uretprobe). What it carried is unknown, so what follows is another
+ * stream, whose start is unknown. */
+static __noinline int abandon(struct frame *frame)
+{
+	if (!frame || frame->left)
+		return 0;
+	frame->left = 1;
+	count(COUNT_CALLS_UNRETURNED, 1);
+	if (direction_of(frame->call) >= 0)
+		break_tls(&frame->key);
+	return 0;
+}
+
+/* Drops the frames of calls that were left: a stack frame that still runs lies above the current stack pointer. Returns how many are left,
+ * or -1 where the top one is of this very call: a library that is probed by two inodes of an overlay tells of a call twice. */
+static __always_inline int drop_abandoned(struct frames *all, u64 stack_pointer, u64 ssl, u64 cookie)
 {
 	u32 depth = all->depth;
 	for (int i = 0; i < FRAMES_MAX; i++) {
@@ -55,9 +92,13 @@ static __always_inline u32 drop_abandoned(struct frames *all, u64 stack_pointer)
 		struct frame *top = &all->frame[(depth - 1) & (FRAMES_MAX - 1)];
 		if (top->stack_pointer > stack_pointer)
 			break;
-		if (top->stack_pointer < stack_pointer)
-			count(COUNT_CALLS_UNRETURNED, 1);
-		/* An equal one is the same call, seen twice: a library reached by two inodes of an overlay. */
+		if (top->stack_pointer == stack_pointer) {
+			if (top->key.ssl == ssl && top->call == CALL_OF(cookie) && top->attachment != ATTACHMENT_OF(cookie))
+				return -1;
+			if (direction_of(top->call) < 0)
+				top->left = 1; /* as SSL_connect, whose last act is to jump to SSL_do_handshake */
+		}
+		abandon(top);
 		depth--;
 	}
 	return depth;
@@ -78,37 +119,34 @@ int tls_enter(struct pt_regs *ctx)
 			bpf_map_update_elem(&frames, &thread, none, BPF_ANY);
 		all = bpf_map_lookup_elem(&frames, &thread);
 	}
-	if (!all) {
-		count(COUNT_CALLS_UNTRACKED, 1);
-		return 0;
-	}
 	u64 stack_pointer = PT_REGS_SP(ctx);
-	u32 depth = drop_abandoned(all, stack_pointer);
-	if (depth >= FRAMES_MAX) {
-		count(COUNT_CALLS_UNTRACKED, 1);
-		return 0;
-	}
+	u64 cookie = bpf_get_attach_cookie(ctx);
 	struct process process;
 	current_process(&process, capture);
+	struct tls_key key;
+	key_of(&key, PT_REGS_PARM1(ctx), &process);
+	int depth = all ? drop_abandoned(all, stack_pointer, key.ssl, cookie) : FRAMES_MAX;
+	if (depth < 0)
+		return 0;
+	if (!all || depth >= FRAMES_MAX) {
+		count(COUNT_CALLS_UNTRACKED, 1);
+		if (direction_of(CALL_OF(cookie)) >= 0)
+			break_tls(&key);
+		return 0;
+	}
 	struct frame *frame = &all->frame[depth & (FRAMES_MAX - 1)];
-	key_of(&frame->key, PT_REGS_PARM1(ctx), &process);
+	frame->key = key;
 	frame->buffer = PT_REGS_PARM2(ctx);
 	frame->count = PT_REGS_PARM3(ctx);
 	frame->length_pointer = PT_REGS_PARM4(ctx);
 	frame->stack_pointer = stack_pointer;
 	frame->time = bpf_ktime_get_ns();
-	frame->call = bpf_get_attach_cookie(ctx);
+	frame->carried = 0;
+	frame->left = 0;
+	frame->call = CALL_OF(cookie);
+	frame->attachment = ATTACHMENT_OF(cookie);
 	all->depth = depth + 1;
 	return 0;
-}
-
-static __always_inline int direction_of(u32 call)
-{
-	if (call == TLS_READ || call == TLS_READ_EX || call == TLS_READ_EARLY)
-		return DIRECTION_READ;
-	if (call == TLS_WRITE || call == TLS_WRITE_EX || call == TLS_SENDFILE)
-		return DIRECTION_WRITE;
-	return -1;
 }
 
 /* How many bytes a call carried. */
@@ -121,6 +159,7 @@ static __always_inline u64 length_of(const struct frame *frame, u64 result)
 		return (s32)result > 0 ? (u32)result : 0;
 	case TLS_READ_EX:
 	case TLS_WRITE_EX:
+	case TLS_WRITE_EARLY:
 		if ((s32)result == 1)
 			bpf_probe_read_user(&length, sizeof(length), (void *)frame->length_pointer);
 		return length;
@@ -134,19 +173,29 @@ static __always_inline u64 length_of(const struct frame *frame, u64 result)
 	return 0;
 }
 
-/* Whether a frame further out carries the same bytes: AWS-LC and LibreSSL build SSL_read_ex on SSL_read. */
-static __always_inline bool carried_outside(struct frames *all, u32 depth, struct frame *inner)
+/* Looks at the calls further out that carry bytes of the same SSL in the same direction. One whose buffer holds these bytes is built on this
+ * call, as SSL_read_ex of AWS-LC and LibreSSL on SSL_read: it returns with them once more. No function is built on itself: another one was left,
+ * by a longjmp to a place that is further in. (Node writes within a read, when that has ended the handshake.) */
+static __noinline int note_carried(struct frames *all, struct frame *inner, u32 depth, u64 length)
 {
+	if (!all || !inner)
+		return 0;
 	for (u32 i = 0; i < FRAMES_MAX; i++) {
 		if (i >= depth)
 			break;
 		struct frame *outer = &all->frame[i];
-		if (outer->key.ssl == inner->key.ssl && direction_of(outer->call) == direction_of(inner->call))
-			return true;
+		if (outer->key.ssl != inner->key.ssl || direction_of(outer->call) != direction_of(inner->call))
+			continue;
+		bool same_bytes = inner->buffer - outer->buffer <= outer->count;
+		if (same_bytes && outer->call != inner->call)
+			outer->carried += length;
+		else
+			abandon(outer);
 	}
-	return false;
+	return 0;
 }
 
+/* Emits what a call carried, but for the first bytes, where a call that it is built on did. */
 static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
 {
 	struct stream *stream = tls_stream(&frame->key, capture);
@@ -162,7 +211,7 @@ static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
 	struct emission e = {
 		/* A request is as old as the call that sent it; a response is here when the call returns. */
 		.time = direction == DIRECTION_WRITE ? frame->time : bpf_ktime_get_ns(),
-		.address = frame->buffer,
+		.address = frame->buffer + frame->carried,
 		.left = length,
 		.remaining = length,
 		.direction = direction,
@@ -218,7 +267,7 @@ int tls_return(struct pt_regs *ctx)
 		depth--;
 		if (top->stack_pointer == stack_pointer)
 			break;
-		count(COUNT_CALLS_UNRETURNED, 1);
+		abandon(top);
 	}
 	struct frame *frame = &all->frame[depth & (FRAMES_MAX - 1)];
 	if (frame->stack_pointer != stack_pointer)
@@ -227,8 +276,11 @@ int tls_return(struct pt_regs *ctx)
 		tell_error(&frame->key, PT_REGS_RC(ctx));
 	u64 length = length_of(frame, PT_REGS_RC(ctx));
 	u32 capture = length ? capture_of_current() : 0;
-	if (capture && !carried_outside(all, depth, frame))
-		emit_tls(frame, length, capture);
+	if (capture) {
+		note_carried(all, frame, depth, length);
+		if (length > frame->carried)
+			emit_tls(frame, length - frame->carried, capture);
+	}
 	all->depth = depth;
 	if (!depth)
 		bpf_map_delete_elem(&frames, &thread);

@@ -25,7 +25,7 @@ _CALLS = {
     b"SSL_read_ex": TlsCall.READ_EX,
     b"SSL_write_ex": TlsCall.WRITE_EX,
     b"SSL_read_early_data": TlsCall.READ_EARLY,
-    b"SSL_write_early_data": TlsCall.WRITE_EX,
+    b"SSL_write_early_data": TlsCall.WRITE_EARLY,
     b"SSL_sendfile": TlsCall.SENDFILE,
     b"SSL_do_handshake": TlsCall.OTHER,
     b"SSL_connect": TlsCall.OTHER,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.resources
+import itertools
 import os
 import platform
 import re
@@ -192,6 +193,7 @@ class CoreProbes:
         self._links: list[libbpf.Link] = []
         self._attached: set[_Links] = set()
         self._rings: list[libbpf.Ring] = []
+        self._attachments = itertools.count()
         self._levels = 0
         self.ring_bytes = ring_bytes
         try:
@@ -249,10 +251,11 @@ class CoreProbes:
                 f"{platform.release()}: run 6.14 or later, or start the agent with --probe-filtered to risk it",
             )
         links: list[libbpf.Link] = []
+        attachment = next(self._attachments) << 8  # see CALL_OF in probes/maps.h
         try:
             for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
                 program = self._programs[name]
-                places = [(site.offset, site.cookie) for site in group]
+                places = [(site.offset, site.cookie | attachment) for site in group]
                 if self._multi:
                     links.append(program.attach_uprobe_multi(path, places, returns))
                 else:

@@ -59,6 +59,15 @@ MUTANTS = (
         TLS,
     ),
     Mutant("an error is no end", "tls.c", "stream->socket.inode && carrier->read_ended;", "stream->socket.inode;", TLS),
+    Mutant("a call that is built on others carries nothing more", "tls.c", "\t\t\touter->carried += length;", "\t\t\t;", TLS),
+    Mutant(
+        "a call that was left hides nothing",
+        "tls.c",
+        "if (same_bytes && outer->call != inner->call)",
+        "if (same_bytes || outer->call)",
+        TLS,
+    ),
+    Mutant("a call that was left breaks its stream", "tls.c", "\t\tbreak_tls(&frame->key);", "\t\t;", TLS),
     Mutant("what others move is a gap", "streams.h", "return emit_gap(stream, direction, foreign);", "return 0;", SOCKETS),
     Mutant("TLS that is not followed is told", "sockets.c", "stream->bypassed = 1;", "stream->bypassed = 0;", TLS),
     Mutant(

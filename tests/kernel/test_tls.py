@@ -15,7 +15,7 @@ import pytest
 from understudy.v1 import agent_pb2
 
 from agent.attach import system_libraries
-from agent.events import Source
+from agent.events import Counter, Source
 from agent.kernel import seccomp
 from agent.opens import own_mounts
 from agent.streams import StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
@@ -405,3 +405,109 @@ def test_a_library_that_is_loaded_later(capturing: Callable[..., Capturing], lib
         (pair,) = snapshot.pairs()
         assert pair.complete
         assert (pair.request.start_line, pair.port) == (b"GET / HTTP/1.1", port)
+
+
+def test_a_call_that_is_built_on_others_carries_their_bytes_once(tmp_path: Path) -> None:
+    library = tmp_path / "layered.so"
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("layered.c")], check=True)
+    program = f"""
+library = ctypes.CDLL(arguments[0])
+library.SSL_new.restype = ctypes.c_void_p
+ssl = ctypes.c_void_p(library.SSL_new({ANSWER!r}))
+buffer, done = ctypes.create_string_buffer(100), ctypes.c_size_t()
+for write in (library.SSL_write_ex, library.SSL_write_early_data):
+    assert write(ssl, {QUESTION!r}, ctypes.c_size_t({len(QUESTION)}), ctypes.byref(done)) == 1
+    assert done.value == {len(QUESTION)}
+assert library.SSL_read_ex(ssl, buffer, ctypes.c_size_t({len(ANSWER)}), ctypes.byref(done)) == 1
+"""
+    with probing() as probes:
+        probes.attach(library)
+        probes.run(program, library)
+        (opened,) = probes.opened()
+        assert opened.start_known
+        assert (probes.said(WRITE), probes.said(READ)) == (QUESTION * 2, ANSWER)
+        assert probes.probes.counter(Counter.CALLS_UNRETURNED) == 0
+        probes.check_ledger()
+
+
+def asked(number: int) -> bytes:
+    return b"GET /%d HTTP/1.1\r\nHost: peer\r\n\r\n" % number
+
+
+def answered(number: int) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n%03d" % number
+
+
+def talk(stream: ssl.SSLSocket) -> None:
+    """Answers three questions, each with its number."""
+    for number in (1, 2, 3):
+        assert read_exactly(stream, len(asked(number))) == asked(number)
+        stream.sendall(answered(number))
+
+
+@pytest.fixture(scope="module")
+def leaving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A client that leaves TLS calls, see its source."""
+    program = tmp_path_factory.mktemp("leaving") / "leaving"
+    subprocess.run(["gcc", "-O1", "-o", program, Path(__file__).with_name("leaving.c")], check=True)
+    return program
+
+
+DEPTHS = {"further in": (6, 6), "further in once": (6, 3), "at the same depth": (3, 3), "further out": (1, 1)}
+
+
+def steps_of(left: str, depths: str) -> list[str]:
+    """Three exchanges at depth 3. Of the second, the call that writes or reads is left, and made again at another depth."""
+    again, then = DEPTHS[depths]
+    told = [(f"write:{asked(n).decode()}", f"read:{answered(n).decode()}") for n in (1, 2, 3)]
+    calls = [call for pair in told for call in pair]
+    at = 2 if left == "write" else 3
+    before, after = [f"3:{call}" for call in calls[:at]], [f"{then}:{call}" for call in calls[at + 1 :]]
+    return [*before, f"3:leave-{calls[at]}", f"{again}:{calls[at]}", *after]
+
+
+@pytest.mark.parametrize("depths", DEPTHS)
+@pytest.mark.parametrize("left", ["read", "write"])
+def test_a_call_that_was_left_hides_nothing(
+    probes: Probing, libraries: list[Path], over_tls: Serve, leaving: Path, left: str, depths: str
+) -> None:
+    """By siglongjmp, for a time limit. Each byte comes out once, but another stream goes on: the call could have moved bytes."""
+    with serving(over_tls(talk)) as port:
+        probes.run("os.execv(arguments[0], arguments)", leaving, *libraries, port, *steps_of(left, depths))
+    probes.wait_for_ends()
+    first, second = streams_with_bytes(probes)
+    before = 1 + (left == "read")
+    assert probes.said(WRITE, first) == b"".join(map(asked, range(1, 1 + before)))
+    assert probes.said(WRITE, second) == b"".join(map(asked, range(1 + before, 4)))
+    assert (probes.said(READ, first), probes.said(READ, second)) == (answered(1), answered(2) + answered(3))
+    assert [opened.start_known for opened in probes.opened()] == [True, False]
+    assert probes.probes.counter(Counter.CALLS_UNRETURNED) == 1
+    facts = {item.stream: item.facts.remote for item in probes.news if isinstance(item, StreamBound)}
+    assert facts == dict.fromkeys((first, second), ("127.0.0.1", port))
+    tallies = [tally for item in probes.news if isinstance(item, StreamClosed) for tally in item.tally]
+    assert sum(tally.seen for tally in tallies) == probes.probes.counter(Counter.SEEN) == probes.probes.counter(Counter.DELIVERED)
+
+
+@pytest.mark.parametrize("depths", DEPTHS)
+@pytest.mark.parametrize("left", ["read", "write"])
+def test_no_pair_is_wrong_after_a_call_that_was_left(
+    capturing: Callable[..., Capturing], libraries: list[Path], over_tls: Serve, leaving: Path, left: str, depths: str
+) -> None:
+    with serving(over_tls(talk)) as port:
+        words = [str(leaving), *map(str, libraries), str(port), *steps_of(left, depths)]
+        command = [sys.executable, "-c", "import os, sys; sys.stdin.readline(); os.execv(sys.argv[1], sys.argv[1:])", *words]
+        process = subprocess.Popen(["unshare", "--mount", *command], stdin=subprocess.PIPE, text=True)
+        while not own_mounts(process.pid):
+            assert process.poll() is None
+        capture = capturing()
+        capture.start(agent_pb2.Target(launched_pid=process.pid))
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    ledger = capture.stop()
+    with capture.snapshot() as snapshot:
+        pairs = list(snapshot.pairs())
+    complete = [(pair.path, pair.response.body) for pair in pairs if pair.complete and pair.response]
+    assert complete[0] == ("/1", b"001")
+    assert all(body == b"%03d" % int(path[1:]) for path, body in complete)
+    assert "/2" not in dict(complete)
+    assert (ledger.missed_runs, ledger.unknown_starts) == (1, 1)
