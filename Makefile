@@ -97,7 +97,7 @@ build/.toolchain: .ci/need
 	mkdir -p build && touch $@
 
 build/.e2e: .ci/need
-	.ci/need bpftool curl ip=iproute2 openssl runc sudo psql=postgresql
+	.ci/need bpftool curl ip=iproute2 openssl runc sudo psql=postgresql wget
 	mkdir -p build && touch $@
 
 build/.stage: .ci/need

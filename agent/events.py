@@ -261,6 +261,8 @@ class StreamEntry(Structure):
         ("nested", c_uint8),
         ("tagged", c_uint8),
         ("bypassed", c_uint8),
+        ("turn", c_uint8),
+        ("padding", c_uint8 * 3),
         ("sequence", c_uint32 * 2),
         ("active", c_uint32 * 2),
         ("entered", c_uint32 * 2),

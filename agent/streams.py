@@ -6,7 +6,8 @@ Rules
    is waited for, bounded.
 3. Plaintext is never held back for want of a socket: what becomes known of a stream later follows as StreamBound.
 4. A socket with TLS yields no bytes. Its hellos describe the TLS stream bound to it; where none is, or the TLS library also wrote
-   outside of the probed functions, it comes out as an opaque stream when it ends, so that unseen TLS shows.
+   outside of the probed functions, it comes out as an opaque stream when it ends, so that unseen TLS shows: as one of its own where
+   the socket was plain before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from agent.tls_hello import Hello, HelloReader
 READ, WRITE = 0, 1
 
 _AF_INET, _AF_INET6 = 2, 10
+
+OPAQUE_REST = 1 << 62
+"""Added to the id of a plain stream for that of the opaque one which it became: the kernel counts ids from 1."""
 
 PENDING_CHUNKS = 256
 """Chunks that wait for an earlier one, per direction: two threads in one call each are a few; past it the range is given up."""
@@ -407,9 +411,16 @@ class Streams:
     def _close_socket(self, stream: _Stream, time: int, tallies: tuple[Tally, Tally], bypassed: bool) -> Iterator[News]:
         covered = self._forget_inode(stream) and not bypassed
         opaque = tallies[READ].opaque or tallies[WRITE].opaque
-        if opaque and not covered and not stream.told:
+        if not opaque or covered:
+            return
+        if not stream.told:
             stream.source = Source.OPAQUE
             yield from self._tell(stream, time)
+            return
+        rest = stream.id + OPAQUE_REST
+        yield StreamOpened(rest, time, stream.capture, stream.process, stream.command, Source.OPAQUE, stream.start_known)
+        yield StreamBound(rest, time, stream.facts)
+        yield StreamClosed(rest, time, (Tally(opaque=tallies[READ].opaque), Tally(opaque=tallies[WRITE].opaque)))
 
     def _forget_tls(self, stream: _Stream) -> None:
         process = (stream.process.pid, stream.process.started)

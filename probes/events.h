@@ -142,6 +142,17 @@ struct event_mapped {
 	u32 padding;
 };
 
+/* What, and the way it went. */
+enum turn {
+	TURN_READ = 1,
+	TURN_WRITE = 2,
+	TURN_WAYS = TURN_READ | TURN_WRITE,
+	TURN_TUNNEL = 4, /* a proxy was asked for a tunnel */
+	TURN_HEAD = 8,	 /* the head of a handshake record */
+	TURN_HELLO = 16, /* a ClientHello */
+	TURN_ANSWERED = 32, /* the other side has said something since */
+};
+
 /* What a stream's entry in a map holds; the agent reads what is left of them at the end. */
 struct stream {
 	u64 id;
@@ -161,6 +172,8 @@ struct stream {
 	u8 nested;	  /* a socket that a TLS library has used inside of a followed call */
 	u8 tagged;	  /* a socket that carries what a TLS library wrote into memory: the program sends it, where it likes */
 	u8 bypassed;	  /* a nested one that is not tagged, with TLS written outside of any followed call */
+	u8 turn;	  /* enum turn: of a plain socket, what was said last that may be followed by TLS */
+	u8 padding[3];
 	/* Of a TCP socket, by direction: */
 	u32 sequence[2]; /* the kernel's count after the last byte that was accounted for */
 	u32 active[2];	 /* calls in progress */

@@ -2,7 +2,7 @@
  *
  * The socket is the stream, not the descriptor: descriptors are shared by forks and reused at once. So a call's socket is looked
  * up when the call begins, while its descriptor must be valid, and its bytes are taken when it returns. Whether a socket carries
- * TLS shows in its bytes, at any time (STARTTLS): from then on only the hellos are carried. A TLS stream is bound to a socket
+ * TLS shows in its bytes, when it begins or later (STARTTLS): from then on only the hellos are carried. A TLS stream is bound to a socket
  * (a) by a call nested in the TLS library's, on a socket that speaks TLS, or (b) by the ciphertext tag. */
 
 static __always_inline void read_facts(struct socket_facts *facts, struct sock *sk)
@@ -280,20 +280,111 @@ static __always_inline bool inside_tls_call(void)
 	return all && all->depth;
 }
 
+/* Handshake messages (RFC 8446 section 4): their types, and the length of a ServerHello without session and extensions, the shorter one. */
+#define CLIENT_HELLO 1
+#define SERVER_HELLO 2
+#define HELLO_LEAST 38
+#define WORD_CONNECT 0x205443454e4e4f43 /* "CONNECT " */
+
+enum opening {
+	OPENS_OTHERWISE,
+	OPENS_TUNNEL, /* a request for one */
+	OPENS_RECORD, /* of a handshake, as the following ones */
+	OPENS_RECORD_HEAD, /* alone */
+	OPENS_CLIENT_HELLO,
+	OPENS_SERVER_HELLO,
+};
+
+/* Whether a record begins with a hello of a type: one handshake message that the record holds (RFC 8446 section 4). */
+static __always_inline bool holds_hello(const u8 *message, u8 type, u64 room)
+{
+	u32 length = ((u32)message[1] << 16) | ((u32)message[2] << 8) | message[3];
+	return message[0] == type && length >= HELLO_LEAST && length + 4 <= room && message[4] == 3 && message[5] <= 3;
+}
+
+/* Whether a call's bytes are a ClientHello whose record's head was read before. */
+static __always_inline bool goes_on_as_hello(u64 address, u64 length)
+{
+	u8 message[6];
+	if (length < sizeof(message) || bpf_probe_read_user(message, sizeof(message), (void *)address))
+		return false;
+	return holds_hello(message, CLIENT_HELLO, length);
+}
+
+/* What a call's first bytes are, as far as they tell that TLS begins. */
+static __always_inline enum opening opening_of(u64 address, u64 length)
+{
+	u64 words[2] = {};
+	u8 *head = (u8 *)words;
+	if (length < 5 || bpf_probe_read_user(head, length < 8 ? 5 : 8, (void *)address))
+		return OPENS_OTHERWISE;
+	if (words[0] == WORD_CONNECT)
+		return OPENS_TUNNEL;
+	u32 record = ((u32)head[3] << 8) | head[4];
+	if (head[0] != 22 || head[1] != 3 || head[2] > 4 || !record || record > CHUNK_MAX)
+		return OPENS_OTHERWISE;
+	if (length == 5)
+		return OPENS_RECORD_HEAD;
+	if (length < 11 || bpf_probe_read_user(head, 11, (void *)address))
+		return OPENS_RECORD;
+	if (holds_hello(head + 5, CLIENT_HELLO, record))
+		return OPENS_CLIENT_HELLO;
+	return holds_hello(head + 5, SERVER_HELLO, record) ? OPENS_SERVER_HELLO : OPENS_RECORD;
+}
+
+/* Whether the bytes are ciphertext of a library that is followed. */
+static __always_inline bool is_followed(u64 address, u64 length, u8 direction)
+{
+	struct tag tag;
+	return inside_tls_call() || (direction == DIRECTION_WRITE && read_tag(&tag, address, length) && bpf_map_lookup_elem(&tags, &tag));
+}
+
+/* Whether TLS begins on a socket that was plain so far (STARTTLS, a tunnel through a proxy). A body may hold anything, so that bytes look like a
+ * record does not suffice: they come from a library that is followed, or from the client when its request for a tunnel was answered, or they
+ * are what answers a ClientHello. */
+static __noinline int starts_tls(struct stream *stream, u64 address, u64 length, u8 direction)
+{
+	u8 way = direction == DIRECTION_WRITE ? TURN_WRITE : TURN_READ;
+	u8 turn = stream->turn;
+	enum opening opening = opening_of(address, length);
+	if (opening == OPENS_OTHERWISE && !turn)
+		return 0;
+	bool record = opening >= OPENS_RECORD;
+	if (record && is_followed(address, length, direction))
+		return 1;
+	if (turn & ~way & TURN_WAYS) { /* the other side's */
+		stream->turn = turn & TURN_TUNNEL ? turn | TURN_ANSWERED : 0;
+		return turn & TURN_HELLO && (opening == OPENS_SERVER_HELLO || opening == OPENS_RECORD_HEAD);
+	}
+	if (stream->socket.role == (direction == DIRECTION_WRITE ? ROLE_SERVER : ROLE_CLIENT))
+		return 0;
+	if (record && turn & TURN_ANSWERED)
+		return 1;
+	if (opening == OPENS_TUNNEL)
+		stream->turn = TURN_TUNNEL | way;
+	else if (opening == OPENS_RECORD_HEAD)
+		stream->turn = TURN_HEAD | way;
+	else if (opening == OPENS_CLIENT_HELLO || (turn & TURN_HEAD && goes_on_as_hello(address, length)))
+		stream->turn = TURN_HELLO | way;
+	else if (turn & (TURN_HEAD | TURN_ANSWERED)) /* after the others, more of the same may come */
+		stream->turn = 0;
+	return 0;
+}
+
 /* Learns from a call's first bytes what a socket carries. One whose beginning was not seen may be joined in the middle of a TLS record:
  * it is plain only when it writes no record, for writes begin with one, or when it reads text. */
 static __noinline int classify(struct stream *stream, u64 first, u64 length, u8 direction)
 {
 	if (stream->encrypted)
 		return 0;
-	if (opens_tls(first, length, stream->start_known || stream->plain))
+	if (!stream->plain && opens_tls(first, length, stream->start_known))
 		stream->encrypted = 1;
-	else if (stream->plain || stream->start_known)
-		stream->plain = 1;
-	else if (inside_tls_call())
+	else if (!stream->plain && !stream->start_known && inside_tls_call())
 		stream->encrypted = 1;
-	else
-		stream->plain = direction == DIRECTION_WRITE || reads_like_text(first, length);
+	else if (!stream->plain)
+		stream->plain = stream->start_known || direction == DIRECTION_WRITE || reads_like_text(first, length);
+	if (stream->plain)
+		stream->encrypted = starts_tls(stream, first, length, direction);
 	return 0;
 }
 

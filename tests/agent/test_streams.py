@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agent import events
 from agent.events import Kind, Source
 from agent.streams import (
+    OPAQUE_REST,
     Facts,
     News,
     StreamBound,
@@ -187,6 +188,43 @@ def test_tls_that_nobody_sees_shows_as_an_opaque_stream() -> None:
     assert got[0].source is Source.OPAQUE
     assert isinstance(got[1], StreamBound)
     assert got[1].facts.server_name == "jsse.example"
+
+
+def test_tls_that_nobody_sees_on_a_socket_that_was_plain_shows_as_an_opaque_stream_beside_it() -> None:
+    streams = Streams()
+    got = news(
+        streams,
+        [
+            opened(Source.SOCKET, 1, socket_facts()),
+            chunk(0, b"CONNECT", source=Source.SOCKET),
+            chunk(0, client_hello(b"jsse.example"), source=Source.OPAQUE),
+            closed((0, 7), opaque=900),
+        ],
+    )
+    plain, opaque = [[item for item in got if item.stream == stream] for stream in (1, 1 + OPAQUE_REST)]
+    assert [type(item) for item in plain] == [StreamOpened, StreamBound, StreamChunk, StreamClosed]
+    first, bound, last = opaque
+    assert isinstance(first, StreamOpened)
+    assert (first.source, first.process.pid, first.command) == (Source.OPAQUE, 77, "curl")
+    assert isinstance(bound, StreamBound)
+    assert (bound.facts.server_name, bound.facts.remote) == ("jsse.example", ("10.0.0.2", 443))
+    assert isinstance(last, StreamClosed)
+    assert last.tally == (Tally(opaque=900), Tally(opaque=900))
+    account = streams.account(1)
+    assert (account.seen, account.delivered, account.opaque) == (7, 7, 1800)
+
+
+def test_tls_that_is_seen_on_a_socket_that_was_plain_is_no_opaque_stream() -> None:
+    got = news(
+        Streams(),
+        [
+            opened(Source.SOCKET, 1, socket_facts()),
+            chunk(0, b"CONNECT", source=Source.SOCKET),
+            opened(Source.TLS, 2, socket_facts(method=2)),
+            closed((0, 7), opaque=900),
+        ],
+    )
+    assert {item.stream for item in got} == {1, 2}
 
 
 def test_an_end_of_process_orphans_its_tls_streams() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import ssl
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import trustme
 
 from tests.e2e.machine import Machine
+from tests.e2e.proxy import Proxy
 from tests.e2e.truth.server import TruthServer
 
 
@@ -61,3 +63,9 @@ def nothing_left_behind() -> Iterator[None]:
     before = Machine.now()
     yield
     assert before.left_since() == set()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with contextlib.closing(Proxy()) as made:
+        yield made

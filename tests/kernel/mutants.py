@@ -81,6 +81,27 @@ MUTANTS = (
     Mutant("a bound stream stays bound", "sockets.c", "if (!stream || stream->socket.method)", "if (!stream)", TLS),
     Mutant("ciphertext is not delivered", "sockets.c", "stream->encrypted ? SOURCE_OPAQUE : SOURCE_SOCKET", "SOURCE_SOCKET", TLS),
     Mutant(
+        "TLS may begin on a plain socket",
+        "sockets.c",
+        "stream->encrypted = starts_tls(",
+        "stream->encrypted = 0 & starts_tls(",
+        SOCKETS,
+    ),
+    Mutant(
+        "a body that looks like TLS is a body",
+        "sockets.c",
+        " && (opening == OPENS_SERVER_HELLO || opening == OPENS_RECORD_HEAD)",
+        "",
+        SOCKETS,
+    ),
+    Mutant(
+        "a body that asks for a tunnel is one",
+        "sockets.c",
+        "record && turn & TURN_ANSWERED",
+        "record && turn & TURN_TUNNEL",
+        SOCKETS,
+    ),
+    Mutant(
         "a stream outlives its connection",
         "sockets.c",
         "(state == TCP_CLOSE && !BPF_CORE_READ(sk, sk_socket, sk))",

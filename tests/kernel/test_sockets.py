@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,9 +14,12 @@ from ctypes import c_uint64
 from pathlib import Path
 
 import pytest
+import trustme
 from understudy.v1 import agent_pb2
 
-from agent.streams import StreamHalfClosed
+from agent.events import Counter, Source
+from agent.streams import StreamClosed, StreamHalfClosed
+from tests.e2e.conftest import Authority
 from tests.kernel.conftest import Capturing
 from tests.kernel.probing import CAPTURE, PROGRAM, READ, WRITE, Probing, probing, read_exactly, read_to_end, serving
 
@@ -680,3 +684,232 @@ for thread in readers:
     assert (len(probes.said(WRITE)), len(probes.said(READ))) == (4 * each * 100, 4 * each * 100)
     assert (probes.gaps(WRITE), probes.gaps(READ)) == (0, 0)
     probes.check_ledger()
+
+
+def hello_of(server_side: bool) -> bytes:
+    """The first flight of a handshake: a ClientHello, or what answers it."""
+    client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client.check_hostname = False
+    trustme.CA().issue_cert("localhost").configure_cert(server)
+    asked, answered = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.wrap_bio(ssl.MemoryBIO(), asked).do_handshake()
+    hello = asked.read()
+    if not server_side:
+        return hello
+    asked.write(hello)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        server.wrap_bio(asked, answered, server_side=True).do_handshake()
+    return answered.read()
+
+
+CLIENT_HELLO, SERVER_HELLO = hello_of(False), hello_of(True)
+LIKE_TLS = {
+    "the head of a record": [b"\x16\x03\x01\x02\x00 and text"],
+    "a ClientHello": [CLIENT_HELLO],
+    "a ServerHello": [SERVER_HELLO],
+    "a ClientHello, its head apart": [CLIENT_HELLO[:5], CLIENT_HELLO[5:]],
+    "a ServerHello, its head apart": [SERVER_HELLO[:5], SERVER_HELLO[5:]],
+    "a request for a tunnel, then a ClientHello": [b"CONNECT there:443 HTTP/1.1\r\n\r\n", CLIENT_HELLO],
+}
+"""Bodies, in the parts in which they are written and read."""
+
+EXCHANGES = """
+def exchange(connection, path, parts):
+    length = sum(map(len, parts))
+    connection.sendall(b"POST /%s HTTP/1.1\\r\\nHost: peer\\r\\nContent-Length: %d\\r\\n\\r\\n" % (path, length))
+    for part in parts:
+        connection.sendall(part)
+    answer = b""
+    while not answer.endswith(b"\\r\\n\\r\\n"):
+        answer += connection.recv(1)
+    for part in parts:
+        assert connection.recv(len(part), socket.MSG_WAITALL) == part
+"""
+
+
+def echo_bodies(connection: socket.socket) -> None:
+    """Answers each request with its body, until the other side closes."""
+    while head := connection.recv(1):
+        while not head.endswith(b"\r\n\r\n"):
+            head += read_exactly(connection, 1)
+        body = read_exactly(connection, int(head.split()[-1]))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+@pytest.mark.parametrize("kind", LIKE_TLS)
+def test_a_body_that_looks_like_tls_does_not_end_what_is_seen(capturing: Callable[..., Capturing], kind: str) -> None:
+    parts = LIKE_TLS[kind]
+    program = f"""
+connection = connect()
+for path, parts in ((b"a", [b"1"]), (b"tls", {parts!r}), (b"b", [b"2"]), (b"c", [b"3"])):
+    exchange(connection, path, parts)
+connection.close()
+"""
+    with serving(echo_bodies) as port:
+        command = [sys.executable, "-c", PROGRAM + EXCHANGES + program, str(port)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        capture = capturing()
+        capture.start(agent_pb2.Target(launched_pid=process.pid))
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    ledger = capture.stop()
+    assert (ledger.opaque, ledger.seen) == (0, ledger.delivered)
+    with capture.snapshot() as snapshot:
+        pairs = list(snapshot.pairs())
+    assert [pair.path for pair in pairs if pair.complete] == ["/a", "/tls", "/b", "/c"]
+    bodies = [b"1", b"".join(parts), b"2", b"3"]
+    assert [pair.request.body for pair in pairs] == bodies
+    assert [pair.response.body for pair in pairs if pair.response] == bodies
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "its head apart"])
+def test_a_server_that_reads_a_body_which_looks_like_tls_goes_on_to_be_seen(probes: Probing, apart: bool) -> None:
+    program = f"""
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection, _ = listener.accept()
+for length in {[5, len(CLIENT_HELLO) - 5] if apart else [len(CLIENT_HELLO)]}:
+    connection.recv(9, socket.MSG_WAITALL)
+    connection.recv(length, socket.MSG_WAITALL)
+    connection.sendall({ANSWER!r})
+read_all(connection)
+"""
+    process = probes.start(program)
+    assert process.stdout
+    bodies = [CLIENT_HELLO[:5], CLIENT_HELLO[5:]] if apart else [CLIENT_HELLO]
+    with socket.create_connection(("127.0.0.1", int(process.stdout.readline()))) as connection:
+        for body in bodies:
+            connection.sendall(b"question:" + body)
+            assert read_exactly(connection, len(ANSWER)) == ANSWER
+    assert process.wait(60) == 0
+    probes.only()
+    assert (probes.said(READ), probes.said(WRITE)) == (b"".join(b"question:" + body for body in bodies), ANSWER * len(bodies))
+    probes.check_ledger()
+
+
+TLS_BY_SOCKET = """
+import ssl
+def secure(connection, context, **options):
+    return context.wrap_socket(connection, **options)
+"""
+
+TLS_BY_MEMORY = """
+import ssl
+class secure:
+    def __init__(self, connection, context, **options):
+        self.connection, self.incoming, self.outgoing = connection, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
+        self.move(self.tls.do_handshake)
+
+    def move(self, call, *arguments):
+        while True:
+            try:
+                return call(*arguments)
+            except ssl.SSLWantReadError:
+                self.incoming.write(self.flush() or self.connection.recv(65536))
+            finally:
+                self.flush()
+
+    def flush(self):
+        self.connection.sendall(self.outgoing.read())
+
+    def sendall(self, data):
+        self.move(self.tls.write, data)
+
+    def recv(self, length):
+        return self.move(self.tls.read, length)
+"""
+
+OPENINGS = {
+    "a tunnel": (b"CONNECT there:443 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
+    "STARTTLS": (b"STARTTLS\r\n", b"220 go\r\n"),
+}
+
+
+@pytest.mark.parametrize("how", [TLS_BY_SOCKET, TLS_BY_MEMORY], ids=["the head apart", "what there is"])
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_tls_that_no_probe_sees_on_a_connection_that_was_plain_shows_as_opaque(
+    probes: Probing, authority: Authority, how: str, opening: str
+) -> None:
+    """The client's side of it, by a library that is not probed, which reads the head of a record first or all that has come."""
+    asked, agreed = OPENINGS[opening]
+
+    def serve(connection: socket.socket) -> None:
+        assert read_exactly(connection, len(asked)) == asked
+        connection.sendall(agreed)
+        with authority.context.wrap_socket(connection, server_side=True) as stream:
+            assert read_exactly(stream, len(QUESTION)) == QUESTION
+            stream.sendall(ANSWER)
+            stream.recv(1)
+
+    program = f"""
+context = ssl.create_default_context(cafile=arguments[1])
+connection = connect()
+connection.sendall({asked!r})
+assert connection.recv({len(agreed)}, socket.MSG_WAITALL) == {agreed!r}
+stream = secure(connection, context, server_hostname="localhost")
+stream.sendall({QUESTION!r})
+left = {len(ANSWER)}
+while left:
+    left -= len(stream.recv(left))
+"""
+    with serving(serve) as port:
+        probes.run(how + program, port, authority.ca)
+    check_opaque(probes, WRITE, asked, agreed)
+
+
+@pytest.mark.parametrize("how", [TLS_BY_SOCKET, TLS_BY_MEMORY], ids=["the head apart", "what there is"])
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_tls_that_no_probe_sees_on_a_connection_that_was_accepted_shows_as_opaque(
+    probes: Probing, authority: Authority, tmp_path: Path, how: str, opening: str
+) -> None:
+    asked, agreed = OPENINGS[opening]
+    certificate = tmp_path / "certificate"
+    issuer = trustme.CA()
+    issuer.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    program = f"""
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(arguments[0])
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection, _ = listener.accept()
+assert connection.recv({len(asked)}, socket.MSG_WAITALL) == {asked!r}
+connection.sendall({agreed!r})
+stream = secure(connection, context, server_side=True)
+left = {len(QUESTION)}
+while left:
+    left -= len(stream.recv(left))
+stream.sendall({ANSWER!r})
+"""
+    process = probes.start(how + program, certificate)
+    assert process.stdout
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    issuer.configure_trust(context)
+    with socket.create_connection(("127.0.0.1", int(process.stdout.readline()))) as connection:
+        connection.sendall(asked)
+        assert read_exactly(connection, len(agreed)) == agreed
+        with context.wrap_socket(connection, server_hostname="localhost") as stream:
+            stream.sendall(QUESTION)
+            assert read_exactly(stream, len(ANSWER)) == ANSWER
+    assert process.wait(60) == 0
+    check_opaque(probes, READ, asked, agreed)
+
+
+def check_opaque(probes: Probing, way: int, asked: bytes, agreed: bytes) -> None:
+    """Two streams: what was said in the clear, and ciphertext. Without a tunnel a hello is in the clear."""
+    probes.wait_for_ends()
+    plain, opaque = probes.opened()
+    assert (plain.source, opaque.source) == (Source.SOCKET, Source.OPAQUE)
+    of_client, of_server = probes.said(way, plain.stream), probes.said(1 - way, plain.stream)
+    if asked.startswith(b"CONNECT"):
+        assert (of_client, of_server) == (asked, agreed)
+    else:
+        assert of_client[: len(asked) + 2] == asked + b"\x16\x03"
+        assert len(of_client) < 2000
+        assert of_server == agreed
+    (last,) = [item for item in probes.news if isinstance(item, StreamClosed) and item.stream == opaque.stream]
+    assert all(tally.opaque > 100 for tally in last.tally)
+    count = probes.probes.counter
+    assert sum(tally.opaque for tally in last.tally) == count(Counter.OPAQUE)
+    assert count(Counter.SEEN) == count(Counter.DELIVERED) == len(of_client) + len(of_server)

@@ -26,7 +26,7 @@ TREE = SYSTEM / "understudy"
 KERNELS = {"bookworm": "Linux 6.1", "bookworm-backports": "Linux 6.12"}
 PACKAGES = (
     "python3.11,python3-venv,gcc,libc6-dev,git,make,ca-certificates,curl,kmod,procps,udev,iproute2,openssl,sudo,postgresql,bpftool,"
-    "clang,llvm,libbpf-dev,initramfs-tools"
+    "clang,llvm,libbpf-dev,initramfs-tools,wget"
 )
 INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
