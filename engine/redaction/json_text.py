@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 from engine.redaction.fields import Budget, Codec, Field, Group
 
-_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*)"?(\s*+:)?|([{\[])|([}\]])|(-?[0-9][0-9.eE+\-]*+)|[^\s"{}\[\]:,]++', re.DOTALL)
-_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"?(\s*+:)?|([{\[])|([}\]])|(-?[0-9][0-9.eE+\-]*+)|[^\s"{}\[\]:,]++', re.DOTALL)
+_PART = re.compile(rb"(?:[^\\]++|\\(?:u[0-9a-fA-F]{4}|.)){1,4096}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?|\\", re.DOTALL)
+"""Some text with its escapes whole, and both halves of a surrogate pair: no more than what `re` can be let remember."""
+_NO_ESCAPE = re.compile(rb'\\(?!["/bfnrt]|u[0-9a-fA-F]{4})')
 _decode = json.JSONDecoder(strict=False).decode
-_CONTROL = re.compile(rb'[\x00-\x1f"\\]')
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def json_fields(text: bytes, budget: Budget, start: int = 0, group: Group | None = None) -> Iterator[Field]:
@@ -36,20 +38,29 @@ def json_fields(text: bytes, budget: Budget, start: int = 0, group: Group | None
 
 
 def unescape(text: bytes) -> bytes:
-    """Take the escapes off what is between the quotes of a string, whatever bytes it has."""
+    """Take the escapes off what is between the quotes of a string, whatever bytes it has.
+
+    Of what JSON does not know as an escape the backslash goes.
+    """
     if b"\\" not in text:
         return text
     try:
         return str(_decode(f'"{text.decode()}"')).encode("utf-8", "surrogatepass")
     except ValueError:
-        return _ESCAPE.sub(_unescaped, text)
+        return b"".join([_unescaped(part[0]) for part in _PART.finditer(text)])
 
 
-def _unescaped(escape: re.Match[bytes]) -> bytes:
+def _unescaped(part: bytes) -> bytes:
+    """Made into JSON and read as such: there may be millions of escapes, too many for a call each."""
+    if part == b"\\":
+        return part  # cut off
+    escaped = _NO_ESCAPE.sub(b"", part.replace(rb"\\", rb"\u005c"))
+    quoted = escaped.replace(rb"\"", b'"').replace(b'"', rb"\"")
+    value = str(_decode('"' + quoted.decode("utf-8", "surrogateescape") + '"'))
     try:
-        return str(json.loads(b'"' + escape[0] + b'"')).encode("utf-8", "surrogatepass")
-    except ValueError:
-        return escape[0][1:]
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
 
 
 def escape(text: bytes, before: bytes) -> bytes:
@@ -59,7 +70,7 @@ def escape(text: bytes, before: bytes) -> bytes:
             return json.dumps(text.decode("utf-8", "surrogatepass"))[1:-1].encode()
         except UnicodeDecodeError:
             pass
-    text = _CONTROL.sub(lambda found: json.dumps(found[0].decode())[1:-1].encode(), text)
+    text = _encode(text.decode("latin-1"))[1:-1].encode("latin-1")  # whatever bytes it has, those above ASCII stay
     return text.replace(b"/", b"\\/") if b"\\/" in before else text
 
 

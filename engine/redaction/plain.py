@@ -30,7 +30,7 @@ _BARE = re.compile(rb"[^\s&,;\"'<>\\]++")
 _CREDENTIALS = re.compile(rb"[^\r\n&;\"'<>\\]*+")
 _LINE = re.compile(rb"[^\r\n]*+")
 _LINE_START = re.compile(rb"[ \t]*(?:- |export |set )?[ \t]*")
-_STRING_END = {quote: re.compile(rb"(?:[^\\%b]++|\\.)*" % quote, re.DOTALL) for quote in (b'"', b"'", b"`")}
+_STRING_END = {quote: re.compile(rb"[^\\%b]*+(?:\\.[^\\%b]*+)*+" % (quote, quote), re.DOTALL) for quote in (b'"', b"'", b"`")}
 _NOT_SECRET = re.compile(rb"(?i:true|false|null|none|nil|undefined|string!?|str|\$[a-z_{(].*)[)}\].!]*")
 _BLOCK = re.compile(rb"[|>][+\-0-9]{0,2}[ \t]*\r?\n")
 

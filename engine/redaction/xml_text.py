@@ -10,11 +10,13 @@ from engine.redaction.fields import PLAIN, Budget, Codec, Field, Group
 OPEN_LIMIT = 32
 """Open elements that an end tag may close: what HTML leaves open is not looked for any further."""
 
-_MARKUP = re.compile(
-    rb"<!\[CDATA\[|<!--|<(/?)((?:[A-Za-z_][\w.\-]*+:)?[A-Za-z_][\w.\-]*+)((?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+')*)>|<"
-)
+_MARKUP = re.compile(rb"<!\[CDATA\[|<!--|<(/?)((?:[A-Za-z_][\w.\-]*+:)?[A-Za-z_][\w.\-]*+)|<")
+_IN_TAG = re.compile(rb"(?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+'){1,1000}")
+"""A part of what stands in a tag behind its name: `re` remembers every round of a loop, so there are not more."""
 _ATTRIBUTE = re.compile(rb"([^\s=<>\"'/]++)(?:\s*+=\s*+(?:\"([^\"<]*+)\"|'([^'<]*+)'|([^\s<>\"']++)))?")
 _ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
+_ENTITIES = re.compile(rb"[^&]*+(?:&[^&]*+){0,1000}")
+"""Some text with its entities whole: `sub` holds on to each piece that it puts together."""
 _NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 
 
@@ -27,17 +29,21 @@ def xml_fields(text: bytes, budget: Budget) -> Iterator[Field]:
             continue
         budget.spend()
         yield from _content(text, at, markup.start(), stack[-1], XML)
-        at = markup.end()
+        at, end = markup.end(), _tag_end(text, markup.end()) if markup[2] else -1
         if markup[0] in (b"<![CDATA[", b"<!--"):
             at, end = _section(text, at, b"]]>" if markup[0] != b"<!--" else b"-->")
             yield from _content(text, markup.end(), at, stack[-1], PLAIN)
             at = end
+        elif end < 0:
+            at = markup.start() + 1  # no markup
         elif markup[1]:
+            at = end + 1
             _close(stack, _local(markup[2]))
-        elif markup[2]:
+        else:
+            at = end + 1
             element = Group.below(stack[-1], _local(markup[2]))
-            yield from _attributes(text, markup, element, budget)
-            if not markup[3].endswith(b"/"):
+            yield from _attributes(text, markup.end(), end, element, budget)
+            if not text.endswith(b"/", markup.end(), end):
                 stack.append(element)
     yield from _content(text, at, len(text), stack[-1], XML)
 
@@ -59,8 +65,15 @@ def _close(stack: list[Group], name: bytes) -> None:
             return
 
 
-def _attributes(text: bytes, markup: re.Match[bytes], element: Group, budget: Budget) -> Iterator[Field]:
-    for attribute in _ATTRIBUTE.finditer(text, *markup.span(3)):
+def _tag_end(text: bytes, at: int) -> int:
+    """Where the `>` of a tag is; -1 where it has none."""
+    while inside := _IN_TAG.match(text, at):
+        at = inside.end()
+    return at if text.startswith(b">", at) else -1
+
+
+def _attributes(text: bytes, start: int, end: int, element: Group, budget: Budget) -> Iterator[Field]:
+    for attribute in _ATTRIBUTE.finditer(text, start, end):
         budget.spend()
         value = attribute.lastindex
         if value and value > 1:
@@ -73,7 +86,9 @@ def _local(name: bytes) -> bytes:
 
 def unescape(text: bytes) -> bytes:
     """Take entities off: the five of XML, and characters by number."""
-    return _ENTITY.sub(_unescaped, text) if b"&" in text else text
+    if b"&" not in text:
+        return text
+    return b"".join([_ENTITY.sub(_unescaped, part[0]) for part in _ENTITIES.finditer(text)])
 
 
 def _unescaped(entity: re.Match[bytes]) -> bytes:

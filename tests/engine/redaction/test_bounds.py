@@ -5,6 +5,7 @@ than linear time to run into the limit of a test (a square of 200 KB takes minut
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from types import FrameType
 
 import pytest
@@ -61,6 +62,31 @@ def test_calls_grow_with_the_input(repeated: bytes) -> None:
     for media in MEDIA:
         short, double = (message(repeated * (size // len(repeated)), media) for size in (SHORT, 2 * SHORT))
         assert calls(double) < 2.2 * calls(short) + 2000
+
+
+LONG_STRINGS = [
+    (b'x password="', b"\\a", b'"'), (b"x password='", b"\\d", b"'"), (b'{"password":"', b"\\n", b'"}'),
+    (b'{"password":"', b"\\a", b'"}'), (b'{"a":"', b"\\/\\uzz", b'","password":"x"}'), (b'{"a":"password=x ', b"\\n", b'"}'),
+    (b'{"a":"password=x \xff', b"\\u00e9\\\"", b'"}'), (b'<a password="x" ', b"''", b">"),
+]  # fmt: skip
+"""One field each, so no limit of fields ends the work: what is before the repeated part of it, that part, and what is behind."""
+
+
+@pytest.mark.parametrize(("before", "repeated", "behind"), LONG_STRINGS)
+def test_one_long_string_takes_few_calls(before: bytes, repeated: bytes, behind: bytes) -> None:
+    text = before + repeated * (LONG // len(repeated)) + behind
+    assert calls(message(text, b"text/plain")) < LONG / 100 + 2000
+
+
+@pytest.mark.parametrize(("before", "repeated", "behind"), [*LONG_STRINGS, (b"<password>", b"&amp;", b"</password>")])
+def test_one_long_string_takes_memory_for_some_copies(before: bytes, repeated: bytes, behind: bytes) -> None:
+    given = message(before + repeated * (5 * LONG // len(repeated)) + behind, b"text/plain")
+    REDACTOR.message(message(b"password=x", b"text/plain"), set())  # what is made once is not its own
+    tracemalloc.start()
+    REDACTOR.message(given, set())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * len(given.body)
 
 
 @pytest.mark.timeout(100)
