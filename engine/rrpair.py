@@ -129,6 +129,11 @@ class RRPair:
         """Whether all of it was seen but what its client did not read either: it may be served as far as that."""
         return self.missing == (UNREAD,)
 
+    @property
+    def body_bytes(self) -> int:
+        """Of its request and its response."""
+        return len(self.request.body) + (len(self.response.body) if self.response else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:

@@ -29,6 +29,8 @@ RESPONDERS_LIMIT = 64
 ID_BYTES = 8
 UNWRITTEN_LIMIT = 1000
 """What was heard of real backends and waits to be written, a message of the responder each: a disk that is slower loses them."""
+UNWRITTEN_BYTES = 256 * 1024 * 1024
+"""Of their bodies: two of the longest exchanges."""
 _PASSING = (pb.ON_MISS_PASSTHROUGH, pb.ON_MISS_RECORD)
 
 
@@ -38,21 +40,29 @@ class _Adder:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self._lost = 0
+        self._size_lock = threading.Lock()
+        self._size = 0
         self._queue: queue.Queue[list[RRPair | Flow] | None] = queue.Queue(UNWRITTEN_LIMIT)
         self._thread = threading.Thread(target=self._run, name="adder", daemon=True)
         self._thread.start()
 
     def put(self, items: Iterable[RRPair | Flow]) -> None:
         """Take these, or count them where too much waits already."""
-        try:
-            self._queue.put_nowait(list(items))
-        except queue.Full:
-            self._lost += 1
+        items = list(items)
+        size = _body_bytes(items)
+        with self._size_lock:
+            if self._size + size > UNWRITTEN_BYTES or self._queue.full():
+                self._lost += 1
+                return
+            self._size += size
+        self._queue.put(items)
 
     def _run(self) -> None:
         while (items := self._queue.get()) is not None:
             with self.recording.lock:
                 self.recording.heard(items)
+            with self._size_lock:
+                self._size -= _body_bytes(items)
 
     def settle(self) -> None:
         """Write what waits. Nothing may be put any more."""
@@ -65,6 +75,10 @@ class _Adder:
         """What could not be kept, and how often."""
         found = [(self.recording.error, 1), ("answers of real backends came sooner than they could be written", self._lost)]
         return tuple((reason, times) for reason, times in found if reason and times)
+
+
+def _body_bytes(items: Iterable[RRPair | Flow]) -> int:
+    return sum(item.body_bytes for item in items if isinstance(item, RRPair))
 
 
 @dataclass(frozen=True, slots=True)

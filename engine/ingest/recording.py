@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from engine.ingest.unfinished import UNFINISHED_LIMIT, Unfinished
 from engine.pairing import Conversation
 from engine.pairing.description import host_and_port
 from engine.rrpair import Connection, Direction, Flow, RRPair, Way
@@ -42,7 +43,15 @@ class Recording:
     snapshot later, or an agent that sends again, adds nothing twice.
     """
 
-    def __init__(self, writer: SnapshotWriter, service: str, capture_id: str, wanted: Wanted | None = None) -> None:
+    def __init__(
+        self,
+        writer: SnapshotWriter,
+        service: str,
+        capture_id: str,
+        wanted: Wanted | None = None,
+        unfinished: Unfinished | None = None,
+    ) -> None:
+        """`unfinished`: the account that it shares with others."""
         self.writer = writer
         self.service = service
         self.capture_id = capture_id
@@ -64,6 +73,9 @@ class Recording:
         self._cut: dict[StreamKey, tuple[Connection, Progress]] = {}
         """Streams that were ended for a snapshot that could not be finished: they may go on."""
         self._conversations: dict[StreamKey, Conversation] = {}
+        self._unfinished = unfinished or Unfinished()
+        self._held: dict[StreamKey, int] = {}
+        """Bytes that conversations keep of what is not finished, where they keep any."""
         self._opaque: dict[StreamKey, tuple[Connection, int]] = {}
         self._finished: list[RRPair | Flow] = []
         self._heard: list[RRPair | Flow] = []
@@ -181,14 +193,14 @@ class Recording:
         except Exception as error:
             self.fail(key, time, error)
             return
-        del self._conversations[key]
+        self._drop(key)
         if conversation.tunnel:
             self._tunnels.pop(_ends(conversation.connection), None)
         self._note_position(key, conversation, finished=True)
 
     def fail(self, key: StreamKey, time: int, error: Exception) -> None:
         """A stream cannot be read on, by a fault of its agent or of ours: it costs that stream only, and is told of."""
-        conversation = self._conversations.pop(key, None)
+        conversation = self._drop(key)
         if conversation:
             reason = f"understudy failed to read it ({type(error).__name__}: {error})"
             self._give_up(key, Flow(conversation.connection, time, "", reason, *conversation.progress))
@@ -223,6 +235,51 @@ class Recording:
         self._moved.add(key)
         self._finished += finished
 
+    def _account(self) -> None:
+        """Account for what conversations keep: once for what came together, which a message's limit bounds as well."""
+        for key in self._moved:
+            if key in self._conversations:
+                self._weigh(key, self._conversations[key].held)
+        self._unfinished.make_room()
+
+    def _weigh(self, key: StreamKey, held: int) -> None:
+        before = self._held.get(key, 0)
+        if held == before:
+            return
+        if held:
+            self._held[key] = held
+        else:
+            del self._held[key]
+        self._unfinished.add(self, held - before)
+
+    def let_go(self, size: int) -> None:
+        """Keep so many bytes less of what is not finished: bodies of the largest streams go, then streams with large heads."""
+        for act in (self._let_go, self._give_up_unfinished):
+            for key in sorted(self._held, key=self._held.__getitem__, reverse=True):
+                if size <= 0:
+                    return
+                before = self._held[key]
+                act(key, self._conversations[key])
+                size -= before - self._held.get(key, 0)
+
+    def _let_go(self, key: StreamKey, conversation: Conversation) -> None:
+        before = self._held[key]
+        self._moved.add(key)
+        self._finished += conversation.let_go()
+        self._weigh(key, conversation.held)
+        self.missing_bytes += before - self._held.get(key, 0)
+
+    def _give_up_unfinished(self, key: StreamKey, conversation: Conversation) -> None:
+        self.missing_bytes += self._held[key]
+        reason = f"more than {UNFINISHED_LIMIT // 1024**2:,} MiB of messages that had not ended, of all streams"
+        self._drop(key)
+        self._give_up(key, Flow(conversation.connection, conversation.began, "", reason, *conversation.progress))
+
+    def _drop(self, key: StreamKey) -> Conversation | None:
+        """Follow a stream no longer."""
+        self._weigh(key, 0)
+        return self._conversations.pop(key, None)
+
     def _position(self, key: StreamKey) -> Progress:
         """How far a stream is in; of one that is over, and of what an earlier engine committed, that is in the file."""
         return self._progress.get(key) or self.writer.progress(*key) or Progress(*key, 0, 0)
@@ -235,6 +292,7 @@ class Recording:
 
         What cannot be written the writer holds, within bounds, and tries again the next time; `error` tells of it.
         """
+        self._account()
         for key in self._moved:
             if key in self._conversations:
                 self._note_position(key, self._conversations[key])
@@ -300,12 +358,18 @@ class Recording:
     def discard(self) -> None:
         """Throw away what was taken in."""
         self.over = True
+        self._forget()
         self.writer.abandon()
 
     def abandon(self) -> None:
         """Close the file as it is: another engine may go on with it."""
         self.over = True
+        self._forget()
         self.writer.close()
+
+    def _forget(self) -> None:
+        for key in list(self._conversations):
+            self._drop(key)
 
 
 def _ends(connection: Connection) -> Ends:

@@ -15,6 +15,7 @@ from understudy.v1 import capture_pb2 as pb
 from understudy.v1 import capture_pb2_grpc
 
 from engine.ingest.recording import Recording, StreamKey, Wanted
+from engine.ingest.unfinished import Unfinished
 from engine.reassembly import LOST, UNKNOWN
 from engine.rrpair import Connection, Role, Way
 from engine.snapshot import Finished, Snapshot, SnapshotWriter
@@ -46,6 +47,7 @@ class Recordings:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._unfinished = Unfinished()
         self._by_capture: dict[str, Recording] = {}
         self._starting: dict[str, Path] = {}
         self._ended: dict[str, None] = {}
@@ -62,14 +64,14 @@ class Recordings:
                 tool_version=version("understudy"),
                 resume=resume,
             )
-            return self._keep(Recording(writer, service, capture_id))
+            return self._keep(Recording(writer, service, capture_id, unfinished=self._unfinished))
 
     def extend(self, path: Path, capture_id: str, wanted: Wanted) -> Recording:
         """Begin to add to a snapshot. Raises SnapshotError, OSError, and ValueError where the capture is recorded already."""
         with self._reserved(path, capture_id):
             with Snapshot(path) as snapshot:
                 service = snapshot.info.service
-            return self._keep(Recording(SnapshotWriter.extend(path), service, capture_id, wanted))
+            return self._keep(Recording(SnapshotWriter.extend(path), service, capture_id, wanted, self._unfinished))
 
     @contextmanager
     def _reserved(self, path: Path, capture_id: str) -> Iterator[None]:

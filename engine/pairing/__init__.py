@@ -116,6 +116,20 @@ class Conversation:
         return read, write
 
     @property
+    def began(self) -> int:
+        """Time of the first bytes; 0 before there are any."""
+        return self._flow_time
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept of what is not finished."""
+        return self._exchanges.held if self._exchanges else 0
+
+    def let_go(self) -> Finished:
+        """Keep as little as can be of what is not finished: it is incomplete, and the stream is followed on."""
+        return self._pairs(self._exchanges.let_go(), self._flow_time) if self._exchanges else []
+
+    @property
     def in_step(self) -> bool:
         """Whether another conversation that goes on from `progress` may take both ways for followed from their start."""
         return self._exchanges.in_step if self._exchanges else self._start_known

@@ -142,6 +142,32 @@ class Exchanges:
         )
 
     @property
+    def held(self) -> int:
+        """Bytes that are kept of what is not finished."""
+        requests, responses, current = self._requests, self._responses, self._current
+        held = requests.held + requests.parser.size + responses.held + responses.parser.size + self._order.held
+        if current:
+            held += current.size
+        if self._interim:
+            held += sum([response.size for response in self._interim])
+        return held
+
+    def let_go(self) -> list[Exchange]:
+        """Keep as little as can be of what is not finished; return what is finished by it."""
+        sides = (self._requests, self._responses)
+        for side in sides:
+            self._stop_waiting(side)
+            self._run(side)
+        self._order.let_go()
+        self._take_unanswered()
+        if self._current:
+            self._current.let_go()
+        for side in sides:
+            side.parser.let_go()
+            self._run(side)
+        return self._take_finished()
+
+    @property
     def in_step(self) -> bool:
         """Whether it is proven which of the responses that follow answers which request."""
         return self._order.counted

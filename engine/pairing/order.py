@@ -31,12 +31,12 @@ import enum
 from collections import deque
 
 from engine.protocols import Part
-from engine.protocols.http1 import MISSING, Received
+from engine.protocols.http1 import HEAD_LIMIT, MISSING, Received
 
 PENDING_LIMIT = 1024
 """Requests of a connection that may wait for their responses: no known client pipelines more."""
 PENDING_BYTES = 64 * 1024 * 1024
-"""Bytes of their bodies; a single request may have that much by itself."""
+"""Bytes of these; a single request may have that much by itself."""
 
 
 class No(enum.Enum):
@@ -67,7 +67,8 @@ class Order:
         """Pending requests before which others may have passed unseen."""
         self._last: Received | None = None
         """The last final response; None where responses may have passed unseen since."""
-        self._bytes = 0
+        self.held = 0
+        """Bytes of the pending requests."""
 
     def lost(self, part: Part) -> None:
         """Messages of this part may have passed unseen."""
@@ -89,10 +90,8 @@ class Order:
         if self._request_lost:
             self._request_lost = False
             self._behind_loss.append(request)
-        self._bytes += len(request.message.body)
-        while len(self.pending) > 1 and (len(self.pending) > PENDING_LIMIT or self._bytes > PENDING_BYTES):
-            self._give_up()
-            self.doubt()
+        self.held += request.size
+        self._give_up_beyond(PENDING_BYTES)
 
     def answered(self, time: int, after: int) -> tuple[Received, bool] | No:
         """Find the request of a response, and say whether that is proven. `time` and `after` are those of its first byte."""
@@ -118,6 +117,18 @@ class Order:
         if self.pending and self.in_step and self.pending[0].time < response.ended:
             return self._refuted()
         return False
+
+    def let_go(self) -> None:
+        """Keep the bodies of requests no longer, and of their heads no more than one may have."""
+        for request in self.pending:
+            request.let_go()
+        self.held = sum([request.size for request in self.pending])
+        self._give_up_beyond(HEAD_LIMIT)
+
+    def _give_up_beyond(self, size: int) -> None:
+        while len(self.pending) > 1 and (len(self.pending) > PENDING_LIMIT or self.held > size):
+            self._give_up()
+            self.doubt()
 
     def finish(self) -> None:
         """Give up what is left."""
@@ -156,7 +167,7 @@ class Order:
 
     def _pop(self) -> Received:
         request = self.pending.popleft()
-        self._bytes -= len(request.message.body)
+        self.held -= request.size
         if self._behind_loss and self._behind_loss[0] is request:
             self._behind_loss.popleft()
         return request

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.protocols import Part, may_start_message, starts_message
 from engine.protocols.heads import (
@@ -39,6 +39,9 @@ BODY_LIMIT = 64 * 1024 * 1024
 MISSING = -1
 """The time of a byte that was lost."""
 
+NO_ROOM = "room for it in memory"
+"""What is missing besides where more bytes waited for the ends of their messages than an engine keeps."""
+
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _VERSION = re.compile(rb"HTTP/1\.[0-9]")
@@ -56,6 +59,7 @@ class Received:
     `offset` and `time` are those of its first byte, `ended` is the time of the last. `index` are its header values by
     lower-case name. `missing` names its parts that were not seen whole. `status` is 0 for requests. `until` is the
     offset behind it. `after` is the time of the byte before its first one: 0 where there was none, MISSING where it was lost.
+    `head` are the bytes of its header block and trailers.
     `method` is that of the parsed request line, b"" for responses: whatever frames a message by its method has to take this one.
     """
 
@@ -69,6 +73,18 @@ class Received:
     missing: tuple[str, ...] = ()
     after: int = 0
     method: bytes = b""
+    head: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that it has, as they are on the wire but for framing."""
+        return self.head + len(self.message.body)
+
+    def let_go(self) -> None:
+        """Drop the body."""
+        if self.message.body:
+            self.message = replace(self.message, body=b"")
+            self.missing = (*self.missing, f"{'response' if self.status else 'request'} body", NO_ROOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +149,10 @@ class Parser:
         self._index: Index = {}
         self._status = 0
         self._body: bytes | bytearray = b""
+        self._body_limit = BODY_LIMIT
         self._remaining = 0
         self._trailers: list[tuple[bytes, bytes]] | None = None
-        self._trailer_size = 0
+        self._head_size = self._trailer_size = 0
         self._missing: tuple[str, ...] = ()
 
     # -- what the owner calls ------------------------------------------------------------------------------------------
@@ -143,13 +160,13 @@ class Parser:
     @property
     def needed(self) -> int:
         """Offset of the first byte that an unfinished message still needs; of a body that is cut none is."""
-        idle = self._offset < 0 or len(self._body) >= BODY_LIMIT
+        idle = self._offset < 0 or len(self._body) >= self._body_limit
         return self._base + self._at if idle else self._offset
 
     @property
     def size(self) -> int:
         """Bytes that are kept of a message that is not whole."""
-        return len(self._data) - self._at + len(self._body) + self._trailer_size
+        return len(self._data) - self._at + len(self._body) + self._head_size + self._trailer_size
 
     @property
     def idle(self) -> bool:
@@ -165,6 +182,14 @@ class Parser:
     def cut(self) -> bool:
         """Whether bytes of the message under way are missing, or were more than are kept."""
         return bool(self._missing)
+
+    def let_go(self) -> None:
+        """Drop what is kept of a message that is not whole. Of its body nothing more is kept, but its end is still found."""
+        if self._body:
+            self._body, self._body_limit = b"", 0
+            self._missing = (f"{self.part.value} body", NO_ROOM)
+        elif self.size and self.awaited is None:
+            self.skip(0)
 
     def rest(self) -> bytes:
         """Take the bytes that are not parsed yet: they are no HTTP/1.1 of this connection."""
@@ -195,6 +220,9 @@ class Parser:
         try:
             while (outcome := self._step()) is _Go.ON:
                 pass
+            if outcome is None and self._at and self._at == len(self._data):  # nothing of it is needed any more
+                self._base += self._at
+                self._data, self._at, self._searched, self._latest = b"", 0, 0, 0
             return outcome
         except Malformed as error:
             return self._malformed(str(error))
@@ -204,11 +232,11 @@ class Parser:
         self._forgiving = True
         step = self._step
         if step in (self._counted, self._chunk_data) and length <= self._remaining:
-            self._missing = (f"{self.part.value} body",)
+            self._missing = self._missing or (f"{self.part.value} body",)
             self._remaining -= length
             self._pass(length)
         elif step == self._until_end:
-            self._missing = (f"{self.part.value} body",)
+            self._missing = self._missing or (f"{self.part.value} body",)
             self._pass(length)
         else:
             self._break_off()
@@ -289,6 +317,7 @@ class Parser:
         self._status = self._check_line(line)
         self._line, self._fields, self._index = line, fields, index
         self._at = self._searched = end
+        self._head_size = end - at
         return self._frame()
 
     def _begin_counted(self) -> _Outcome:
@@ -372,9 +401,9 @@ class Parser:
         """Take bytes into the body; beyond the limit they are dropped, which cuts the body."""
         data, start = self._data, self._at
         self._at = start + length
-        if len(self._body) + length > BODY_LIMIT:
-            self._missing = (f"{self.part.value} body",)
-            length = BODY_LIMIT - len(self._body)
+        if len(self._body) + length > self._body_limit:
+            self._missing = self._missing or (f"{self.part.value} body",)
+            length = self._body_limit - len(self._body)
         if not self._body:
             self._body = bytes(data) if length == len(data) else bytes(memoryview(data)[start : start + length])
             return
@@ -401,6 +430,7 @@ class Parser:
             self._missing,
             self._after,
             self._method,
+            self._head_size + self._trailer_size,
         )
         self._forget()
         self._step = self._head
@@ -412,7 +442,7 @@ class Parser:
         part = self.part.value
         if self._offset >= 0 and self._step != self._seek:
             if self._step != self._head:
-                self._missing = (f"{part} body",)
+                self._missing = self._missing or (f"{part} body",)
                 self._ready.append(self._finish())
             elif (received := self._broken_head()) is not None:
                 self._ready.append(received)

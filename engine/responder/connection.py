@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from engine.responder.server import Responder
 
 HELD_LIMIT = 256 * 1024 * 1024
-"""Bytes that a responder keeps of requests that are not whole or wait, and of answers that are not read, of all its connections
-together: four of the longest bodies, or thousands of ordinary ones."""
+"""Bytes that a responder keeps of requests that are not whole or wait, of answers that are not read, and of what it hears of real
+backends, of all its connections together: four of the longest bodies, or thousands of ordinary ones."""
 PIPELINE_LIMIT = 64
 """Requests of a connection that wait for their answers before it is read no further."""
 WAITING_LIMIT = 1024
@@ -269,6 +269,11 @@ class Connection(asyncio.Protocol):
         try:
             async with passing.ask(missed, self._scope, asked) as passage, contextlib.aclosing(passage.answer()) as answer:
                 async for piece in answer:
+                    self._in_hand = asked.size + passage.held
+                    if not self._account():
+                        passage.let_go()
+                        self._in_hand = asked.size + passage.held
+                        self._account()
                     if not began:
                         began = True
                         self._responder.run.missed(missed, passed=True)

@@ -137,6 +137,15 @@ class Passage:
         """Whether the client may ask again on its connection."""
         return self._end.shown and self._end.keep_alive
 
+    @property
+    def held(self) -> int:
+        """Bytes that are kept of what was heard."""
+        return self._conversation.held + sum(item.body_bytes for item in self._heard if isinstance(item, RRPair))
+
+    def let_go(self) -> None:
+        """Keep no more of it than what it was about: the pair is incomplete, and the answer still comes."""
+        self._heard += self._conversation.let_go()
+
     async def answer(self) -> AsyncGenerator[bytes, None]:
         """Give the answer's bytes. PassError where it breaks off, or never begins."""
         try:

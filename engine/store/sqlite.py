@@ -204,7 +204,7 @@ class SqliteStore:
     def drop_beyond(self, items: int, body_bytes: int) -> int:
         """Drop what is held where it is more than this; gives the number of what was dropped."""
         held = self.held
-        if held <= items and sum(_body_bytes(pair) for pair, _ in self._held.pairs) <= body_bytes:
+        if held <= items and sum(pair.body_bytes for pair, _ in self._held.pairs) <= body_bytes:
             return 0
         self._held = _Held()
         return held
@@ -364,10 +364,6 @@ def amend(path: Path, name: str, value: str) -> None:
         database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
         if sealed:
             _seal(database, path)
-
-
-def _body_bytes(pair: RRPair) -> int:
-    return len(pair.request.body) + (len(pair.response.body) if pair.response else 0)
 
 
 def _seal(database: sqlite3.Connection, path: Path) -> None:

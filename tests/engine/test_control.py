@@ -445,6 +445,22 @@ def test_a_responder_waits_for_no_recording(engine: Engine, backend: int) -> Non
     assert stop(engine, responder).added_pairs == 1
 
 
+def test_what_was_heard_and_waits_to_be_written_has_a_limit_of_bytes(
+    engine: Engine, backend: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.control.responders.UNWRITTEN_BYTES", 10)
+    write_snapshot(engine.folder / "a.snapshot", Exchange("GET /a", host="localhost", port=backend, tls=False))
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD)
+    [recording] = engine.recordings.all()
+    with recording.lock:
+        for path in ("/b", "/c"):
+            assert ask_by_name(responder, backend, path) == (200, f"real {path}".encode())
+        assert eventually(lambda: "sooner than they could be written" in str(run_of(engine, responder).troubles), 10)
+    assert eventually(lambda: run_of(engine, responder).added_pairs == 1, 10)
+    ask_by_name(responder, backend, "/d")
+    assert stop(engine, responder).added_pairs == 2, "what was written waits no more"
+
+
 # -- the end of a recording --------------------------------------------------------------------------------------------
 
 

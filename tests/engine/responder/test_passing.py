@@ -473,3 +473,24 @@ def test_what_broke_off_is_kept_as_incomplete(serve: Serve) -> None:
     [pair] = kept_of(serve, [OK[:-1]], get("/real"))
     assert isinstance(pair, RRPair)
     assert not pair.complete
+
+
+def test_what_is_kept_while_it_is_heard_is_bounded_and_the_client_gets_all_of_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.responder.server.HELD_LIMIT", 100_000)
+    body = random.Random(4).randbytes(300_000)
+    kept: list[RRPair | Flow] = []
+    with real(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body, OK) as server:
+        responder = passing(serve, server.place, keep=kept.extend)
+        got = say(responder, get("/large"), get("/small"))
+        responder.stop()
+    assert body in got
+    assert got.endswith(b"real")
+    large, small = kept
+    assert isinstance(large, RRPair)
+    assert isinstance(small, RRPair)
+    assert large.missing == ("response body", "room for it in memory")
+    assert large.body_bytes == 0
+    assert small.complete
+    assert responder._held == 0
