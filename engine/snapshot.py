@@ -192,10 +192,12 @@ class SnapshotWriter:
         self._store.close()
 
     def abandon(self) -> None:
-        """Remove what was written."""
+        """Remove what was written, unless the file is another's by now."""
+        in_place = self._store.in_place
         self._store.close()
-        _remove_log(self.partial)
-        self.partial.unlink(missing_ok=True)
+        if in_place:
+            _remove_log(self.partial)
+            self.partial.unlink(missing_ok=True)
 
 
 class Snapshot:

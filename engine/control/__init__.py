@@ -23,6 +23,11 @@ NAME_LIMIT = 200
 FINISHED_LIMIT = 1000
 """Snapshots of which is known what came of them, for a client that asks again; the latest."""
 
+_WRITTEN = (".partial", "-wal", "-shm", "-journal")
+"""Ends of the names of files that an engine, or SQLite for it, writes: nobody else deletes one."""
+_OURS = (*_WRITTEN, ".old", ".empty")
+"""And of those that it keeps aside: a recording of that name would be replaced by another one's end."""
+
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
     """Serves the snapshots of one store. `state`: folder of what belongs to the installation, such as its authority."""
@@ -35,7 +40,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self._finished: dict[str, Finished] = {}
 
     def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: grpc.ServicerContext) -> pb.CreateSnapshotResponse:  # noqa: D102
-        path = self._path(request.name, context)
+        path = self._path(request.name, context, _OURS)
         if not request.capture_id:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a snapshot takes in a capture: its id is missing")
         if request.name in self._recorded:
@@ -104,8 +109,9 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: grpc.ServicerContext) -> pb.DeleteSnapshotResponse:  # noqa: D102
         if request.name in self._recorded:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} is being recorded: finish it first")
+        path = self._path(request.name, context, _WRITTEN)
         self._read(request.name, context)
-        self._path(request.name, context).unlink()
+        path.unlink()
         return pb.DeleteSnapshotResponse()
 
     def ListPairs(self, request: pb.ListPairsRequest, context: grpc.ServicerContext) -> Iterator[pb.ListPairsResponse]:  # noqa: D102
@@ -119,7 +125,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             context.abort(code, well_formed(str(error)))
 
     def StartResponder(self, request: pb.StartResponderRequest, context: grpc.ServicerContext) -> pb.StartResponderResponse:  # noqa: D102
-        path = self._path(request.snapshot, context)
+        path = self._path(request.snapshot, context, _OURS if request.on_miss == pb.ON_MISS_RECORD else ())
         try:
             return pb.StartResponderResponse(responder=self._responders.start(path, request))
         except SnapshotError as error:
@@ -153,12 +159,18 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         for run in run_parts(report):
             yield pb.StopResponderResponse(run=run)
 
-    def _path(self, name: str, context: grpc.ServicerContext) -> Path:
+    def _path(self, name: str, context: grpc.ServicerContext, refused: tuple[str, ...] = ()) -> Path:
+        """The file of a name; one with such an end is refused."""
         if not _is_name(name):
             context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"{name!r} is no name of a snapshot: give a file name of printable characters, without a folder, that does not"
                 f" begin with a dot and is not longer than {NAME_LIMIT} bytes",
+            )
+        if name.endswith(refused):
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{name!r} has an end that the engine gives its own files ({', '.join(refused)}): give another name",
             )
         return self._store / name
 

@@ -125,6 +125,10 @@ class Store(Protocol):
         """
 
     @property
+    def in_place(self) -> bool:
+        """Whether what is written goes to the file that has its name. Where not, `add` and `finish` raise SnapshotError."""
+
+    @property
     def held(self) -> int:
         """How many pairs and flows are held."""
 

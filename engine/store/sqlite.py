@@ -116,6 +116,7 @@ class SqliteStore:
         self._path = path
         self._steps: Steps | None = None
         self._held = _Held()
+        self._file = _identity(path)
         self.service = service
 
     # -- opening -------------------------------------------------------------------------------------------------------
@@ -180,6 +181,7 @@ class SqliteStore:
         held = self._held
         held.pairs += [(pair, pair_row(pair, held.connections)) for pair in pairs]
         held.flows += [flow_row(flow, held.connections) for flow in flows]
+        self._check_in_place()
         with writable(self._path):
             refused = self._add(held, list(connections), list(progress))
         self._held = _Held()
@@ -195,6 +197,15 @@ class SqliteStore:
             flows = [*held.flows, *[flow_row(flow, known) for flow in refused]]
             self._insert(taken, map(clamped, flows), known.values(), connections, progress)
             return len(refused)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether what is written goes to the file that has its name: a file that was removed still takes everything."""
+        return _identity(self._path) == self._file
+
+    def _check_in_place(self) -> None:
+        if not self.in_place:
+            raise SnapshotError(f"{self._path} was removed or replaced while it was written: what it had is lost, record again")
 
     @property
     def held(self) -> int:
@@ -255,6 +266,7 @@ class SqliteStore:
 
     def finish(self) -> None:
         """Make it a single file that only needs to be read. Raises SnapshotError."""
+        self._check_in_place()
         with writable(self._path):
             self._index()
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -364,6 +376,14 @@ def amend(path: Path, name: str, value: str) -> None:
         database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
         if sealed:
             _seal(database, path)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has a name, by device and inode; None where there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _seal(database: sqlite3.Connection, path: Path) -> None:

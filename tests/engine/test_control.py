@@ -190,6 +190,59 @@ def test_names_stay_in_the_store(engine: Engine, name: str) -> None:
     assert engine.recordings.all() == []
 
 
+OURS = ["a.snapshot.partial", "a.snapshot.partial-wal", "a.snapshot.partial-shm", "a.snapshot-journal"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_being_written_cannot_be_deleted(engine: Engine, name: str) -> None:
+    engine.create()
+    engine.upload(conversation())
+    (engine.folder / name).touch()
+    request = control_pb2.DeleteSnapshotRequest(name=name)
+    assert refusal(engine.control.DeleteSnapshot, request) is grpc.StatusCode.INVALID_ARGUMENT
+    assert finish(engine).snapshot.pairs == 1
+
+
+@pytest.mark.parametrize("name", [*OURS, "a.snapshot.old", "a.snapshot.empty"])
+def test_what_the_engine_names_itself_is_not_recorded_to(engine: Engine, name: str) -> None:
+    engine.create()
+    create = control_pb2.CreateSnapshotRequest(name=name, capture_id="c")
+    assert refusal(engine.control.CreateSnapshot, create) is grpc.StatusCode.INVALID_ARGUMENT
+    add = control_pb2.StartResponderRequest(snapshot=name, on_miss=control_pb2.ON_MISS_RECORD)
+    assert refusal(engine.control.StartResponder, add) is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(engine.recordings.all()) == 1
+
+
+@pytest.mark.parametrize("kept", ["a.snapshot.old", "a.snapshot.empty"])
+def test_what_was_kept_aside_can_be_read_and_deleted(engine: Engine, kept: str) -> None:
+    write_snapshot(engine.folder / kept, Exchange("GET /a"))
+    assert snapshot_of(engine, kept).pairs == 1
+    stop(engine, engine.control.StartResponder(control_pb2.StartResponderRequest(snapshot=kept)).responder)
+    engine.control.DeleteSnapshot(control_pb2.DeleteSnapshotRequest(name=kept))
+    assert not (engine.folder / kept).exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_acknowledged_that_went_to_a_file_without_a_name(engine: Engine, replaced: bool) -> None:
+    engine.create()
+    [before] = engine.upload(conversation())
+    assert list(before.committed)
+    partial = engine.folder / "a.snapshot.partial"
+    partial.unlink()
+    if replaced:
+        partial.write_bytes(b"another")
+    [after] = engine.upload(conversation(2))
+    assert list(after.committed) == []
+    assert "a.snapshot.partial was removed or replaced" in snapshot_of(engine).error
+    with pytest.raises(grpc.RpcError, match="was removed or replaced"):
+        finish(engine)
+    engine.control.FinishSnapshot(control_pb2.FinishSnapshotRequest(name="a.snapshot", discard=True))
+    assert partial.exists() == replaced, "it is another's"
+    engine.create(capture_id="c2")
+    engine.upload(conversation(3, "c2"))
+    assert finish(engine).snapshot.pairs == 1
+
+
 def test_what_cannot_be_made_twice(engine: Engine) -> None:
     engine.create()
     again = control_pb2.CreateSnapshotRequest(name="a.snapshot", capture_id="c2")
