@@ -28,6 +28,10 @@ HELD_ITEMS = 10_000
 """Pairs and flows that wait for a disk that takes nothing, until they are dropped and counted."""
 HELD_BYTES = 64 * 1024 * 1024
 """Of their bodies."""
+SIGNED_AT_LEAST = 512 * 1024 * 1024
+"""Bytes of bodies that are signed anew at a start, at least: some 5 seconds."""
+SIGNED_PER_BYTE = 100
+"""And for each byte of the file: what people record is compressed to a tenth, zeros to a ten-thousandth."""
 _UNCHECKED = "unchecked_backends"
 _ADDED = "added_pairs"
 _LOST = "lost_pairs"
@@ -206,6 +210,7 @@ class Snapshot:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._store: Store = SqliteStore.open(path)
+        self._size = path.stat().st_size
 
     def __enter__(self) -> Snapshot:
         return self
@@ -266,8 +271,17 @@ class Snapshot:
 
     def _signed_entries(self, kind: Kind) -> Iterator[Entry]:
         current = self._store.get_meta("signature_version") == SIGNATURE_VERSION and self._store.sealed
+        limit = left = SIGNED_AT_LEAST + SIGNED_PER_BYTE * self._size
         for entry in self._store.entries(kind):
-            yield entry if current and entry.signature else replace(entry, signature=signature(self._store.at(entry.row)))
+            if current and entry.signature:
+                yield entry
+                continue
+            pair = self._store.at(entry.row)
+            left -= pair.body_bytes
+            if left < 0:
+                size = f"more than {limit // 1024**2:,} MiB of bodies"
+                raise SnapshotError(f"{self.path} was changed by others, and has {size} to read at each start: record again")
+            yield replace(entry, signature=signature(pair))
 
     def partial_entries(self) -> Iterator[Entry]:
         """The outbound pairs that were recorded incompletely and have a request, in the order of requests; they answer nothing."""

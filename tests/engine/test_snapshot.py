@@ -7,6 +7,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -518,3 +519,31 @@ def test_pairs_added_to_one_that_was_edited_do_not_vouch_for_the_others(tmp_path
     with Snapshot(path) as s:
         for entry in s.entries():
             assert entry.signature == signature(s.at(entry.row))
+
+
+def test_what_was_edited_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file may hold bodies of any size: zeros."""
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    w.add([pair(n, bytes(1_000_000)) for n in range(20)])
+    w.finish()
+    with Snapshot(path) as snapshot:
+        assert len(list(snapshot.entries())) == 20, "its signatures are taken as they are"
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE pairs SET path = '/edited'")
+    with Snapshot(path) as snapshot:
+        assert len(list(snapshot.entries())) == 20
+    monkeypatch.setattr("engine.snapshot.SIGNED_AT_LEAST", 3_000_000)
+    monkeypatch.setattr("engine.snapshot.SIGNED_PER_BYTE", 0)
+    read = 0
+    with Snapshot(path) as snapshot:
+
+        def at(row: int, original: Callable[[int], RRPair] = snapshot._store.at) -> RRPair:
+            nonlocal read
+            read += 1
+            return original(row)
+
+        monkeypatch.setattr(snapshot._store, "at", at)
+        with pytest.raises(SnapshotError, match=r"a\.snapshot .* more than 2 MiB .*record again"):
+            list(snapshot.entries())
+    assert read <= 4
