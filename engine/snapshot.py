@@ -309,6 +309,10 @@ class Snapshot:
         """Who called the service, and whom it called."""
         return service_map(self.info.service, self._store.groups(), self._store.flows())
 
+    def served_ports(self) -> frozenset[int]:
+        """Ports at which the service was called."""
+        return frozenset(group.port for group in self._store.groups(Direction.IN))
+
     def close(self) -> None:
         """Let go of the file."""
         self._store.close()

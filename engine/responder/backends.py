@@ -43,7 +43,7 @@ class Backends:
         Raises SnapshotError, and ValueError where a name is no backend's, or `only` leaves nobody to stand in for.
         """
         self._only, self._left_out = set(only), {*excluded, *snapshot.unchecked}
-        self._served = frozenset(edge.port for edge in snapshot.service_map().inbound)
+        self._served = snapshot.served_ports()
         """Ports at which the recorded workload itself was asked."""
         self.indexes: dict[Place, Index] = {}
         self.off: set[Place] = set()

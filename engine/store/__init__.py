@@ -178,5 +178,5 @@ class Store(Protocol):
     def flows(self) -> Iterator[Flow]:
         """Every flow in the order of time."""
 
-    def groups(self) -> Iterator[Group]:
-        """The pairs counted, for the service map."""
+    def groups(self, direction: Direction | None = None) -> Iterator[Group]:
+        """The pairs counted, of one direction or both."""

@@ -26,8 +26,8 @@ INTEGER_LIMIT = 2**63 - 1
 SMALL_LIMIT = 2**32
 """What ports and statuses lie below, whatever a client has claimed."""
 SEPARATOR = "\x1f"
-_FACTS = {field.name: field.type for field in fields(Connection)}
 _KINDS = {"str": str, "int": int, "bool": bool, "Role": int}
+_FACTS = {field.name: _KINDS[str(field.type)] for field in fields(Connection)}
 _REQUEST_COMPRESSED, _RESPONSE_COMPRESSED = 1, 2
 _SIGNED = ("request", "headers", "answer")
 
@@ -126,14 +126,15 @@ def row_of(ordinal: int, row: Values) -> Row:
     )  # fmt: skip
 
 
-def entry_of(row: Values, connections: dict[str, Connection]) -> Entry:
-    """What an index needs of a pair."""
+def entry_of(row: Values, connections: dict[str, str]) -> Entry:
+    """What an index needs of a pair. `connections`: the facts of each."""
     _check(row, _ENTRIES)
     number, protocol, host, port, connection_id, method, path, operation, status, signature = row
     _check_small(port, status)
-    connection = connections.get(connection_id)
-    if connection is None:
+    facts = connections.get(connection_id)
+    if facts is None:
         raise ValueError("a pair without its connection")
+    connection = connection_of(facts)
     place = _place(Direction.OUT, host, port, "", connection)
     return Entry(
         number, protocol, place.host, place.port, connection.remote_address, connection.tls, method, path, operation, status,
@@ -195,7 +196,7 @@ def connection_of(facts: str) -> Connection:
     """What is known of a connection."""
     values = json.loads(facts)
     for name, value in values.items():
-        if type(value) is not _KINDS[str(_FACTS[name])]:
+        if type(value) is not _FACTS[name]:
             raise ValueError(f"a connection whose {name} is {value!r:.50}")
     texts = {name: well_formed(value) for name, value in values.items() if isinstance(value, str)}
     _check_small(*[value for value in values.values() if isinstance(value, int)])

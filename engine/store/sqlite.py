@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from engine.rrpair import UNREAD, Connection, Flow, RRPair
+from engine.rrpair import UNREAD, Connection, Direction, Flow, RRPair
 from engine.store import Answer, Entry, Group, Kind, Progress, Row, SnapshotError
 from engine.store.encoding import well_formed
 from engine.store.files import (
@@ -37,7 +37,6 @@ from engine.store.rows import (
     Values,
     answer_of,
     clamped,
-    connection_of,
     entry_of,
     facts_row,
     flow_of,
@@ -71,6 +70,8 @@ _ENTRIES = {
     Kind.UNREAD: _ENTRY.replace("missing = ''", f"missing = '{UNREAD}'"),
     Kind.PARTIAL: _ENTRY.replace("missing = '' AND response_size IS NOT NULL", f"missing NOT IN ('', '{UNREAD}') AND method != ''"),
 }
+_CONNECTIONS = "SELECT id, facts FROM connections"
+_OTHER_CONNECTIONS = _CONNECTIONS + " WHERE id IN (SELECT connection FROM pairs WHERE missing != '')"
 _ANSWER = (
     "SELECT method, status, request_ended, response_started, compressed, response_size, heads, response_body, missing FROM pairs"
     " WHERE rowid = ?"
@@ -78,9 +79,10 @@ _ANSWER = (
 _IN_ORDER = " ORDER BY pairs.time, pairs.id"
 _GROUP = (
     "SELECT direction, protocol, host, port, technology, COUNT(*), SUM(missing = ''), facts FROM pairs"
-    " JOIN connections ON connections.id = pairs.connection"
+    " JOIN connections ON connections.id = pairs.connection "
     " GROUP BY connection, direction, protocol, host, port, technology"
 )
+_GROUP_OF = _GROUP.replace(" GROUP BY", " WHERE direction = ? GROUP BY")
 _SEAL = "sealed"
 """Name of the fact that holds the file's change counter as it is once that fact is written."""
 REPEATED = "repeated_pairs"
@@ -330,8 +332,7 @@ class SqliteStore:
 
     def entries(self, kind: Kind = Kind.COMPLETE) -> Iterator[Entry]:
         """The outbound pairs of this kind, in the order of requests."""
-        rows = self._rows("SELECT id, facts FROM connections", make=lambda row: (row[0], connection_of(row[1])))
-        connections = dict(rows)
+        connections = dict(self._rows(_CONNECTIONS if kind is Kind.COMPLETE else _OTHER_CONNECTIONS))
         return self._rows(_ENTRIES[kind], make=lambda row: entry_of(row, connections))
 
     def at(self, row: int) -> RRPair:
@@ -348,9 +349,11 @@ class SqliteStore:
         query = "SELECT facts, time, protocol, reason, read, written FROM flows JOIN connections ON id = connection"
         return self._rows(query + " ORDER BY time", make=flow_of)
 
-    def groups(self) -> Iterator[Group]:
-        """The pairs counted, for the service map: what became known of a connection late is in it."""
-        return self._rows(_GROUP, make=group_of)
+    def groups(self, direction: Direction | None = None) -> Iterator[Group]:
+        """The pairs counted, of one direction or both: what became known of a connection late is in it."""
+        if direction is None:
+            return self._rows(_GROUP, make=group_of)
+        return self._rows(_GROUP_OF, (direction,), group_of)
 
     def _pairs(self, query: str, parameters: tuple[Any, ...] = ()) -> Iterator[RRPair]:
         return self._rows(query, parameters, lambda row: pair_of(row, self.service))

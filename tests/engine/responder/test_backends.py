@@ -9,6 +9,7 @@ from engine.protocols import UNKNOWN
 from engine.responder.backends import Backends, Scope, named_by
 from engine.rrpair import Connection, Direction, Flow, Role
 from engine.snapshot import Snapshot, SnapshotWriter, uncheck
+from engine.store.rows import CONNECTIONS_KEPT, connection_of
 from tests.engine.making import Exchange, pairs_of, write_snapshot
 
 OWN = 40000
@@ -164,3 +165,15 @@ def test_the_recorded_service_itself_is_stood_in_for_where_it_is_named(tmp_path:
 
 def test_another_machine_may_have_the_same_port(tmp_path: Path) -> None:
     assert ("127.0.0.1", 8099) in backends(own_service(tmp_path, "192.0.2.1")).indexes
+
+
+def test_what_is_known_of_a_connection_is_read_once(tmp_path: Path) -> None:
+    """Also where there are more connections than are remembered."""
+    connections = CONNECTIONS_KEPT + 100
+    [pair] = pairs_of(Exchange("GET /"))
+    writer = SnapshotWriter.create(tmp_path / "s", service="test", capture_id="c", created=0, tool_version="0")
+    writer.add([replace(pair, id=f"{n:016x}", connection=replace(pair.connection, id=f"c{n}", pid=n)) for n in range(connections)])
+    writer.finish()
+    connection_of.cache_clear()
+    assert list(backends(tmp_path / "s").indexes) == [("api.example.com", 443)]
+    assert connection_of.cache_info().misses <= connections
