@@ -26,6 +26,7 @@ from agent.examiner import Examiner
 from agent.failures import Failures
 from agent.kernel.planner import Plan
 from agent.kernel.probes import Missed, Probes, cgroup_id
+from agent.news import Outbox
 from agent.opens import Opens, may_hold, own_mounts
 from agent.unseen import Unseen, UnseenTls
 from agent.uplink import Uplink
@@ -82,7 +83,7 @@ class Capture:
     cgroup: Cgroup | None = None
     opens: Opens | None = None
     not_held: str = ""
-    news: queue.SimpleQueue[Unseen | Departed | None] = field(default_factory=queue.SimpleQueue)
+    news: Outbox[Unseen | Departed] = field(default_factory=Outbox)
     unseen: UnseenTls = field(default_factory=UnseenTls)
     unseen_lock: threading.Lock = field(default_factory=threading.Lock)
     ledger: Ledger | None = None
@@ -408,7 +409,7 @@ class Captures:
             if not self._active:
                 self._session = None
                 session.close()
-        capture.news.put(None)
+        capture.news.end()
         capture.stopped.set()
         return capture
 

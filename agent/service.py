@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import platform
 import threading
-from collections.abc import Iterable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import grpc
 from understudy.v1 import agent_pb2 as pb
@@ -16,12 +17,18 @@ from agent import describe, wire
 from agent.capture import Capture, Captures, Ledger, Target
 from agent.departed import Departed, Watch
 from agent.examiner import Examiner
+from agent.failures import Failures
 from agent.kernel.planner import Plan
+from agent.news import Outbox
 from agent.takeover import redirect
 from agent.takeover.bundles import Command
 from agent.takeover.events import News
-from agent.takeover.names import Backend, parse_address
+from agent.takeover.names import Backend, Names, parse_address
+from agent.takeover.trust import Trust
 from agent.unseen import Unseen
+
+_Told = TypeVar("_Told")
+_Message = TypeVar("_Message", pb.CaptureResponse, pb.RedirectResponse)
 
 
 def ledger_message(ledger: Ledger) -> capture_pb2.Ledger:
@@ -38,7 +45,8 @@ def ledger_message(ledger: Ledger) -> capture_pb2.Ledger:
 
 
 def _library(path: str, plan: Plan) -> pb.TlsLibrary:
-    return pb.TlsLibrary(path=wire.text(path), kind=plan.kind, capturable=plan.capturable, reason=wire.text(plan.reason))
+    kind, reason = wire.text(plan.kind), wire.text(plan.reason)  # as a process says that a file may have taken over
+    return pb.TlsLibrary(path=wire.text(path), kind=kind, capturable=plan.capturable, reason=reason)
 
 
 def _target(target: pb.Target) -> Target:
@@ -81,16 +89,20 @@ def _command(command: pb.Command) -> Command:
     )
 
 
-def _redirect_ready(started: redirect.Redirect) -> pb.RedirectResponse:
+def redirect_ready(cgroup: Path, trust: Trust, names: Names) -> pb.RedirectResponse:
+    """What was taken over. A variable whose value is no text is not set: cut or changed it would name another file."""
+    variables, failures = dict(trust.variables or {}), list(trust.failures)
+    for name, value in list(variables.items()):
+        if wire.text(value) != value:
+            del variables[name]
+            failures.append((value, f"its path is no UTF-8 text, so {name} does not name it"))
     return pb.RedirectResponse(
         ready=pb.RedirectReady(
-            cgroup=str(started.cgroup),
-            environment=started.trust.variables,
-            covered=map(wire.text, started.trust.covered),
-            not_covered=[
-                pb.CoverFailure(path=wire.text(path), reason=wire.text(reason)) for path, reason in started.trust.failures
-            ],
-            names={str(address): name for address, name in started.names.owned().items()},
+            cgroup=wire.text(str(cgroup)),
+            environment=variables,
+            covered=map(wire.text, trust.covered),
+            not_covered=[pb.CoverFailure(path=wire.text(path), reason=wire.text(reason)) for path, reason in failures],
+            names={str(address): wire.text(name) for address, name in names.owned().items()},
         )
     )
 
@@ -101,7 +113,7 @@ def _call_news(told: redirect.Told) -> pb.RedirectResponse:
         count=told.count,
         address=str(call.address),
         port=call.port,
-        host=told.host,
+        host=wire.text(told.host),
         protocol=call.protocol,
         workload=wire.workload(told.workload),
     )
@@ -114,18 +126,59 @@ def _call_news(told: redirect.Told) -> pb.RedirectResponse:
             return pb.RedirectResponse(local=news)
 
 
-def _news(told: redirect.Told | Departed | redirect.Unread | redirect.TrustEnded) -> pb.RedirectResponse:
-    if isinstance(told, redirect.Told):
-        return _call_news(told)
-    if isinstance(told, Departed):
-        return pb.RedirectResponse(departed=_departure(told))
-    if isinstance(told, redirect.TrustEnded):
-        return pb.RedirectResponse(trust_ended=pb.TrustEnded(reason=wire.text(told.reason)))
-    return pb.RedirectResponse(untrusted_bundle=pb.UntrustedBundle(path=told.path, workload=wire.workload(told.workload)))
+def redirect_news(news: redirect.Told | Departed | redirect.Unread | redirect.TrustEnded) -> pb.RedirectResponse:
+    """A piece of news of a takeover."""
+    if isinstance(news, redirect.Told):
+        return _call_news(news)
+    if isinstance(news, Departed):
+        return pb.RedirectResponse(departed=_departure(news))
+    if isinstance(news, redirect.TrustEnded):
+        return pb.RedirectResponse(trust_ended=pb.TrustEnded(reason=wire.text(news.reason)))
+    bundle = pb.UntrustedBundle(path=wire.text(news.path), workload=wire.workload(news.workload))
+    return pb.RedirectResponse(untrusted_bundle=bundle)
 
 
 def _departure(departed: Departed) -> pb.Departure:
-    return pb.Departure(workload=wire.workload(departed.workload), cgroup=departed.cgroup, ended=departed.ended)
+    return pb.Departure(workload=wire.workload(departed.workload), cgroup=wire.text(departed.cgroup), ended=departed.ended)
+
+
+def capture_ready(cgroup: str, probed: int, not_held: str) -> pb.CaptureResponse:
+    """A capture is on."""
+    return pb.CaptureResponse(ready=pb.CaptureReady(cgroup=wire.text(cgroup), probed_files=probed, not_held=wire.text(not_held)))
+
+
+def capture_news(news: Unseen | Departed) -> pb.CaptureResponse:
+    """A piece of news of a capture."""
+    if isinstance(news, Departed):
+        return pb.CaptureResponse(departed=_departure(news))
+    library = _library(news.path, news.plan)
+    return pb.CaptureResponse(not_capturable=pb.NotCapturable(workload=wire.workload(news.workload), library=library))
+
+
+def description(
+    node: str, release: str, checks: Iterable[describe.Check], processes: Iterable[describe.Process]
+) -> pb.DescribeResponse:
+    """The state of a node."""
+    response = pb.DescribeResponse(node=wire.text(node), kernel_release=wire.text(release))
+    for check in checks:
+        detail, remedy = wire.text(check.detail), "" if check.ok else wire.text(check.remedy)
+        response.checks.add(name=wire.text(check.name), ok=check.ok, required=check.required, detail=detail, remedy=remedy)
+    for process in processes:
+        libraries = [_library(path, plan) for path, plan in process.libraries]
+        response.processes.add(workload=wire.workload(process.workload), libraries=libraries)
+    return response
+
+
+def told(outbox: Outbox[_Told], message_of: Callable[[_Told], _Message], failures: Failures) -> Iterator[_Message]:
+    """The news as messages, until their end. One that cannot be told is counted: what comes after it is told."""
+    for news in outbox:
+        try:
+            message = message_of(news)
+        except Exception as error:
+            failures.note("a piece of news could not be told", error)
+            outbox.leave_out()
+        else:
+            yield message
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
@@ -149,16 +202,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             self._room.release()
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, D102
-        response = pb.DescribeResponse(node=platform.node(), kernel_release=platform.release())
-        for check in describe.checks():
-            remedy = "" if check.ok else check.remedy
-            response.checks.add(name=check.name, ok=check.ok, required=check.required, detail=check.detail, remedy=remedy)
-        for process in describe.processes(self._examiner, request.pids):
-            response.processes.add(
-                workload=wire.workload(process.workload),
-                libraries=[_library(path, plan) for path, plan in process.libraries],
-            )
-        return response
+        processes = describe.processes(self._examiner, request.pids)
+        return description(platform.node(), platform.release(), describe.checks(), processes)
 
     def Capture(self, request: pb.CaptureRequest, context: grpc.ServicerContext) -> Iterator[pb.CaptureResponse]:  # noqa: D102
         if not request.capture_id or not request.targets:
@@ -172,21 +217,20 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         except (OSError, ValueError, LookupError) as error:
             _refuse(context, error)
         # The lease: whatever ends this call ends the capture.
-        if not context.add_callback(lambda: capture.news.put(None)):
-            capture.news.put(None)
+        if not context.add_callback(capture.news.end):
+            capture.news.end()
         session = self._captures.session
         probed = session.attacher.probed if session else 0
-        cgroup = wire.text(str(capture.cgroup.path)) if capture.cgroup else ""
+        cgroup = str(capture.cgroup.path) if capture.cgroup else ""
         launched = [target.launched_pid for target in request.targets if target.launched_pid]
         with contextlib.ExitStack() as stack:
             stack.callback(self._captures.stop, capture)
             if capture.cgroup:
                 with contextlib.suppress(OSError):  # a kernel that does not tell of it
                     stack.callback(Watch(capture.cgroup.path, launched[0], capture.news.put).close)
-            yield pb.CaptureResponse(ready=pb.CaptureReady(cgroup=cgroup, probed_files=probed, not_held=capture.not_held))
-            while (news := capture.news.get()) is not None:
-                yield pb.CaptureResponse(departed=_departure(news)) if isinstance(news, Departed) else _not_capturable(news)
-        yield pb.CaptureResponse(stopped=pb.CaptureStopped(ledger=_ledger_of(capture)))
+            yield capture_ready(cgroup, probed, capture.not_held)
+            yield from told(capture.news, capture_news, self._captures.failures)
+        yield pb.CaptureResponse(stopped=pb.CaptureStopped(ledger=_ledger_of(capture), untold=capture.news.untold))
 
     def StopCapture(self, request: pb.StopCaptureRequest, context: grpc.ServicerContext) -> pb.StopCaptureResponse:  # noqa: D102
         capture = self._captures.find(request.capture_id)
@@ -205,20 +249,14 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         except (OSError, ValueError, LookupError) as error:
             _refuse(context, error)
         # The lease: whatever ends this call ends the redirection.
-        if not context.add_callback(lambda: started.news.put(None)):
-            started.news.put(None)
+        if not context.add_callback(started.news.end):
+            started.news.end()
         try:
-            yield _redirect_ready(started)
-            while (told := started.news.get()) is not None:
-                yield _news(told)
+            yield redirect_ready(started.cgroup, started.trust, started.names)
+            yield from told(started.news, redirect_news, self._captures.failures)
         finally:
             self._redirects.stop(started)
-        yield pb.RedirectResponse(stopped=pb.RedirectStopped(untold=started.untold))
-
-
-def _not_capturable(unseen: Unseen) -> pb.CaptureResponse:
-    library = _library(unseen.path, unseen.plan)
-    return pb.CaptureResponse(not_capturable=pb.NotCapturable(workload=wire.workload(unseen.workload), library=library))
+        yield pb.RedirectResponse(stopped=pb.RedirectStopped(untold=started.untold + started.news.untold))
 
 
 def _ledger_of(capture: Capture) -> capture_pb2.Ledger:

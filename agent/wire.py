@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable
 
 from understudy.v1 import capture_pb2 as pb
@@ -25,9 +25,19 @@ _METHODS: tuple[pb.BindMethod.ValueType, ...] = (
 )
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+TEXT_MAX = 8192
+"""Characters of a text in a message: twice the longest path."""
+
+
 def text(name: str) -> str:
-    """A name as a message can carry it. Names of processes and files are any bytes, which os.fsdecode keeps as lone surrogates."""
-    return os.fsencode(name).decode(errors="replace")
+    """A name as a message can carry it. Names of processes and files are any bytes, which os.fsdecode keeps as lone surrogates.
+
+    All that a workload, a file or the kernel has a say in passes here: protobuf raises on what is no text.
+    """
+    cut = name if len(name) <= TEXT_MAX else f"{name[: TEXT_MAX - 1]}…"
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", cut)
 
 
 def workload(known: Workload) -> pb.Workload:
@@ -38,7 +48,7 @@ def workload(known: Workload) -> pb.Workload:
         command=text(known.command),
         executable=text(known.executable),
         cgroup=text(known.cgroup),
-        container_id=known.container,
+        container_id=text(known.container),
     )
 
 
@@ -53,7 +63,7 @@ class Encoder:
         name_of: Callable[[int], str],
     ) -> None:
         self._clock_offset = clock_offset
-        self._node = node
+        self._node = text(node)
         self._look_up = look_up
         self._name_of = name_of
 
@@ -98,12 +108,12 @@ class Encoder:
 
 def _bound(facts: streams.Facts) -> pb.StreamBound:
     return pb.StreamBound(
-        local=pb.Endpoint(address=facts.local[0], port=facts.local[1]),
-        remote=pb.Endpoint(address=facts.remote[0], port=facts.remote[1]),
+        local=pb.Endpoint(address=text(facts.local[0]), port=facts.local[1]),
+        remote=pb.Endpoint(address=text(facts.remote[0]), port=facts.remote[1]),
         role=_ROLES[facts.role],
         method=_METHODS[facts.method],
         socket_inode=facts.inode,
-        server_name=facts.server_name,
-        application_protocol=facts.application_protocol,
-        tls_version=facts.tls_version,
+        server_name=text(facts.server_name),
+        application_protocol=text(facts.application_protocol),
+        tls_version=text(facts.tls_version),
     )

@@ -8,10 +8,10 @@ refuse what the responder answered before.
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import itertools
 import os
-import queue
 import select
 import signal
 import threading
@@ -24,6 +24,7 @@ from agent import describe, files, workloads
 from agent.departed import Departed, departed
 from agent.kernel.departures import Departures
 from agent.kernel.takeover import Hooks
+from agent.news import Outbox
 from agent.takeover import helper, sockets, trust
 from agent.takeover.bundles import Command
 from agent.takeover.dns import Own, Resolver, Server
@@ -96,7 +97,7 @@ class Redirect:
 
     def __init__(self, number: int, wanted: Wanted) -> None:
         self.wanted = wanted
-        self.news: queue.SimpleQueue[Told | Departed | Unread | TrustEnded | None] = queue.SimpleQueue()
+        self.news = Outbox[Told | Departed | Unread | TrustEnded]()
         self.trust = Trust()
         self.names = _names(wanted)
         self.untold = self._starts = 0
@@ -240,7 +241,7 @@ class Redirect:
                     poll.register(self._keeper.fd, select.POLLIN)
         self._pass_on()
         self._keeper.forget()
-        self.news.put(None)
+        self.news.end()
 
     def _hear_of_bundles(self, helper: trust.Helper) -> bool:
         """Pass on what was read as it is; whether there may be more."""
@@ -248,7 +249,7 @@ class Redirect:
         for each in news or ():
             self.news.put(Unread(each.path, workloads.look_up(each.pid)))
         if news is None:
-            self.news.put(TrustEnded(helper.end()))
+            self.news.put(TrustEnded(helper.end()), always=True)
         return news is not None
 
     def _responder_ended(self) -> None:
@@ -265,11 +266,12 @@ class Redirect:
         for record in self._departures.read():  # first: who has left shall call nobody
             self.news.put(self._depart(departed(record)))
         calls = Counter(map(decode, self._hooks.read()))
+        look_up = functools.cache(workloads.look_up)  # many may be of one process
         for call, count in calls.items():
-            workload = workloads.look_up(call.pid, command=call.command)
+            workload = look_up(call.pid, command=call.command)
             _, real = self._rules.get((call.address, call.port), (None, None))
             shown = replace(call, address=real) if real else call
-            self.news.put(Told(shown, count, self.names.name_of(call.address), workload))
+            self.news.put(Told(shown, count, self.names.name_of(call.address), workload), count=count)
         self.untold = self._hooks.lost + self._departures.unknown
 
     def _depart(self, left: Departed) -> Departed:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
+from agent.workloads import cgroup_mount
 from tests.e2e.conftest import Authority
 from tests.e2e.recording import pairs, understudy
 from tests.e2e.truth.server import TruthServer
@@ -39,3 +42,38 @@ def test_a_snapshot_cannot_have_such_a_name(tmp_path: Path) -> None:
     assert done.status == 125
     assert done.stderr.count("\n") == 1
     assert "choose another with -o" in done.stderr
+
+
+ASK_AROUND = """
+import os, sys, time, urllib.request
+url, cgroup = sys.argv[1], os.fsencode(sys.argv[2])
+def ask(what):
+    urllib.request.urlopen(f"{url}/length/5/{what}", timeout=20).read()
+ask("before")
+os.mkdir(cgroup)
+stays, ends = os.pipe()
+child = os.fork()
+if not child:
+    os.close(ends)
+    with open(cgroup + b"/cgroup.procs", "wb") as procs:
+        procs.write(b"0")
+    os.read(stays, 1)
+    os._exit(0)
+for number in range(20):
+    ask(number)
+os.close(ends)
+os.waitpid(child, 0)
+os.rmdir(cgroup)
+ask("after")
+"""
+
+
+def test_a_cgroup_whose_name_is_no_text_ends_nothing(plain_server: TruthServer, tmp_path: Path) -> None:
+    mount = cgroup_mount()
+    assert mount
+    cgroup = mount / f"us-{uuid.uuid4().hex}-{NO_TEXT}"
+    command = [sys.executable, "-c", ASK_AROUND, plain_server.url, str(cgroup)]
+    done = understudy("record", "-o", tmp_path / "snapshot", "--", *command)
+    assert done.status == 0, done.stderr
+    assert "left the capture for the cgroup" in done.stderr
+    assert [pair["complete"] for pair in pairs(tmp_path / "snapshot")] == [True] * 22

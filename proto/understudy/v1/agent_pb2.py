@@ -26,7 +26,7 @@ from understudy.v1 import backend_pb2 as understudy_dot_v1_dot_backend__pb2
 from understudy.v1 import capture_pb2 as understudy_dot_v1_dot_capture__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19understudy/v1/agent.proto\x12\runderstudy.v1\x1a\x1bunderstudy/v1/backend.proto\x1a\x1bunderstudy/v1/capture.proto\"\x1f\n\x0f\x44\x65scribeRequest\x12\x0c\n\x04pids\x18\x01 \x03(\r\"\x8f\x01\n\x10\x44\x65scribeResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12$\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x14.understudy.v1.Check\x12/\n\tprocesses\x18\x04 \x03(\x0b\x32\x1c.understudy.v1.ProcessReport\"S\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0e\n\x06remedy\x18\x05 \x01(\t\"h\n\rProcessReport\x12)\n\x08workload\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Workload\x12,\n\tlibraries\x18\x02 \x03(\x0b\x32\x19.understudy.v1.TlsLibrary\"L\n\nTlsLibrary\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x12\n\ncapturable\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"c\n\x06Target\x12\x16\n\x0claunched_pid\x18\x01 \x01(\rH\x00\x12\r\n\x03pid\x18\x02 \x01(\rH\x00\x12\x10\n\x06\x63group\x18\x03 \x01(\tH\x00\x12\x16\n\x0c\x63ontainer_id\x18\x04 \x01(\tH\x00\x42\x08\n\x06target\"L\n\x0e\x43\x61ptureRequest\x12\x12\n\ncapture_id\x18\x01 \x01(\t\x12&\n\x07targets\x18\x02 \x03(\x0b\x32\x15.understudy.v1.Target\"\xdf\x01\n\x0f\x43\x61ptureResponse\x12,\n\x05ready\x18\x01 \x01(\x0b\x32\x1b.understudy.v1.CaptureReadyH\x00\x12\x36\n\x0enot_capturable\x18\x02 \x01(\x0b\x32\x1c.understudy.v1.NotCapturableH\x00\x12\x30\n\x07stopped\x18\x03 \x01(\x0b\x32\x1d.understudy.v1.CaptureStoppedH\x00\x12,\n\x08\x64\x65parted\x18\x04 \x01(\x0b\x32\x18.understudy.v1.DepartureH\x00\x42\x06\n\x04news\"F\n\x0c\x43\x61ptureReady\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x14\n\x0cprobed_files\x18\x02 \x01(\r\x12\x10\n\x08not_held\x18\x03 \x01(\t\"f\n\rNotCapturable\x12)\n\x08workload\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Workload\x12*\n\x07library\x18\x02 \x01(\x0b\x32\x19.understudy.v1.TlsLibrary\"7\n\x0e\x43\x61ptureStopped\x12%\n\x06ledger\x18\x01 \x01(\x0b\x32\x15.understudy.v1.Ledger\"(\n\x12StopCaptureRequest\x12\x12\n\ncapture_id\x18\x01 \x01(\t\"O\n\x13StopCaptureResponse\x12%\n\x06ledger\x18\x01 \x01(\x0b\x32\x15.understudy.v1.Ledger\x12\x11\n\tdelivered\x18\x02 \x01(\x08\"\xdd\x02\n\x0fRedirectRequest\x12\x13\n\x0bredirect_id\x18\x01 \x01(\t\x12\x14\n\x0claunched_pid\x18\x02 \x01(\r\x12\x33\n\tresponder\x18\x03 \x01(\x0b\x32 .understudy.v1.ResponderEndpoint\x12(\n\x08recorded\x18\x04 \x03(\x0b\x32\x16.understudy.v1.Backend\x12.\n\x0epassed_through\x18\x05 \x03(\x0b\x32\x16.understudy.v1.Backend\x12\x17\n\x0fpass_unrecorded\x18\x06 \x01(\x08\x12\x0e\n\x06\x63\x61_pem\x18\x07 \x01(\t\x12\'\n\x07\x63ommand\x18\x08 \x01(\x0b\x32\x16.understudy.v1.Command\x12\'\n\x07refused\x18\t \x03(\x0b\x32\x16.understudy.v1.Backend\x12\x15\n\rkeep_departed\x18\n \x01(\x08\"F\n\x11ResponderEndpoint\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x11\n\tipv4_port\x18\x02 \x01(\r\x12\x11\n\tipv6_port\x18\x03 \x01(\r\"\xdd\x01\n\x07\x43ommand\x12\x11\n\targuments\x18\x01 \x03(\t\x12\x0e\n\x06\x66older\x18\x02 \x01(\t\x12<\n\x0b\x65nvironment\x18\x03 \x03(\x0b\x32\'.understudy.v1.Command.EnvironmentEntry\x12\x0b\n\x03uid\x18\x04 \x01(\r\x12\x0b\n\x03gid\x18\x05 \x01(\r\x12\x0e\n\x06groups\x18\x06 \x03(\r\x12\x13\n\x0btrust_files\x18\x07 \x03(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x99\x03\n\x10RedirectResponse\x12-\n\x05ready\x18\x01 \x01(\x0b\x32\x1c.understudy.v1.RedirectReadyH\x00\x12*\n\x07refused\x18\x02 \x01(\x0b\x32\x17.understudy.v1.CallNewsH\x00\x12)\n\x06passed\x18\x03 \x01(\x0b\x32\x17.understudy.v1.CallNewsH\x00\x12\x31\n\x07stopped\x18\x04 \x01(\x0b\x32\x1e.understudy.v1.RedirectStoppedH\x00\x12(\n\x05local\x18\x05 \x01(\x0b\x32\x17.understudy.v1.CallNewsH\x00\x12,\n\x08\x64\x65parted\x18\x06 \x01(\x0b\x32\x18.understudy.v1.DepartureH\x00\x12:\n\x10untrusted_bundle\x18\x07 \x01(\x0b\x32\x1e.understudy.v1.UntrustedBundleH\x00\x12\x30\n\x0btrust_ended\x18\x08 \x01(\x0b\x32\x19.understudy.v1.TrustEndedH\x00\x42\x06\n\x04news\"\xc0\x02\n\rRedirectReady\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x42\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32-.understudy.v1.RedirectReady.EnvironmentEntry\x12\x0f\n\x07\x63overed\x18\x03 \x03(\t\x12\x30\n\x0bnot_covered\x18\x04 \x03(\x0b\x32\x1b.understudy.v1.CoverFailure\x12\x36\n\x05names\x18\x05 \x03(\x0b\x32\'.understudy.v1.RedirectReady.NamesEntry\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nNamesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\",\n\x0c\x43overFailure\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x83\x01\n\x08\x43\x61llNews\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x10\n\x08protocol\x18\x05 \x01(\r\x12)\n\x08workload\x18\x06 \x01(\x0b\x32\x17.understudy.v1.Workload\"U\n\tDeparture\x12)\n\x08workload\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Workload\x12\x0e\n\x06\x63group\x18\x02 \x01(\t\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"J\n\x0fUntrustedBundle\x12\x0c\n\x04path\x18\x01 \x01(\t\x12)\n\x08workload\x18\x02 \x01(\x0b\x32\x17.understudy.v1.Workload\"\x1c\n\nTrustEnded\x12\x0e\n\x06reason\x18\x01 \x01(\t\"!\n\x0fRedirectStopped\x12\x0e\n\x06untold\x18\x01 \x01(\x04\x32\xcc\x02\n\x0c\x41gentService\x12K\n\x08\x44\x65scribe\x12\x1e.understudy.v1.DescribeRequest\x1a\x1f.understudy.v1.DescribeResponse\x12J\n\x07\x43\x61pture\x12\x1d.understudy.v1.CaptureRequest\x1a\x1e.understudy.v1.CaptureResponse0\x01\x12T\n\x0bStopCapture\x12!.understudy.v1.StopCaptureRequest\x1a\".understudy.v1.StopCaptureResponse\x12M\n\x08Redirect\x12\x1e.understudy.v1.RedirectRequest\x1a\x1f.understudy.v1.RedirectResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19understudy/v1/agent.proto\x12\runderstudy.v1\x1a\x1bunderstudy/v1/backend.proto\x1a\x1bunderstudy/v1/capture.proto\"\x1f\n\x0f\x44\x65scribeRequest\x12\x0c\n\x04pids\x18\x01 \x03(\r\"\x8f\x01\n\x10\x44\x65scribeResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12$\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x14.understudy.v1.Check\x12/\n\tprocesses\x18\x04 \x03(\x0b\x32\x1c.understudy.v1.ProcessReport\"S\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0e\n\x06remedy\x18\x05 \x01(\t\"h\n\rProcessReport\x12)\n\x08workload\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Workload\x12,\n\tlibraries\x18\x02 \x03(\x0b\x32\x19.understudy.v1.TlsLibrary\"L\n\nTlsLibrary\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x12\n\ncapturable\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"c\n\x06Target\x12\x16\n\x0claunched_pid\x18\x01 \x01(\rH\x00\x12\r\n\x03pid\x18\x02 \x01(\rH\x00\x12\x10\n\x06\x63group\x18\x03 \x01(\tH\x00\x12\x16\n\x0c\x63ontainer_id\x18\x04 \x01(\tH\x00\x42\x08\n\x06target\"L\n\x0e\x43\x61ptureRequest\x12\x12\n\ncapture_id\x18\x01 \x01(\t\x12&\n\x07targets\x18\x02 \x03(\x0b\x32\x15.understudy.v1.Target\"\xdf\x01\n\x0f\x43\x61ptureResponse\x12,\n\x05ready\x18\x01 \x01(\x0b\x32\x1b.understudy.v1.CaptureReadyH\x00\x12\x36\n\x0enot_capturable\x18\x02 \x01(\x0b\x32\x1c.understudy.v1.NotCapturableH\x00\x12\x30\n\x07stopped\x18\x03 \x01(\x0b\x32\x1d.understudy.v1.CaptureStoppedH\x00\x12,\n\x08\x64\x65parted\x18\x04 \x01(\x0b\x32\x18.understudy.v1.DepartureH\x00\x42\x06\n\x04news\"F\n\x0c\x43\x61ptureReady\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x14\n\x0cprobed_files\x18\x02 \x01(\r\x12\x10\n\x08not_held\x18\x03 \x01(\t\"f\n\rNotCapturable\x12)\n\x08workload\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Workload\x12*\n\x07library\x18\x02 \x01(\x0b\x32\x19.understudy.v1.TlsLibrary\"G\n\x0e\x43\x61ptureStopped\x12%\n\x06ledger\x18\x01 \x01(\x0b\x32\x15.understudy.v1.Ledger\x12\x0e\n\x06untold\x18\x02 \x01(\x04\"(\n\x12StopCaptureRequest\x12\x12\n\ncapture_id\x18\x01 \x01(\t\"O\n\x13StopCaptureResponse\x12%\n\x06ledger\x18\x01 \x01(\x0b\x32\x15.understudy.v1.Ledger\x12\x11\n\tdelivered\x18\x02 \x01(\x08\"\xdd\x02\n\x0fRedirectRequest\x12\x13\n\x0bredirect_id\x18\x01 \x01(\t\x12\x14\n\x0claunched_pid\x18\x02 \x01(\r\x12\x33\n\tresponder\x18\x03 \x01(\x0b\x32 .understudy.v1.ResponderEndpoint\x12(\n\x08recorded\x18\x04 \x03(\x0b\x32\x16.understudy.v1.Backend\x12.\n\x0epassed_through\x18\x05 \x03(\x0b\x32\x16.understudy.v1.Backend\x12\x17\n\x0fpass_unrecorded\x18\x06 \x01(\x08\x12\x0e\n\x06\x63\x61_pem\x18\x07 \x01(\t\x12\'\n\x07\x63ommand\x18\x08 \x01(\x0b\x32\x16.understudy.v1.Command\x12\'\n\x07refused\x18\t \x03(\x0b\x32\x16.understudy.v1.Backend\x12\x15\n\rkeep_departed\x18\n \x01(\x08\"F\n\x11ResponderEndpoint\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x11\n\tipv4_port\x18\x02 \x01(\r\x12\x11\n\tipv6_port\x18\x03 \x01(\r\"\xdd\x01\n\x07\x43ommand\x12\x11\n\targuments\x18\x01 \x03(\t\x12\x0e\n\x06\x66older\x18\x02 \x01(\t\x12<\n\x0b\x65nvironment\x18\x03 \x03(\x0b\x32\'.understudy.v1.Command.EnvironmentEntry\x12\x0b\n\x03uid\x18\x04 \x01(\r\x12\x0b\n\x03gid\x18\x05 \x01(\r\x12\x0e\n\x06groups\x18\x06 \x03(\r\x12\x13\n\x0btrust_files\x18\x07 \x03(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x99\x03\n\x10RedirectResponse\x12-\n\x05ready\x18\x01 \x01(\x0b\x32\x1c.understudy.v1.RedirectReadyH\x00\x12*\n\x07refused\x18\x02 \x01(\x0b\x32\x17.understudy.v1.CallNewsH\x00\x12)\n\x06passed\x18\x03 \x01(\x0b\x32\x17.understudy.v1.CallNewsH\x00\x12\x31\n\x07stopped\x18\x04 \x01(\x0b\x32\x1e.understudy.v1.RedirectStoppedH\x00\x12(\n\x05local\x18\x05 \x01(\x0b\x32\x17.understudy.v1.CallNewsH\x00\x12,\n\x08\x64\x65parted\x18\x06 \x01(\x0b\x32\x18.understudy.v1.DepartureH\x00\x12:\n\x10untrusted_bundle\x18\x07 \x01(\x0b\x32\x1e.understudy.v1.UntrustedBundleH\x00\x12\x30\n\x0btrust_ended\x18\x08 \x01(\x0b\x32\x19.understudy.v1.TrustEndedH\x00\x42\x06\n\x04news\"\xc0\x02\n\rRedirectReady\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x42\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32-.understudy.v1.RedirectReady.EnvironmentEntry\x12\x0f\n\x07\x63overed\x18\x03 \x03(\t\x12\x30\n\x0bnot_covered\x18\x04 \x03(\x0b\x32\x1b.understudy.v1.CoverFailure\x12\x36\n\x05names\x18\x05 \x03(\x0b\x32\'.understudy.v1.RedirectReady.NamesEntry\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nNamesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\",\n\x0c\x43overFailure\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x83\x01\n\x08\x43\x61llNews\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x10\n\x08protocol\x18\x05 \x01(\r\x12)\n\x08workload\x18\x06 \x01(\x0b\x32\x17.understudy.v1.Workload\"U\n\tDeparture\x12)\n\x08workload\x18\x01 \x01(\x0b\x32\x17.understudy.v1.Workload\x12\x0e\n\x06\x63group\x18\x02 \x01(\t\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"J\n\x0fUntrustedBundle\x12\x0c\n\x04path\x18\x01 \x01(\t\x12)\n\x08workload\x18\x02 \x01(\x0b\x32\x17.understudy.v1.Workload\"\x1c\n\nTrustEnded\x12\x0e\n\x06reason\x18\x01 \x01(\t\"!\n\x0fRedirectStopped\x12\x0e\n\x06untold\x18\x01 \x01(\x04\x32\xcc\x02\n\x0c\x41gentService\x12K\n\x08\x44\x65scribe\x12\x1e.understudy.v1.DescribeRequest\x1a\x1f.understudy.v1.DescribeResponse\x12J\n\x07\x43\x61pture\x12\x1d.understudy.v1.CaptureRequest\x1a\x1e.understudy.v1.CaptureResponse0\x01\x12T\n\x0bStopCapture\x12!.understudy.v1.StopCaptureRequest\x1a\".understudy.v1.StopCaptureResponse\x12M\n\x08Redirect\x12\x1e.understudy.v1.RedirectRequest\x1a\x1f.understudy.v1.RedirectResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,39 +60,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NOTCAPTURABLE']._serialized_start=1027
   _globals['_NOTCAPTURABLE']._serialized_end=1129
   _globals['_CAPTURESTOPPED']._serialized_start=1131
-  _globals['_CAPTURESTOPPED']._serialized_end=1186
-  _globals['_STOPCAPTUREREQUEST']._serialized_start=1188
-  _globals['_STOPCAPTUREREQUEST']._serialized_end=1228
-  _globals['_STOPCAPTURERESPONSE']._serialized_start=1230
-  _globals['_STOPCAPTURERESPONSE']._serialized_end=1309
-  _globals['_REDIRECTREQUEST']._serialized_start=1312
-  _globals['_REDIRECTREQUEST']._serialized_end=1661
-  _globals['_RESPONDERENDPOINT']._serialized_start=1663
-  _globals['_RESPONDERENDPOINT']._serialized_end=1733
-  _globals['_COMMAND']._serialized_start=1736
-  _globals['_COMMAND']._serialized_end=1957
-  _globals['_COMMAND_ENVIRONMENTENTRY']._serialized_start=1907
-  _globals['_COMMAND_ENVIRONMENTENTRY']._serialized_end=1957
-  _globals['_REDIRECTRESPONSE']._serialized_start=1960
-  _globals['_REDIRECTRESPONSE']._serialized_end=2369
-  _globals['_REDIRECTREADY']._serialized_start=2372
-  _globals['_REDIRECTREADY']._serialized_end=2692
-  _globals['_REDIRECTREADY_ENVIRONMENTENTRY']._serialized_start=1907
-  _globals['_REDIRECTREADY_ENVIRONMENTENTRY']._serialized_end=1957
-  _globals['_REDIRECTREADY_NAMESENTRY']._serialized_start=2648
-  _globals['_REDIRECTREADY_NAMESENTRY']._serialized_end=2692
-  _globals['_COVERFAILURE']._serialized_start=2694
-  _globals['_COVERFAILURE']._serialized_end=2738
-  _globals['_CALLNEWS']._serialized_start=2741
-  _globals['_CALLNEWS']._serialized_end=2872
-  _globals['_DEPARTURE']._serialized_start=2874
-  _globals['_DEPARTURE']._serialized_end=2959
-  _globals['_UNTRUSTEDBUNDLE']._serialized_start=2961
-  _globals['_UNTRUSTEDBUNDLE']._serialized_end=3035
-  _globals['_TRUSTENDED']._serialized_start=3037
-  _globals['_TRUSTENDED']._serialized_end=3065
-  _globals['_REDIRECTSTOPPED']._serialized_start=3067
-  _globals['_REDIRECTSTOPPED']._serialized_end=3100
-  _globals['_AGENTSERVICE']._serialized_start=3103
-  _globals['_AGENTSERVICE']._serialized_end=3435
+  _globals['_CAPTURESTOPPED']._serialized_end=1202
+  _globals['_STOPCAPTUREREQUEST']._serialized_start=1204
+  _globals['_STOPCAPTUREREQUEST']._serialized_end=1244
+  _globals['_STOPCAPTURERESPONSE']._serialized_start=1246
+  _globals['_STOPCAPTURERESPONSE']._serialized_end=1325
+  _globals['_REDIRECTREQUEST']._serialized_start=1328
+  _globals['_REDIRECTREQUEST']._serialized_end=1677
+  _globals['_RESPONDERENDPOINT']._serialized_start=1679
+  _globals['_RESPONDERENDPOINT']._serialized_end=1749
+  _globals['_COMMAND']._serialized_start=1752
+  _globals['_COMMAND']._serialized_end=1973
+  _globals['_COMMAND_ENVIRONMENTENTRY']._serialized_start=1923
+  _globals['_COMMAND_ENVIRONMENTENTRY']._serialized_end=1973
+  _globals['_REDIRECTRESPONSE']._serialized_start=1976
+  _globals['_REDIRECTRESPONSE']._serialized_end=2385
+  _globals['_REDIRECTREADY']._serialized_start=2388
+  _globals['_REDIRECTREADY']._serialized_end=2708
+  _globals['_REDIRECTREADY_ENVIRONMENTENTRY']._serialized_start=1923
+  _globals['_REDIRECTREADY_ENVIRONMENTENTRY']._serialized_end=1973
+  _globals['_REDIRECTREADY_NAMESENTRY']._serialized_start=2664
+  _globals['_REDIRECTREADY_NAMESENTRY']._serialized_end=2708
+  _globals['_COVERFAILURE']._serialized_start=2710
+  _globals['_COVERFAILURE']._serialized_end=2754
+  _globals['_CALLNEWS']._serialized_start=2757
+  _globals['_CALLNEWS']._serialized_end=2888
+  _globals['_DEPARTURE']._serialized_start=2890
+  _globals['_DEPARTURE']._serialized_end=2975
+  _globals['_UNTRUSTEDBUNDLE']._serialized_start=2977
+  _globals['_UNTRUSTEDBUNDLE']._serialized_end=3051
+  _globals['_TRUSTENDED']._serialized_start=3053
+  _globals['_TRUSTENDED']._serialized_end=3081
+  _globals['_REDIRECTSTOPPED']._serialized_start=3083
+  _globals['_REDIRECTSTOPPED']._serialized_end=3116
+  _globals['_AGENTSERVICE']._serialized_start=3119
+  _globals['_AGENTSERVICE']._serialized_end=3451
 # @@protoc_insertion_point(module_scope)

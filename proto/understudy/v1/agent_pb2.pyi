@@ -363,6 +363,9 @@ class CaptureStopped(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEDGER_FIELD_NUMBER: _builtins.int
+    UNTOLD_FIELD_NUMBER: _builtins.int
+    untold: _builtins.int
+    """Processes of which there was no room to tell."""
     @_builtins.property
     def ledger(self) -> _capture_pb2.Ledger:
         """The account."""
@@ -371,10 +374,11 @@ class CaptureStopped(_message.Message):
         self,
         *,
         ledger: _capture_pb2.Ledger | None = ...,
+        untold: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "untold", b"untold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -920,7 +924,7 @@ class RedirectStopped(_message.Message):
 
     UNTOLD_FIELD_NUMBER: _builtins.int
     untold: _builtins.int
-    """Refused calls of which there was no room to tell."""
+    """Calls, processes and lists of certificates of which there was no room to tell."""
     def __init__(
         self,
         *,
