@@ -60,6 +60,24 @@ class Departed:
 
 
 @dataclass(frozen=True, slots=True)
+class More:
+    """What the lists of a report have no room for, in numbers of calls, and of processes that departed. `untold`: of either kind,
+    lost on the way."""
+
+    refused: int = 0
+    passed: int = 0
+    unrecorded: int = 0
+    local: int = 0
+    departed: int = 0
+    untold: int = 0
+
+    @property
+    def missed(self) -> bool:
+        """Whether any of it may have been a miss."""
+        return bool(self.refused or self.unrecorded or self.departed or self.untold)
+
+
+@dataclass(frozen=True, slots=True)
 class FailedHandshake:
     """TLS handshakes that came to nothing. `command`: the client's program, or "". `reason`: OpenSSL's, mostly the client's
     alert."""
@@ -103,7 +121,8 @@ class MockReport:
     `troubles`: connections that brought no request, by reason. `added_pairs`: those that went into the snapshot. What the takeover
     of a command's calls met besides the responder's backends: `refused`; `passed` to backends that are left out by choice;
     `unrecorded`, let through to what the recording does not know, or cannot serve; `local`, to programs on this machine, which are
-    left alone; `departed`, processes that got away.
+    left alone; `departed`, processes that got away; `more` of these; `news_ended`: why there was no more news of them before the
+    command ended, or "".
     """
 
     service: str
@@ -120,6 +139,8 @@ class MockReport:
     unrecorded: tuple[Call, ...] = ()
     local: tuple[Call, ...] = ()
     departed: tuple[Departed, ...] = ()
+    more: More = More()
+    news_ended: str = ""
 
     @property
     def requests(self) -> int:
@@ -145,7 +166,8 @@ class MockReport:
     def missed(self) -> bool:
         """Whether anything that was called had no recorded answer, in whatever way it went."""
         unanswered = self.matches < self.requests or self.troubles or self.failed_handshakes or self.departed
-        return bool(unanswered or any(not self._is_tried_first(call) for call in (*self.refused, *self.unrecorded)))
+        unknown = self.more.missed or self.news_ended
+        return bool(unanswered or unknown or any(not self._is_tried_first(call) for call in (*self.refused, *self.unrecorded)))
 
     def _is_tried_first(self, call: Call) -> bool:
         """Whether it is QUIC being tried: a datagram to a place that is stood in for by TCP, where its caller comes again."""
@@ -174,6 +196,8 @@ class MockReport:
             "unrecorded": [asdict(call) for call in self.unrecorded],
             "local": [asdict(call) for call in self.local],
             "departed": [asdict(process) for process in self.departed],
+            "more": {"passed_through" if kind == "passed" else kind: count for kind, count in asdict(self.more).items()},
+            "news_ended": self.news_ended,
             "failed_handshakes": [asdict(failed) for failed in self.failed_handshakes],
             "missed": self.missed,
         }

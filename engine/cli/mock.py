@@ -26,7 +26,7 @@ from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.parts import Parts
 from engine.cli.proxies import without_proxies
 from engine.cli.remaining import left_behind, remaining
-from engine.cli.render_mock import CA_VARIABLES, render_miss, render_not_mocked, render_summary, usage
+from engine.cli.render_mock import CA_VARIABLES, SHOWN, render_miss, render_not_mocked, render_summary, usage
 from engine.cli.reports import merged, report_of
 from engine.cli.takeover import Takeover
 from engine.cli.terminal import console as terminal
@@ -229,8 +229,10 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
     except BaseException:
         launcher.abandon()
         raise
-    for where, why in takeover.not_covered:
+    for where, why in takeover.not_covered[:SHOWN]:
         _say(console, f"{where} does not trust the responder: {why}", "yellow")
+    if more := takeover.not_covered[SHOWN:]:
+        _say(console, f"nor do {len(more):,} more of such files and folders", "yellow")
     render_not_mocked(console, mocking.responder, passes=settings.passes)
     _say(console, f"standing in for {counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
     watch, troubles, status = MissWatch(console), [], None
@@ -240,7 +242,10 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
             if not part.alive and name not in troubles:
                 troubles.append(name)
                 _say(console, f"the {name} ended: what CMD calls now fails", "red")
-        if not troubles:
+        if takeover.trouble and not troubles:
+            troubles.append("news")
+            _say(console, f"what CMD calls now fails, and is not told of: {takeover.trouble}", "red")
+        if not {"agent", "engine"}.intersection(troubles):
             watch.tell(mocking.report().misses)
     if takeover.trust_ended:
         _say(console, f"lists of certificates that showed late do not trust the responder: {takeover.trust_ended}", "yellow")
@@ -251,6 +256,9 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
         _say(console, trouble, "red")
     processes = remaining(takeover.cgroup)
     takeover.stop()
+    if takeover.trouble and not troubles:
+        troubles.append("news")
+        _say(console, f"the last of what CMD called is not told of: {takeover.trouble}", "red")
     if processes:
         fate = f"what they call from now on is refused: keep {cmd[0]} running until they end"
         _say(console, left_behind(cmd[0], processes, fate), "yellow")
@@ -270,6 +278,8 @@ def _conclude(
             unrecorded=takeover.unrecorded(),
             local=takeover.local(),
             departed=takeover.departed(),
+            more=takeover.more(),
+            news_ended=takeover.trouble,
             failed_handshakes=tuple(map(takeover.with_bundles, found.failed_handshakes)),
         )
     watch.tell(found.misses)

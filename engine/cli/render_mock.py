@@ -18,6 +18,9 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 """What clients take a proxy from: curl reads the lower case only, some others the upper case only."""
 
+SHOWN = 20
+"""Of each kind: a workload may cause as many as it likes, and the report has more of them."""
+
 
 def usage(responder: control_pb2.Responder) -> str:
     """Say where it is, and how clients get there."""
@@ -80,23 +83,39 @@ def _shown(call: Call) -> str:
 
 
 def _render_calls(console: Console, report: MockReport) -> None:
-    for call in report.refused:
+    for call in report.refused[:SHOWN]:
         what = "refused" if call.reason else "not recorded, refused"
         way_out = f"{call.reason}; --except {_shown(call)}:{call.port} lets it through" if call.reason else ""
         render_call(console, call, f"{what} {counted(call.times, 'time')}:", way_out)
+    _render_more(console, report.refused, report.more.refused, "refused")
     if any(not call.reason for call in report.refused):
         console.print(Text("what was not recorded is let through with --except HOST:PORT", "yellow"), soft_wrap=True)
-    for call in report.passed:
+    for call in report.passed[:SHOWN]:
         render_call(console, call, "not mocked, real connection:")
-    for call in report.unrecorded:
+    _render_more(console, report.passed, report.more.passed, "not mocked, with a real connection")
+    for call in report.unrecorded[:SHOWN]:
         render_call(console, call, "real connection:" if call.reason else "not recorded, real connection:", call.reason)
-    for call in report.local:
+    _render_more(console, report.unrecorded, report.more.unrecorded, "not recorded, with a real connection")
+    for call in report.local[:SHOWN]:
         render_call(console, call, "went to a program on this machine, not mocked:")
+    _render_more(console, report.local, report.more.local, "to programs on this machine, not mocked")
+
+
+def _render_more(console: Console, calls: Sequence[Call], more: int, what: str) -> None:
+    more += sum(call.times for call in calls[SHOWN:])
+    if more:
+        where = f": --report FILE names {len(calls):,} destinations" if len(calls) > SHOWN else ""
+        console.print(Text(f"and {counted(more, 'more call')} {what}{where}", "yellow"), soft_wrap=True)
 
 
 def _render_misfortunes(console: Console, report: MockReport) -> None:
-    for process in report.departed:
+    for process in report.departed[:SHOWN]:
         console.print(Text(clean(departure(process)), "yellow"), soft_wrap=True)
+    if more := len(report.departed[SHOWN:]) + report.more.departed:
+        console.print(Text(f"and {more:,} more left the command's cgroup", "yellow"), soft_wrap=True)
+    if more := report.more.untold:
+        text = f"there was no room to tell of {counted(more, 'more call')}, or process that left the command's cgroup"
+        console.print(Text(text, "yellow"), soft_wrap=True)
     for failed in report.failed_handshakes:
         console.print(Text(clean(failed_handshake(failed)), "yellow"), soft_wrap=True)
     for reason, times in report.troubles:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import grpc
 from understudy.v1 import agent_pb2, backend_pb2, control_pb2
@@ -18,7 +18,7 @@ from engine.cli.caller import Caller, as_text
 from engine.cli.launcher import Launcher
 from engine.cli.parts import Parts
 from engine.cli.proxies import proxies
-from engine.report import Call, Departed, FailedHandshake
+from engine.report import Call, Departed, FailedHandshake, More
 
 LAST_NEWS_SECONDS = 2.0
 """How long the news of a command that has ended may take; they end by themselves unless it left processes behind."""
@@ -28,7 +28,32 @@ A_PROXY = "the environment names it as a proxy, which would lead past the record
 
 LOOPBACK = ("127.0.0.1", "::1")
 
+KEPT_MAX = 1000
+"""Of each kind of news that are kept: more than anybody reads; the rest is counted."""
+
+BUNDLES_MAX = 5
+"""Lists of certificates that are named for one program: few read more."""
+
 _PROTOCOLS = {6: "TCP", 17: "UDP"}
+
+_What = TypeVar("_What")
+
+
+class _Counts(Generic[_What]):
+    """How often what was met: of the first so many each, of others together."""
+
+    def __init__(self) -> None:
+        self._times: dict[_What, int] = {}
+        self.more = 0
+
+    def add(self, what: _What, times: int) -> None:
+        if what in self._times or len(self._times) < KEPT_MAX:
+            self._times[what] = self._times.get(what, 0) + times
+        else:
+            self.more += times
+
+    def __iter__(self) -> Iterator[tuple[_What, int]]:
+        return iter(self._times.items())
 
 
 class Takeover:
@@ -73,11 +98,15 @@ class Takeover:
         self._unservable = _places(responder.unservable)
         self._proxies = _places(backend_pb2.Backend(host=host, port=port) for host, port in proxies(who.environment))
         self._lock = threading.Lock()
-        self._calls: dict[tuple[str, Call], int] = {}
-        self._departed: list[Departed] = []
+        self._calls: dict[str, _Counts[Call]] = {kind: _Counts() for kind in ("refused", "passed", "unrecorded", "local")}
+        self._departed: _Counts[Departed] = _Counts()
+        self._unread: _Counts[tuple[str, str]] = _Counts()
+        self._untold = 0
+        self._stopping = False
         self.trust_ended = ""
         """Why lists of certificates that show from now on do not trust the responder; "" while they do."""
-        self._unread: dict[str, list[str]] = {}
+        self.trouble = ""
+        """Why there is no more news though it goes on, and nothing is answered; "" while there is."""
         self._news = parts.agent_service.Redirect(request)
         try:
             ready = next(self._news).ready
@@ -90,59 +119,71 @@ class Takeover:
         self._thread.start()
 
     def _hear(self, news: Iterator[agent_pb2.RedirectResponse]) -> None:
-        with contextlib.suppress(grpc.RpcError):
+        try:
             for each in news:
-                kind = each.WhichOneof("news")
-                if kind in ("refused", "passed", "local"):
-                    self._note(kind, getattr(each, kind))
-                elif kind == "departed":
-                    who = each.departed.workload
-                    self._departed.append(Departed(who.command, who.pid, each.departed.cgroup, each.departed.ended))
-                elif kind == "trust_ended":
-                    self.trust_ended = each.trust_ended.reason
-                elif kind == "untrusted_bundle":
-                    self._unread.setdefault(each.untrusted_bundle.workload.command, []).append(each.untrusted_bundle.path)
+                with self._lock:
+                    self._take(each)
+        except grpc.RpcError as error:
+            if not self._stopping:
+                self.trouble = error.details() or str(error)
+
+    def _take(self, news: agent_pb2.RedirectResponse) -> None:
+        kind = news.WhichOneof("news")
+        if kind in ("refused", "passed", "local"):
+            self._note(kind, getattr(news, kind))
+        elif kind == "departed":
+            who = news.departed.workload
+            self._departed.add(Departed(who.command, who.pid, news.departed.cgroup, news.departed.ended), 1)
+        elif kind == "trust_ended":
+            self.trust_ended = news.trust_ended.reason
+        elif kind == "untrusted_bundle":
+            self._unread.add((news.untrusted_bundle.workload.command, news.untrusted_bundle.path), 1)
+        elif kind == "stopped":
+            self._untold = news.stopped.untold
 
     def _note(self, kind: str, told: agent_pb2.CallNews) -> None:
         protocol = _PROTOCOLS.get(told.protocol, str(told.protocol))
         call = Call(told.host, told.address, told.port, protocol, told.workload.command, 0)
-        with self._lock:
-            self._calls[kind, call] = self._calls.get((kind, call), 0) + told.count
+        if (kind == "passed" and not self._is_of(self._left_out, call)) or (kind == "local" and self._is_of(self._proxies, call)):
+            kind = "unrecorded"
+        self._calls[kind].add(self._with_reason(call) if kind in ("refused", "unrecorded") else call, told.count)
 
     def _told(self, kind: str) -> tuple[Call, ...]:
         with self._lock:
-            return tuple(
-                Call(call.host, call.address, call.port, call.protocol, call.command, times)
-                for (which, call), times in self._calls.items()
-                if which == kind
-            )
+            return tuple(replace(call, times=times) for call, times in self._calls[kind])
 
     def refused(self) -> tuple[Call, ...]:
         """Calls to what was not recorded, or cannot be stood in for."""
-        return tuple(self._with_reason(call) for call in self._told("refused"))
+        return self._told("refused")
 
     def passed(self) -> tuple[Call, ...]:
         """Calls to backends that are left out; `times` is 1, the first is told."""
-        return tuple(call for call in self._told("passed") if self._is_of(self._left_out, call))
+        return self._told("passed")
 
     def unrecorded(self) -> tuple[Call, ...]:
         """Calls to what was not recorded and is let through; `times` is 1, the first is told."""
-        passed = [call for call in self._told("passed") if not self._is_of(self._left_out, call)]
-        passed += [call for call in self._told("local") if self._is_of(self._proxies, call)]
-        return tuple(map(self._with_reason, passed))
+        return self._told("unrecorded")
 
     def local(self) -> tuple[Call, ...]:
         """Calls to programs on this machine that were not recorded, each port once; `times` is 1, the first is told."""
-        calls = {(call.port, call.protocol): call for call in self._told("local") if not self._is_of(self._proxies, call)}
-        return tuple(calls.values())
+        return tuple({(call.port, call.protocol): call for call in self._told("local")}.values())
+
+    def more(self) -> More:
+        """What there was no room to tell of."""
+        with self._lock:
+            counts = {kind: calls.more for kind, calls in self._calls.items()}
+            return More(**counts, departed=self._departed.more, untold=self._untold)
 
     def with_bundles(self, failed: FailedHandshake) -> FailedHandshake:
         """The same, with the lists of certificates that its program read without the responder's authority."""
-        return replace(failed, bundles=tuple(self._unread.get(failed.command, ())))
+        with self._lock:
+            paths = [path for (command, path), _ in self._unread if command == failed.command]
+        return replace(failed, bundles=tuple(paths[:BUNDLES_MAX]))
 
     def departed(self) -> tuple[Departed, ...]:
         """Processes that have left the command's cgroup."""
-        return tuple(self._departed)
+        with self._lock:
+            return tuple(process for process, _ in self._departed)
 
     def _with_reason(self, call: Call) -> Call:
         if self._is_of(self._unservable, call):
@@ -156,6 +197,7 @@ class Takeover:
     def stop(self) -> None:
         """End it, with the last news. What is left of the command can call nobody from now on."""
         self._thread.join(LAST_NEWS_SECONDS)
+        self._stopping = True
         self._news.cancel()
         self._thread.join()
 

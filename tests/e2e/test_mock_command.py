@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -178,6 +179,58 @@ def test_calls_fail_at_once_when_a_part_is_gone(
     assert said in (("ConnectionRefusedError\n",) if victim == "engine" else ("418\n", "ConnectionRefusedError\n"))
     assert process.returncode == 125
     assert f"the {victim} ended" in errors
+
+
+READ_BETWEEN = """
+import http.client, ssl, sys
+port, ca = int(sys.argv[1]), sys.argv[2]
+def ask():
+    connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=ssl.create_default_context(cafile=ca))
+    connection.request("GET", "/anything")
+    return connection.getresponse().status
+print(ask())
+open(sys.argv[3], "rb").read()
+print(*{ask() for _ in range(20)})
+"""
+
+
+def test_a_list_of_certificates_whose_name_is_no_text_ends_nothing(
+    recorded: Callable[[str], list[str]], tls_server: TruthServer, authority: Authority, tmp_path: Path
+) -> None:
+    recorded("with_requests")
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    read = shutil.copy(authority.ca, folder / "cacert.pem")
+    command = (sys.executable, "-c", READ_BETWEEN, str(tls_server.port), authority.ca, read)
+    done = mock(tmp_path / "snapshot", *command, options=("--report", tmp_path / "report"))
+    assert (done.status, done.stdout.split()) == (0, [b"418", b"418"]), done.stderr
+    report = report_of(tmp_path / "report")
+    assert (report["requests"], report["news_ended"]) == (21, "")
+
+
+SCATTER = """
+import socket, sys
+caller = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(int(sys.argv[1])):
+    try:
+        caller.sendto(b"x", (f"192.0.{2 + (number >> 8)}.{number & 255}", 9))
+    except OSError:
+        pass
+"""
+
+
+def test_calls_to_many_places_are_counted_and_not_all_shown(recorded: Callable[[str], list[str]], tmp_path: Path) -> None:
+    recorded("with_requests")
+    command = (sys.executable, "-c", SCATTER, "3000")
+    done = mock(tmp_path / "snapshot", *command, options=("--fail-on-miss", "--report", tmp_path / "report"))
+    assert done.status == 3
+    report = report_of(tmp_path / "report")
+    kept, more = report["refused"], report["more"]
+    assert len(kept) == 1000
+    assert sum(call["times"] for call in kept) + more["refused"] + more["untold"] == 3000
+    lines = [line for line in done.stderr.splitlines() if "refused" in line]
+    assert len(lines) == 21
+    assert lines[-1].startswith("and ")
 
 
 def test_two_at_once_do_not_see_each_other(tls_server: TruthServer, authority: Authority, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.report import BackendCount, Call, Departed, FailedHandshake, MockReport
+from engine.report import BackendCount, Call, Departed, FailedHandshake, MockReport, More
 
 FINE = MockReport("test", 0, 0, (BackendCount("a.test", 443, True, 2, 2), BackendCount("10.0.0.1", 80, True, 0, 0)), (), 0, ())
 CALL = Call("b.test", "198.18.0.2", 443, "TCP", "curl", 1)
@@ -16,6 +16,7 @@ def test_everything_answered_is_no_miss() -> None:
     assert not FINE.missed
     beside = replace(FINE, passed=(CALL,), local=(CALL,))
     assert not beside.missed
+    assert not replace(FINE, more=More(passed=1, local=1)).missed
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,8 @@ def test_everything_answered_is_no_miss() -> None:
         replace(FINE, refused=(replace(CALL, protocol="UDP"),)),
         replace(FINE, refused=(replace(CALL, protocol="ICMP"),)),
         replace(FINE, departed=(Departed("su", 1, "/x", ended=True),)),
+        *(replace(FINE, more=More(**{kind: 1})) for kind in ("refused", "unrecorded", "departed", "untold")),
+        replace(FINE, news_ended="it broke"),
         replace(FINE, failed_handshakes=(FailedHandshake("a.test", 443, "curl", "TLSV1_ALERT_UNKNOWN_CA", 1),)),
     ],
 )

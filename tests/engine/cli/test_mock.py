@@ -11,14 +11,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
 import requests
 from click.testing import CliRunner
+from understudy.v1 import control_pb2
 
 from engine.cli import OWN_FAILURE, main
-from engine.cli.mock import MISSED
+from engine.cli.caller import Caller
+from engine.cli.mock import MISSED, Settings, _take_over
+from engine.cli.parts import Parts
+from engine.cli.render_mock import SHOWN
+from engine.report import MockReport, More
 from tests.engine.making import Exchange, write_snapshot
 
 PROGRAM = [sys.executable, "-c", "from engine.cli import main; main()", "mock"]
@@ -120,3 +127,28 @@ def test_one_line_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.exit_code == OWN_FAILURE, done.output
     assert text in done.output
     assert len(done.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("trouble", "status"), [("", 0), ("something of it could not be sent", OWN_FAILURE)])
+def test_a_command_whose_calls_are_no_longer_answered_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str, status: int
+) -> None:
+    """However it ends itself: the agent, which runs on, has refused what it called."""
+    fields: dict[str, Any] = dict.fromkeys(("refused", "passed", "unrecorded", "local", "departed"), tuple)
+    fields |= {"trouble": trouble, "trust_ended": "", "not_covered": [("/a", "why")] * 1000, "cgroup": tmp_path, "variables": {}}
+    takeover = SimpleNamespace(**fields, more=More, stop=lambda: None, with_bundles=None)
+    launcher = SimpleNamespace(status=lambda _: 0, go=lambda _: None, signal=None)
+    report = MockReport("test", 0, 0, (), (), 0, ())
+    mocking = SimpleNamespace(responder=control_pb2.Responder(), report=lambda: report, stop=lambda: report)
+    part = SimpleNamespace(alive=True)
+    parts = SimpleNamespace(agent=part, engine=part, look_after=lambda _: None)
+    for name, made in (("Takeover", takeover), ("Launcher", launcher), ("Mocking", mocking), ("on_signals", None)):
+        monkeypatch.setattr(f"engine.cli.mock.{name}", lambda *_, made=made, **__: made)
+    settings = Settings(tmp_path / "a.snapshot")
+    person = Caller(os.getuid(), os.getgid(), (), {})
+    ended, found = _take_over(cast("Parts", parts), settings, "/bin/true", ("true",), person)
+    assert (ended, found.news_ended, found.missed) == (status, trouble, bool(trouble))
+    said = capsys.readouterr().err
+    assert ("what CMD calls now fails" in said) is bool(trouble)
+    assert said.count("does not trust the responder") == SHOWN
+    assert "980 more" in said
