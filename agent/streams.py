@@ -33,7 +33,10 @@ PENDING_CHUNKS = 256
 """Chunks that wait for an earlier one, per direction: two threads in one call each are a few; past it the range is given up."""
 
 PENDING_BYTES = 32 << 20
-"""The same for all streams together: 2,000 chunks of 16 KiB."""
+"""The same for all streams together, with what each takes besides its bytes: 2,000 chunks of 16 KiB."""
+
+PENDING_ITEM_BYTES = 256
+"""What one that waits takes besides its bytes, about: a workload may write byte by byte."""
 
 STREAMS_LIMIT = 262_144
 """Streams that are open at once: as many as the kernel's two maps hold. More are known only where ends were lost for want of room
@@ -317,7 +320,7 @@ class Streams:
             yield from self._advance(stream, direction, item)
             return
         way.pending.append(item)
-        self._pending_bytes += len(item[3] or b"")
+        self._pending_bytes += _weight(item)
         if len(way.pending) > 1:
             way.pending = deque(sorted(way.pending, key=lambda waiting: waiting[0]))
         while way.pending:
@@ -340,7 +343,7 @@ class Streams:
 
     def _next(self, way: _Direction) -> _Item:
         item = way.pending.popleft()
-        self._pending_bytes -= len(item[3] or b"")
+        self._pending_bytes -= _weight(item)
         return item
 
     def _advance(self, stream: _Stream, direction: int, item: _Item) -> Iterator[News]:
@@ -454,6 +457,10 @@ class Streams:
                 continue
             key = events.TlsKey(ssl=stream.key, started=process.started, execution=stream.process.execution, tgid=process.pid)
             yield StreamOrphaned(stream_id, key)
+
+
+def _weight(item: _Item) -> int:
+    return len(item[3] or b"") + PENDING_ITEM_BYTES
 
 
 def _joined(tls: Facts, carrier: Facts) -> Facts:

@@ -44,6 +44,9 @@ moment later is found."""
 REPLIES_MAX = 4096
 """Names times families whose answers are kept: a program asks for tens."""
 
+REPLY_BYTES_MAX = 4096
+"""Of an answer that is kept: others are asked for again. Few are larger than a packet (RFC 9715), but one may have 64 KiB."""
+
 DNS_PORT = 53
 
 
@@ -66,6 +69,7 @@ class Server:
 
 
 Own = tuple[ipaddress.IPv4Address, ipaddress.IPv6Address]
+_Key = tuple[bytes, int, int, bool]
 Learned = Callable[[str, Own, Sequence[Address]], None]
 
 
@@ -88,7 +92,7 @@ class Resolver:
         self._servers = servers
         self._learned = learned
         self._forwards = self._connections = 0
-        self._replies: OrderedDict[tuple[bytes, int, int, bool], tuple[asyncio.Task[_Reply], float]] = OrderedDict()
+        self._replies: OrderedDict[_Key, tuple[asyncio.Task[_Reply], float]] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._started = threading.Event()
@@ -208,11 +212,16 @@ class Resolver:
         task, until = self._replies.get(key, (None, 0.0))
         if task is None or now >= until:
             task = asyncio.get_running_loop().create_task(self._ask_for(query, data, type_, tcp=tcp))
+            task.add_done_callback(lambda done: self._forget_long(key, done))
             self._replies[key] = task, now + DECISION_SECONDS
             self._replies.move_to_end(key)
             while len(self._replies) > REPLIES_MAX:
                 self._replies.popitem(last=False)
         return await asyncio.shield(task)
+
+    def _forget_long(self, key: _Key, done: asyncio.Task[_Reply]) -> None:
+        if not done.cancelled() and not done.exception() and len(done.result().data or b"") > REPLY_BYTES_MAX:
+            self._replies.pop(key, None)
 
     async def _ask_for(self, query: Query, data: bytes, type_: int, *, tcp: bool) -> _Reply:
         data = asking_for(data, query, type_)

@@ -15,6 +15,7 @@ from agent import events
 from agent.events import Kind, Source
 from agent.streams import (
     OPAQUE_REST,
+    PENDING_ITEM_BYTES,
     Facts,
     News,
     StreamBound,
@@ -329,7 +330,7 @@ def test_more_streams_than_the_kernel_holds_are_not_kept(monkeypatch: pytest.Mon
 
 
 def test_what_waits_for_earlier_bytes_is_bounded_over_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.streams.PENDING_BYTES", 10_000)
+    monkeypatch.setattr("agent.streams.PENDING_BYTES", 10 * (1000 + PENDING_ITEM_BYTES))
     streams = Streams()
     got = news(streams, [chunk(1, b"x" * 1000, stream=number) for number in range(50)])
     waiting = 50_000 - sum(len(item.data) for item in got if isinstance(item, StreamChunk))
@@ -337,3 +338,11 @@ def test_what_waits_for_earlier_bytes_is_bounded_over_all_streams(monkeypatch: p
     got += list(streams.end(1, 20))
     assert sum(len(item.data) for item in got if isinstance(item, StreamChunk)) == 50_000
     assert sum(item.length for item in got if isinstance(item, StreamGap)) == 50
+
+
+def test_what_waits_counts_though_it_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that come one by one take far more room than they say."""
+    monkeypatch.setattr("agent.streams.PENDING_BYTES", 10 * (1 + PENDING_ITEM_BYTES))
+    streams = Streams()
+    got = news(streams, [chunk(1, b"x", stream=number) for number in range(50)])
+    assert sum(len(item.data) for item in got if isinstance(item, StreamChunk)) == 40

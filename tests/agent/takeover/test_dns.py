@@ -148,6 +148,15 @@ def test_what_is_kept_is_bounded(upstream: Upstream, monkeypatch: pytest.MonkeyP
     assert upstream.asked == ["real.test.", "half.test.", "real.test."]
 
 
+def test_long_answers_are_not_kept(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of 64 KiB as there may be of usual ones would be 256 MiB."""
+    monkeypatch.setattr(ours, "REPLY_BYTES_MAX", 30)
+    with resolving([upstream.server]) as (ask, _):
+        for _ in range(2):
+            assert addresses(ask("real.test")) == [str(REAL)]
+    assert upstream.asked == ["real.test."] * 2
+
+
 def test_what_is_kept_does_not_stay(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that is there a moment later is found."""
     monkeypatch.setattr(ours, "DECISION_SECONDS", 0)
