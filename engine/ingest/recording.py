@@ -13,6 +13,7 @@ from dataclasses import replace
 from engine.ingest.unfinished import UNFINISHED_LIMIT, Unfinished
 from engine.pairing import Conversation
 from engine.pairing.description import host_and_port
+from engine.reassembly import LOST
 from engine.rrpair import Connection, Direction, Flow, RRPair, Way
 from engine.snapshot import Finished, SnapshotError, SnapshotWriter
 from engine.store import Progress
@@ -131,8 +132,11 @@ class Recording:
         if opaque:
             self._opaque[key] = (connection, time)
             return
-        read, write = known.read_offset, known.write_offset
-        self._conversations[key] = Conversation(connection, self.service, start_known and known.in_step, read, write)
+        read, write = known.read_offset - known.read_unstored, known.write_offset - known.write_unstored
+        conversation = Conversation(connection, self.service, start_known and known.in_step, read, write)
+        conversation.gap(Way.READ, read, known.read_unstored, LOST)  # with the engine that had them
+        conversation.gap(Way.WRITE, write, known.write_unstored, LOST)
+        self._conversations[key] = conversation
 
     def located(self, key: StreamKey, facts: Connection) -> None:
         """Something became known of a stream; what is empty in `facts` says nothing."""
@@ -173,7 +177,8 @@ class Recording:
         if cut is None:
             return None
         connection, before = cut
-        going_on = Conversation(connection, self.service, before.in_step, before.read_offset, before.write_offset)
+        in_step = before.in_step and not (before.read_unstored or before.write_unstored)
+        going_on = Conversation(connection, self.service, in_step, before.read_offset, before.write_offset)
         self._conversations[key] = going_on
         return going_on
 
@@ -285,7 +290,7 @@ class Recording:
         return self._progress.get(key) or self.writer.progress(*key) or Progress(*key, 0, 0)
 
     def _note_position(self, key: StreamKey, conversation: Conversation, *, finished: bool = False) -> None:
-        self._progress[key] = Progress(*key, *conversation.progress, finished, conversation.in_step)
+        self._progress[key] = Progress(*key, *conversation.progress, finished, conversation.in_step, *conversation.unreturned)
 
     def commit(self) -> list[Progress]:
         """Commit everything so far; returns how far the streams that moved have come: nowhere, where nothing can be written.

@@ -108,8 +108,7 @@ class Conversation:
     def progress(self) -> tuple[int, int]:
         """Offsets of the first bytes still needed: read way, write way. What lies before is in what was returned."""
         if self._exchanges and not self._flow:
-            requests, responses = self._exchanges.needed
-            return (responses, requests) if self._client is Way.WRITE else (requests, responses)
+            return self._by_way(*self._exchanges.needed)
         read, write = (self._ways[way].next_offset for way in (Way.READ, Way.WRITE))
         for way, segment in reversed(self._waiting):
             read, write = (segment.offset, write) if way is Way.READ else (read, segment.offset)
@@ -130,9 +129,21 @@ class Conversation:
         return self._pairs(self._exchanges.let_go(), self._flow_time) if self._exchanges else []
 
     @property
+    def unreturned(self) -> tuple[int, int]:
+        """How many bytes right before `progress` are in nothing that was returned: of the read way, of the write way.
+
+        They are those of a flow, or of a body that is longer than is kept. What goes on from `progress` has to take them for lost.
+        """
+        if self._closed:
+            return 0, 0
+        started = self._exchanges and not self._flow and not self._start_missing
+        begun = self._by_way(*self._exchanges.begun) if self._exchanges and started else self._flow_from
+        return self.progress[0] - begun[0], self.progress[1] - begun[1]
+
+    @property
     def in_step(self) -> bool:
         """Whether another conversation that goes on from `progress` may take both ways for followed from their start."""
-        return self._exchanges.in_step if self._exchanges else self._start_known
+        return self._exchanges.in_step if self._exchanges else self._start_known and not self._flow
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -199,6 +210,10 @@ class Conversation:
         for its_way, segment in waiting:
             finished += self._take(its_way, segment)
         return finished
+
+    def _by_way(self, requests: int, responses: int) -> tuple[int, int]:
+        """Of the read way, of the write way."""
+        return (responses, requests) if self._client is Way.WRITE else (requests, responses)
 
     def _part(self, way: Way) -> Part:
         return Part.REQUEST if way is self._client else Part.RESPONSE

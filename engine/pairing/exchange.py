@@ -134,11 +134,10 @@ class Exchanges:
     @property
     def needed(self) -> tuple[int, int]:
         """Offsets of the first bytes that are still needed: of the requests' way, of the responses' way."""
-        oldest = self._current or (self._order.pending[0] if self._order.pending else None)
-        requests, responses = self._requests.parser.needed, self._responses.parser.needed
+        oldest, responses = self._oldest, self._responses.parser
         return (
-            oldest.offset if oldest else requests,
-            self._interim[0].offset if self._interim else responses,
+            oldest.offset if oldest else self._requests.parser.needed,
+            responses.needed if responses.overlong else self.begun[1],
         )
 
     @property
@@ -166,6 +165,20 @@ class Exchanges:
             side.parser.let_go()
             self._run(side)
         return self._take_finished()
+
+    @property
+    def begun(self) -> tuple[int, int]:
+        """Offsets of the first bytes that are in no exchange that was returned: of the requests' way, of the responses' way."""
+        oldest = self._oldest
+        return (
+            oldest.offset if oldest else self._requests.parser.begun,
+            self._interim[0].offset if self._interim else self._responses.parser.begun,
+        )
+
+    @property
+    def _oldest(self) -> Received | None:
+        """The request that waits for its response the longest."""
+        return self._current or (self._order.pending[0] if self._order.pending else None)
 
     @property
     def in_step(self) -> bool:

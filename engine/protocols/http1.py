@@ -158,10 +158,19 @@ class Parser:
     # -- what the owner calls ------------------------------------------------------------------------------------------
 
     @property
+    def begun(self) -> int:
+        """Offset of the first byte that no message has: where the one under way began."""
+        return self._base + self._at if self._offset < 0 else self._offset
+
+    @property
     def needed(self) -> int:
-        """Offset of the first byte that an unfinished message still needs; of a body that is cut none is."""
-        idle = self._offset < 0 or len(self._body) >= self._body_limit
-        return self._base + self._at if idle else self._offset
+        """Offset of the first byte that an unfinished message still needs."""
+        return self._base + self._at if self.overlong else self.begun
+
+    @property
+    def overlong(self) -> bool:
+        """Whether the body under way is longer than is kept: nothing of it is needed again."""
+        return bool(self._missing) and len(self._body) >= self._body_limit
 
     @property
     def size(self) -> int:

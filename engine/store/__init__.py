@@ -22,7 +22,8 @@ class NotASnapshotError(SnapshotError):
 class Progress:
     """Up to where a stream of an agent is committed: offsets of the first bytes that are still needed.
 
-    `in_step`: whether it is known from there on which response answers which request.
+    `in_step`: whether it is known from there on which response answers which request. `read_unstored` and `write_unstored`: how
+    many bytes right before the offsets are in no pair and no flow yet: what they said, only the engine that took them in knows.
     """
 
     agent: str
@@ -31,6 +32,8 @@ class Progress:
     write_offset: int
     finished: bool = False
     in_step: bool = True
+    read_unstored: int = 0
+    write_unstored: int = 0
 
 
 @dataclass(frozen=True, slots=True)

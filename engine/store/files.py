@@ -54,7 +54,7 @@ CREATE TABLE flows (
 PROGRESS = """
 CREATE TABLE IF NOT EXISTS progress (
     agent TEXT, stream INTEGER, read_offset INTEGER NOT NULL, write_offset INTEGER NOT NULL, finished INTEGER NOT NULL,
-    in_step INTEGER NOT NULL, PRIMARY KEY (agent, stream)
+    in_step INTEGER NOT NULL, read_unstored INTEGER NOT NULL, write_unstored INTEGER NOT NULL, PRIMARY KEY (agent, stream)
 ) WITHOUT ROWID
 """
 # Made at the end: kept up to date pair by pair they would cost a tenth of the throughput.

@@ -105,9 +105,13 @@ class _Held:
     connections: dict[str, Connection] = field(default_factory=dict)
 
 
+def _progress_row(p: Progress) -> Values:
+    return p.agent, p.stream, p.read_offset, p.write_offset, p.finished, p.in_step, p.read_unstored, p.write_unstored
+
+
 def _progress_of(row: Values) -> Progress:
-    agent, stream, read, written, finished, in_step = row
-    return Progress(agent, stream, read, written, bool(finished), bool(in_step))
+    agent, stream, read, written, finished, in_step, *unstored = row
+    return Progress(agent, stream, read, written, bool(finished), bool(in_step), *unstored)
 
 
 class SqliteStore:
@@ -237,8 +241,8 @@ class SqliteStore:
             database.executemany("INSERT OR REPLACE INTO connections VALUES (?, ?)", map(storable, map(facts_row, known)))
             database.executemany("UPDATE connections SET facts = ?2 WHERE id = ?1", map(storable, map(facts_row, connections)))
             database.executemany(
-                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?)",
-                [(p.agent, p.stream, p.read_offset, p.write_offset, p.finished, p.in_step) for p in progress],
+                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                map(_progress_row, progress),
             )
 
     def _storable(self, rows: _Rows) -> tuple[list[Values], list[Flow]]:

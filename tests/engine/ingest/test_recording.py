@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine.ingest.recording import Recording
+from engine.protocols import http1
 from engine.rrpair import Connection, Role, Way
-from engine.snapshot import Snapshot, SnapshotWriter
+from engine.snapshot import Snapshot, SnapshotError, SnapshotWriter
+from tests.engine.dialogue import Choices, Dialogue, Seen, check, dialogue
 
+EXAMPLES = int(os.environ.get("UNDERSTUDY_EXAMPLES", "100"))
 KEY = ("agent", 7)
 CONNECTION = Connection("agent-7", tls=True, role=Role.CLIENT)
 PROXIED = Connection(
@@ -220,3 +225,137 @@ def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
     taking.gap(KEY, Way.READ, len(response), 70, "lost")
     assert (taking.backends, taking.missing_bytes) == (1, 70)
     taking.finish(3)
+
+
+def test_a_body_longer_than_is_kept_is_lost_with_the_engine_that_took_it_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows of it looks like a response: that it begins where the engine goes on proves nothing."""
+    monkeypatch.setattr(http1, "BODY_LIMIT", 64)
+    look_alike = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nFAKE"
+    asked = b"GET /big HTTP/1.1\r\nHost: api.example\r\n\r\n"
+    answered = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (65 + len(look_alike)) + b"x" * 65
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, 0, asked, 2)
+    got.data(KEY, Way.READ, 0, answered, 3)
+    [progress] = got.commit()
+    assert (progress.read_offset, progress.read_unstored) == (len(answered), len(answered))
+    got.abandon()
+    got = recording(tmp_path / "s", resume=True)
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, 0, asked, 2)
+    got.data(KEY, Way.READ, len(answered), look_alike, 4)
+    got.closed(KEY, 5)
+    got.finish(6)
+    with Snapshot(tmp_path / "s") as snapshot:
+        pairs = list(snapshot.pairs())
+    assert [(pair.path, "start" in pair.missing) for pair in pairs] == [("/big", True)]
+
+
+@pytest.mark.parametrize("rest", [b"x" * 30, b"GET /666 HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_an_upload_longer_than_is_kept_is_told_of_though_its_engine_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    monkeypatch.setattr(http1, "BODY_LIMIT", 64)
+    asked = b"POST /big HTTP/1.1\r\nHost: api.example\r\nContent-Length: 200\r\n\r\n" + b"x" * 65
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, 0, asked, 2)
+    got.commit()
+    got.abandon()
+    got = recording(tmp_path / "s", resume=True)
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, len(asked), rest, 4)
+    got.closed(KEY, 5)
+    got.finish(6)
+    with Snapshot(tmp_path / "s") as snapshot:
+        told = [pair.missing for pair in snapshot.pairs()] + [(flow.reason, flow.written) for flow in snapshot.flows()]
+    assert told == [("start", "response") if rest.startswith(b"GET") else ("start not seen", len(asked + rest))]
+
+
+def test_what_was_no_http_before_the_engine_was_lost_is_in_the_flow(tmp_path: Path) -> None:
+    """And what follows it is not taken for the start of a connection."""
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, 0, b"a line protocol\n", 2)
+    got.data(KEY, Way.READ, 0, b"yes\n", 3)
+    got.commit()
+    got.abandon()
+    got = recording(tmp_path / "s", resume=True)
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, 16, b"more\n", 4)
+    got.closed(KEY, 5)
+    got.finish(6)
+    with Snapshot(tmp_path / "s") as snapshot:
+        assert [(flow.read, flow.written) for flow in snapshot.flows()] == [(4, 21)]
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.binary(min_size=60, max_size=60) | st.binary(min_size=200, max_size=200))
+def test_engines_that_die_within_long_bodies_make_no_wrong_pair_and_lose_track_of_nothing(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    """Bodies longer than is kept, of which some look like messages; engines die at any commit, acknowledged or not."""
+    choices = Choices(data)
+    path = tmp_path_factory.mktemp("killed") / "s"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http1, "BODY_LIMIT", choices.below(40))
+        said = dialogue(choices)
+        assume(not said.pipelined)
+        record_with_kills(path, said, choices)
+    with Snapshot(path) as snapshot:
+        pairs, flows = list(snapshot.pairs()), list(snapshot.flows())
+        assert snapshot.info.repeated_pairs == 0
+    check(Seen(said, [*pairs, *flows], range(0)))
+    if said.plain and not any(truth.head for truth in said.truths) and not flows:
+        told = {pair.path[1:] for pair in pairs}
+        told |= {(pair.response.header(b"x-n") or b"").decode() for pair in pairs if pair.response}
+        untold = {str(n) for n in range(len(said.truths))} - told
+        assert not untold or any("start" in pair.missing for pair in pairs)
+
+
+def record_with_kills(path: Path, said: Dialogue, choices: Choices) -> None:
+    """Record a dialogue from its start by engines that die, sent by an agent that keeps what was not acknowledged to it."""
+    offsets = {Way.READ: 0, Way.WRITE: 0}
+    acknowledged = dict(offsets)
+    kept: list[tuple[Way, int, bytes, int]] = []
+    connection = replace(CONNECTION, role=said.role)
+    got = recording(path)
+    got.opened(KEY, connection, 1, start_known=True, opaque=False)
+    for time, call in enumerate(said.calls, 2):
+        kept.append((call.way, offsets[call.way], call.data, time))
+        got.data(KEY, *kept[-1])
+        offsets[call.way] += len(call.data)
+        if choices.once_in(2):
+            [progress] = got.commit()
+            assert all(each >= 0 for each in (progress.read_unstored, progress.write_unstored))
+            if choices.below(3):
+                acknowledged[Way.READ] = max(acknowledged[Way.READ], progress.read_offset)
+                acknowledged[Way.WRITE] = max(acknowledged[Way.WRITE], progress.write_offset)
+        kept = [each for each in kept if each[1] + len(each[2]) > acknowledged[each[0]]]
+        if choices.once_in(4):
+            got.abandon()
+            got = recording(path, resume=True)
+            got.opened(KEY, connection, 1, start_known=True, opaque=False)
+            for event in kept:
+                got.data(KEY, *event)
+    got.closed(KEY, len(said.calls) + 2)
+    got.finish(len(said.calls) + 3)
+
+
+def test_what_goes_on_within_a_body_after_a_finish_that_failed_is_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "BODY_LIMIT", 64)
+    asked = b"POST /big HTTP/1.1\r\nHost: api.example\r\nContent-Length: 200\r\n\r\n" + b"x" * 65
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.data(KEY, Way.WRITE, 0, asked, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(got.writer, "finish", Mock(side_effect=SnapshotError("no room")))
+        with pytest.raises(SnapshotError):
+            got.finish(3)
+    got.data(KEY, Way.WRITE, len(asked), exchange(666)[0], 4)
+    got.data(KEY, Way.READ, 0, exchange(666)[1], 5)
+    got.finish(6)
+    with Snapshot(tmp_path / "s") as snapshot:
+        assert [(pair.path, pair.complete) for pair in snapshot.pairs()] == [("/big", False), ("/666", False)]
