@@ -16,7 +16,7 @@ from engine.matching.signature import SIGNATURE_VERSION, signature
 from engine.redaction import Redactor
 from engine.rrpair import Connection, Direction, Flow, RRPair
 from engine.servicemap import ServiceMap, service_map
-from engine.store import Answer, Entry, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
+from engine.store import NOTHING_REFUTED, Answer, Entry, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
 from engine.store.files import check_file, readable, settle
 from engine.store.rows import INTEGER_LIMIT, unstorable_flow
 from engine.store.sqlite import REPEATED, SqliteStore, amend
@@ -123,6 +123,7 @@ class SnapshotWriter:
         finished: Iterable[RRPair | Flow],
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
+        refuted: Mapping[str, int] = NOTHING_REFUTED,
     ) -> None:
         """Redact these and keep them in one transaction, with how far their streams are; see `Store.add`.
 
@@ -133,16 +134,16 @@ class SnapshotWriter:
         flows = [item for item in items if isinstance(item, Flow)]
         again = self.holds
         try:
-            refused = self._store.add(pairs, flows, progress, connections)
+            added = self._store.add(pairs, flows, progress, connections, refuted)
         except SnapshotError:
             self.lost_pairs += self._store.drop_beyond(HELD_ITEMS, HELD_BYTES)
             raise
-        self.lost_pairs += refused
-        if again or refused:
+        self.lost_pairs += added.refused
+        if again or added.refused:
             self.pairs, self.complete_pairs = self._store.counts()
         else:
             self.pairs += len(pairs)
-            self.complete_pairs += sum(pair.complete for pair in pairs)
+            self.complete_pairs += sum(pair.complete for pair in pairs) - added.refuted
 
     @property
     def holds(self) -> bool:

@@ -82,6 +82,8 @@ class Recording:
         self._heard: list[RRPair | Flow] = []
         self._moved: set[StreamKey] = set()
         self._relocated: dict[str, Connection] = {}
+        self._refuted: dict[str, int] = {}
+        """Connections whose pairs are in doubt since this time, though some are committed as complete."""
         self._tunnels: dict[Ends, int] = {}
         """The port of the server that a connection through a proxy leads to."""
 
@@ -133,7 +135,8 @@ class Recording:
             self._opaque[key] = (connection, time)
             return
         read, write = known.read_offset - known.read_unstored, known.write_offset - known.write_unstored
-        conversation = Conversation(connection, self.service, start_known and known.in_step, read, write)
+        in_step = known.in_step and (start_known or known.by_turns_since is not None)
+        conversation = Conversation(connection, self.service, in_step, read, write, known.by_turns_since)
         conversation.gap(Way.READ, read, known.read_unstored, LOST)  # with the engine that had them
         conversation.gap(Way.WRITE, write, known.write_unstored, LOST)
         self._conversations[key] = conversation
@@ -178,7 +181,8 @@ class Recording:
             return None
         connection, before = cut
         in_step = before.in_step and not (before.read_unstored or before.write_unstored)
-        going_on = Conversation(connection, self.service, in_step, before.read_offset, before.write_offset)
+        offsets = before.read_offset, before.write_offset
+        going_on = Conversation(connection, self.service, in_step, *offsets, before.by_turns_since)
         self._conversations[key] = going_on
         return going_on
 
@@ -290,7 +294,17 @@ class Recording:
         return self._progress.get(key) or self.writer.progress(*key) or Progress(*key, 0, 0)
 
     def _note_position(self, key: StreamKey, conversation: Conversation, *, finished: bool = False) -> None:
-        self._progress[key] = Progress(*key, *conversation.progress, finished, conversation.in_step, *conversation.unreturned)
+        refuted = conversation.take_refuted()
+        if refuted is not None:
+            self._refuted[conversation.connection.id] = refuted
+        self._progress[key] = Progress(
+            *key,
+            *conversation.progress,
+            finished,
+            conversation.in_step,
+            *conversation.unreturned,
+            conversation.by_turns_since,
+        )
 
     def commit(self) -> list[Progress]:
         """Commit everything so far; returns how far the streams that moved have come: nowhere, where nothing can be written.
@@ -311,12 +325,12 @@ class Recording:
         moved = [self._position(key) for key in self._moved]
         finished = self._hand_over()
         if moved or self._relocated or finished or self.writer.holds:
-            self.writer.add(finished, moved, self._relocated.values())
+            self.writer.add(finished, moved, self._relocated.values(), self._refuted)
         for key in self._moved - self._conversations.keys():
             self._progress.pop(key, None)
         if self._account_moved and not self._wanted:
             self.writer.set_ledger(self.ledger if self.capture_ended else {})
-        self._moved, self._relocated, self._account_moved, self.error = set(), {}, False, ""
+        self._moved, self._relocated, self._refuted, self._account_moved, self.error = set(), {}, {}, False, ""
         return moved
 
     def _hand_over(self) -> list[RRPair | Flow]:

@@ -20,11 +20,17 @@ class Conversation:
     """What one stream says. Every method returns what is finished by it.
 
     `start_known` is False where bytes may have passed before the stream was followed. The offsets are not 0 where an engine
-    goes on with a stream whose earlier bytes are committed: they are `progress` as it was then.
+    goes on with a stream whose earlier bytes are committed: they are `progress` as it was then, as `start_known` is `in_step`.
     """
 
     def __init__(
-        self, connection: Connection, service: str, start_known: bool, read_offset: int = 0, write_offset: int = 0
+        self,
+        connection: Connection,
+        service: str,
+        start_known: bool,
+        read_offset: int = 0,
+        write_offset: int = 0,
+        by_turns_since: int | None = None,
     ) -> None:
         self.connection = connection
         self._service = service
@@ -36,6 +42,9 @@ class Conversation:
         self._waiting: list[tuple[Way, Segment]] = []
         """What came before the protocol is known: a few bytes, for `detect` needs no more than 24 of them."""
         self._exchanges: Exchanges | None = None
+        self._by_turns_since = by_turns_since
+        self._refuted_since: int | None = None
+        self._refuted_told = False
         self._client: Way = _CLIENT_WAYS.get(connection.role, Way.WRITE)
         self._flow: tuple[str, str] | None = None
         self._flow_from = (read_offset, write_offset)
@@ -84,6 +93,8 @@ class Conversation:
             return []
         time = min(time, END)
         finished: Finished = []
+        if self._exchanges and not self._flow:
+            finished += self._pairs(self._exchanges.end_requests(), time)
         for way in Way:
             if self._exchanges and not self._flow and way not in self._ended and (way is Way.READ or not ended):
                 unseen = Left() if ended else Gap(self._ways[way].next_offset, 1, UNKNOWN_BYTES)
@@ -134,16 +145,30 @@ class Conversation:
 
         They are those of a flow, or of a body that is longer than is kept. What goes on from `progress` has to take them for lost.
         """
-        if self._closed:
+        exchanges = None if self._start_missing else self._exchanges
+        if self._closed or (exchanges and not exchanges.overlong):
             return 0, 0
-        started = self._exchanges and not self._flow and not self._start_missing
-        begun = self._by_way(*self._exchanges.begun) if self._exchanges and started else self._flow_from
-        return self.progress[0] - begun[0], self.progress[1] - begun[1]
+        begun = self._by_way(*exchanges.begun) if exchanges else self._flow_from
+        read, write = self.progress
+        return read - begun[0], write - begun[1]
 
     @property
     def in_step(self) -> bool:
         """Whether another conversation that goes on from `progress` may take both ways for followed from their start."""
         return self._exchanges.in_step if self._exchanges else self._start_known and not self._flow
+
+    @property
+    def by_turns_since(self) -> int | None:
+        """Time of the first pair of which a client's turns told that its response belongs to its request; None without one."""
+        return self._exchanges.by_turns_since if self._exchanges else self._by_turns_since
+
+    def take_refuted(self) -> int | None:
+        """Tell once where that has proved wrong: pairs from this time on that were returned are in doubt, whatever they say."""
+        since = self._exchanges.refuted_since if self._exchanges else self._refuted_since
+        if since is None or self._refuted_told:
+            return None
+        self._refuted_told = True
+        return since
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -205,7 +230,7 @@ class Conversation:
         for its_way, segment in reversed(waiting):
             starts[its_way] = segment.offset
         requests, responses = (Start(starts[each], self._after[each]) for each in (self._client, _other(self._client)))
-        self._exchanges = Exchanges(requests, responses, synchronised=self._start_known)
+        self._exchanges = Exchanges(requests, responses, synchronised=self._start_known, by_turns_since=self._by_turns_since)
         finished: Finished = []
         for its_way, segment in waiting:
             finished += self._take(its_way, segment)
@@ -260,6 +285,8 @@ class Conversation:
         self._become_flow(name or UNKNOWN, reason, self._flow_from, self._flow_time)
 
     def _become_flow(self, protocol: str, reason: str, offsets: tuple[int, int], time: int) -> None:
+        if self._exchanges:
+            self._by_turns_since, self._refuted_since = self._exchanges.by_turns_since, self._exchanges.refuted_since
         self._flow, self._flow_from = (protocol, reason), offsets
         self._flow_time = time
         self._exchanges = None

@@ -95,9 +95,9 @@ class Start(NamedTuple):
 class Exchanges:
     """Pairs the messages of a connection. `turn` is set once it speaks something else; it takes nothing after that."""
 
-    def __init__(self, requests: Start, responses: Start, *, synchronised: bool) -> None:
+    def __init__(self, requests: Start, responses: Start, *, synchronised: bool, by_turns_since: int | None = None) -> None:
         self.turn: Turn | None = None
-        self._order = Order(in_step=synchronised)
+        self._order = Order(in_step=synchronised, by_turns_since=by_turns_since)
         self._requests = _Side(RequestParser(*requests, synchronised=synchronised))
         self._responses = _Side(ResponseParser(self._method_of, *responses, synchronised=synchronised))
         self._sides = {Part.REQUEST: self._requests, Part.RESPONSE: self._responses}
@@ -117,6 +117,12 @@ class Exchanges:
             if side.held > HELD_LIMIT:
                 self._stop_waiting(side)
         self._run(side)
+        return self._take_finished()
+
+    def end_requests(self) -> list[Exchange]:
+        """Take that no request follows which a response waits for; others may."""
+        self._run(self._requests)
+        self._stop_waiting(self._responses)
         return self._take_finished()
 
     def close(self) -> list[Exchange]:
@@ -176,6 +182,11 @@ class Exchanges:
         )
 
     @property
+    def overlong(self) -> bool:
+        """Whether a body is under way of which nothing is needed again."""
+        return self._requests.parser.overlong or self._responses.parser.overlong
+
+    @property
     def _oldest(self) -> Received | None:
         """The request that waits for its response the longest."""
         return self._current or (self._order.pending[0] if self._order.pending else None)
@@ -184,6 +195,16 @@ class Exchanges:
     def in_step(self) -> bool:
         """Whether it is proven which of the responses that follow answers which request."""
         return self._order.counted
+
+    @property
+    def by_turns_since(self) -> int | None:
+        """When the first request began of those whose responses are told by a client's turns."""
+        return self._order.by_turns_since
+
+    @property
+    def refuted_since(self) -> int | None:
+        """The same, once that has proved wrong: no pair since then is certain."""
+        return self._order.refuted_since
 
     # -- driving the parsers -------------------------------------------------------------------------------------------
 
@@ -249,7 +270,8 @@ class Exchanges:
         request, interim = self._current, tuple(self._interim)
         self._current = None
         self._interim = []
-        certain = not self._order.ended(response) and self._certain
+        self._order.ended(response)
+        certain = self._certain and self._order.refuted_since is None
         self._take_unanswered()
         missing = (*(request.missing if request else ("request",)), *response.missing)
         missing += tuple(name for part in interim for name in part.missing)

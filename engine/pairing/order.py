@@ -16,13 +16,15 @@ says nothing: the two ways come in any order.
    By c the client had turned from reading to asking, so that is where a request begins and not a part of a body that looks
    like one; by a and b nothing but its answer begins where this response does. Both hold whatever was made of the bytes
    before. From there on the connection is in step again.
-5. A client that asks again before it has read an answer pipelines. For such a client rule 4 proves nothing: what rested
-   on it is in doubt again, for good.
+5. A client that asks again before it has read an answer pipelines, and one that gets a response which it did not ask for
+   (by what was seen of it) had asked before it was watched. For such a client rule 4 proves nothing: whatever rested on it
+   is taken back (`refuted_since`), and there is doubt for good.
 6. Out of step a response is given the latest request that began before it, once a later request, or the end, shows that
    no other such request is still to be delivered. That is a guess: the pair says so (missing "pairing") and is never whole.
 
-What rule 4 cannot tell: a client that pipelines at a constant depth, joined in the middle, looks like one that does not;
-and one that is answered before its request has ended, and goes on with it, might be taken for one that asks anew.
+What rule 4 cannot tell: a client that pipelines at a constant depth, joined in the middle, looks like one that does not
+until it has read all its answers (rule 5), and for ever where its connection is followed no longer than that, or a response is
+lost before; and one that is answered before its request has ended, and goes on with it, might be taken for one that asks anew.
 """
 
 from __future__ import annotations
@@ -47,9 +49,12 @@ class No(enum.Enum):
 
 
 class Order:
-    """The requests of a connection that have no response yet, oldest first. `in_step`: both ways are followed from their start."""
+    """The requests of a connection that have no response yet, oldest first.
 
-    def __init__(self, *, in_step: bool) -> None:
+    `in_step`: both ways are followed from their start, or with `by_turns_since` from where another was in step.
+    """
+
+    def __init__(self, *, in_step: bool, by_turns_since: int | None = None) -> None:
         self.pending: deque[Received] = deque()
         self.unanswered: list[Received] = []
         """Requests given up, for the owner to take."""
@@ -58,7 +63,11 @@ class Order:
         self.hurry = False
         """Set where a response has waited long enough."""
         self.in_step = in_step
-        self._proven_by_turns = False
+        self.by_turns_since = by_turns_since
+        """When the first request began whose response was proven by rule 4."""
+        self.refuted_since: int | None = None
+        """The same, once rule 5 has it that nothing was proven."""
+        self._proven_by_turns = in_step and by_turns_since is not None
         """Whether being in step rests on rule 4."""
         self._pipelines = False
         self._request_lost = False
@@ -97,9 +106,11 @@ class Order:
         """Find the request of a response, and say whether that is proven. `time` and `after` are those of its first byte."""
         if (self._request_lost or self._behind_loss) and self._loss_is_next:
             self.doubt()
-        if not self.pending:
-            return No.NEVER if self.complete or self.hurry else No.NOT_YET
-        if self.pending[0].time > time:
+        if not self.pending and not (self.complete or self.hurry):
+            return No.NOT_YET
+        if not self.pending or self.pending[0].time > time:
+            if self._proven_by_turns:
+                self._refuted()
             return No.NEVER
         if self.in_step:
             return self._pop(), True
@@ -109,14 +120,16 @@ class Order:
             return No.NOT_YET
         while len(self.pending) > 1 and self.pending[1].time <= time:
             self._give_up()
-        return self._pop(), self.in_step
+        request = self._pop()
+        if self.in_step and self.by_turns_since is None:
+            self.by_turns_since = request.time
+        return request, self.in_step
 
-    def ended(self, response: Received) -> bool:
-        """Take the end of a final response; return whether it takes back what was said of its request (rule 5)."""
+    def ended(self, response: Received) -> None:
+        """Take the end of a final response."""
         self._last = response
-        if self.pending and self.in_step and self.pending[0].time < response.ended:
-            return self._refuted()
-        return False
+        if self.pending and self.in_step and self.pending[0].time < response.ended and not response.missing:
+            self._refuted()
 
     def let_go(self) -> None:
         """Keep the bodies of requests no longer, and of their heads no more than one may have."""
@@ -137,8 +150,8 @@ class Order:
 
     @property
     def counted(self) -> bool:
-        """Whether rule 3 holds for all that follows."""
-        return self.in_step and not (self._proven_by_turns or self._request_lost or self._behind_loss)
+        """Whether what follows needs only to be counted."""
+        return self.in_step and not (self._request_lost or self._behind_loss)
 
     @property
     def _loss_is_next(self) -> bool:
@@ -154,16 +167,15 @@ class Order:
             return False
         asked = [request for request in self.pending if last.ended < request.time <= time]
         if len(asked) > 1:
-            self._pipelines = True
+            self._refuted()
         return len(asked) == 1 and asked[0].after != MISSING and asked[0].after <= last.ended
 
-    def _refuted(self) -> bool:
-        """Rule 5: a request began before the answer to the one before it had ended. Return whether that takes something back."""
+    def _refuted(self) -> None:
+        """Rule 5."""
         self._pipelines = True
-        if not self._proven_by_turns:
-            return False
-        self.doubt()
-        return True
+        if self._proven_by_turns:
+            self.doubt()
+        self.refuted_since = self.by_turns_since
 
     def _pop(self) -> Received:
         request = self.pending.popleft()

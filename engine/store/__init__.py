@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from engine.rrpair import Connection, Direction, Flow, Message, RRPair
@@ -24,6 +25,7 @@ class Progress:
 
     `in_step`: whether it is known from there on which response answers which request. `read_unstored` and `write_unstored`: how
     many bytes right before the offsets are in no pair and no flow yet: what they said, only the engine that took them in knows.
+    `by_turns_since`: time of the stream's first pair that rests on what may yet prove wrong, as the conversation has it.
     """
 
     agent: str
@@ -34,6 +36,7 @@ class Progress:
     in_step: bool = True
     read_unstored: int = 0
     write_unstored: int = 0
+    by_turns_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,17 @@ class Group:
     complete: int
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What came of adding: pairs that could not be kept, and those that are complete no longer."""
+
+    refused: int = 0
+    refuted: int = 0
+
+
+NOTHING_REFUTED: Mapping[str, int] = MappingProxyType({})
+
+
 class Store(Protocol):
     """Keeps the pairs of one snapshot. One writer; readers see what is committed."""
 
@@ -120,10 +134,13 @@ class Store(Protocol):
         flows: Iterable[Flow] = (),
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
-    ) -> int:
+        refuted: Mapping[str, int] = NOTHING_REFUTED,
+    ) -> Added:
         """Keep these in one transaction. `connections` are those of which more became known since pairs of theirs were kept.
 
-        A pair that no store can take costs only itself: it is kept as a flow that says why. Gives the number of these.
+        `refuted`: connections by id, and the time since when it is in doubt which of their responses answers which request:
+        pairs of theirs that were complete are so no longer.
+        A pair that no store can take costs only itself: it is kept as a flow that says why.
         Raises SnapshotError where nothing can be written: pairs and flows are held then, and go with the next.
         """
 

@@ -54,14 +54,16 @@ CREATE TABLE flows (
 PROGRESS = """
 CREATE TABLE IF NOT EXISTS progress (
     agent TEXT, stream INTEGER, read_offset INTEGER NOT NULL, write_offset INTEGER NOT NULL, finished INTEGER NOT NULL,
-    in_step INTEGER NOT NULL, read_unstored INTEGER NOT NULL, write_unstored INTEGER NOT NULL, PRIMARY KEY (agent, stream)
+    in_step INTEGER NOT NULL, read_unstored INTEGER NOT NULL, write_unstored INTEGER NOT NULL,
+    by_turns_since INTEGER, PRIMARY KEY (agent, stream)
 ) WITHOUT ROWID
 """
 # Made at the end: kept up to date pair by pair they would cost a tenth of the throughput.
-INDEXES = """
+BY_CONNECTION = "CREATE INDEX IF NOT EXISTS pairs_group ON pairs (connection, direction, protocol, host, port, technology, missing)"
+INDEXES = f"""
 CREATE INDEX IF NOT EXISTS pairs_time ON pairs (time, id);
 CREATE UNIQUE INDEX IF NOT EXISTS pairs_id ON pairs (id);
-CREATE INDEX IF NOT EXISTS pairs_group ON pairs (connection, direction, protocol, host, port, technology, missing);
+{BY_CONNECTION};
 """
 _ALWAYS = frozenset({"meta", "connections", "pairs", "flows"})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.rrpair import UNREAD, Connection, Direction, Flow, RRPair
-from engine.store import Answer, Entry, Group, Kind, Progress, Row, SnapshotError
+from engine.store import NOTHING_REFUTED, Added, Answer, Entry, Group, Kind, Progress, Row, SnapshotError
 from engine.store.encoding import well_formed
 from engine.store.files import (
     APPLICATION_ID,
+    BY_CONNECTION,
     FORMAT_VERSION,
     INDEXES,
     PROGRESS,
@@ -34,6 +35,7 @@ from engine.store.files import (
     writable,
 )
 from engine.store.rows import (
+    SEPARATOR,
     Values,
     answer_of,
     clamped,
@@ -76,6 +78,13 @@ _ANSWER = (
     "SELECT method, status, request_ended, response_started, compressed, response_size, heads, response_body, missing FROM pairs"
     " WHERE rowid = ?"
 )
+_REFUTE = (  # one that leads through a proxy has its pairs under ids that begin with its own: `engine.pairing.description`
+    "UPDATE pairs SET missing = 'pairing', signature = '' WHERE missing = '' AND time >= ?2"
+    " AND (connection = ?1 OR connection > ?1 || '>' AND connection < ?1 || '?')"
+)
+_REFUTE_OTHERS = _REFUTE.replace("'pairing'", f"missing || '{SEPARATOR}pairing'").replace(
+    "missing = '' AND", "missing NOT LIKE '%pairing' AND missing != '' AND"
+)
 _IN_ORDER = " ORDER BY pairs.time, pairs.id"
 _GROUP = (
     "SELECT direction, protocol, host, port, technology, COUNT(*), SUM(missing = ''), facts FROM pairs"
@@ -106,12 +115,13 @@ class _Held:
 
 
 def _progress_row(p: Progress) -> Values:
-    return p.agent, p.stream, p.read_offset, p.write_offset, p.finished, p.in_step, p.read_unstored, p.write_unstored
+    offsets = p.read_offset, p.write_offset
+    return p.agent, p.stream, *offsets, p.finished, p.in_step, p.read_unstored, p.write_unstored, p.by_turns_since
 
 
 def _progress_of(row: Values) -> Progress:
-    agent, stream, read, written, finished, in_step, *unstored = row
-    return Progress(agent, stream, read, written, bool(finished), bool(in_step), *unstored)
+    agent, stream, read, written, finished, in_step, *rest = row
+    return Progress(agent, stream, read, written, bool(finished), bool(in_step), *rest)
 
 
 class SqliteStore:
@@ -182,27 +192,27 @@ class SqliteStore:
         flows: Iterable[Flow] = (),
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
-    ) -> int:
+        refuted: Mapping[str, int] = NOTHING_REFUTED,
+    ) -> Added:
         """Keep these in one transaction; see `Store.add`."""
         held = self._held
         held.pairs += [(pair, pair_row(pair, held.connections)) for pair in pairs]
         held.flows += [flow_row(flow, held.connections) for flow in flows]
         self._check_in_place()
         with writable(self._path):
-            refused = self._add(held, list(connections), list(progress))
+            added = self._add(held, list(connections), list(progress), refuted)
         self._held = _Held()
-        return refused
+        return added
 
-    def _add(self, held: _Held, connections: list[Connection], progress: list[Progress]) -> int:
+    def _add(self, held: _Held, connections: list[Connection], progress: list[Progress], refuted: Mapping[str, int]) -> Added:
         try:
-            self._insert([row for _, row in held.pairs], held.flows, held.connections.values(), connections, progress)
-            return 0
+            rows = [row for _, row in held.pairs]
+            return Added(0, self._insert(rows, held.flows, held.connections.values(), connections, progress, refuted))
         except _UNSTORABLE:
             taken, refused = self._storable(held.pairs)
             known = dict(held.connections)
             flows = [*held.flows, *[flow_row(flow, known) for flow in refused]]
-            self._insert(taken, map(clamped, flows), known.values(), connections, progress)
-            return len(refused)
+            return Added(len(refused), self._insert(taken, map(clamped, flows), known.values(), connections, progress, refuted))
 
     @property
     def in_place(self) -> bool:
@@ -233,7 +243,9 @@ class SqliteStore:
         known: Iterable[Connection],
         connections: Iterable[Connection],
         progress: Iterable[Progress],
-    ) -> None:
+        refuted: Mapping[str, int],
+    ) -> int:
+        """Write all this; gives how many pairs are complete no longer."""
         with self._database as database:
             database.execute("BEGIN")
             database.executemany(_INSERT, pairs)
@@ -241,9 +253,14 @@ class SqliteStore:
             database.executemany("INSERT OR REPLACE INTO connections VALUES (?, ?)", map(storable, map(facts_row, known)))
             database.executemany("UPDATE connections SET facts = ?2 WHERE id = ?1", map(storable, map(facts_row, connections)))
             database.executemany(
-                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 map(_progress_row, progress),
             )
+            if not refuted:
+                return 0
+            database.execute(BY_CONNECTION)  # all pairs are looked through once, and not for each of these connections
+            database.executemany(_REFUTE_OTHERS, refuted.items())
+            return database.executemany(_REFUTE, refuted.items()).rowcount
 
     def _storable(self, rows: _Rows) -> tuple[list[Values], list[Flow]]:
         """The rows that can be written, as the database itself says of each, and what is left of the others."""

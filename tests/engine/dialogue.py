@@ -1,12 +1,12 @@
 """Conversations of HTTP/1.1 of which the truth is known: made of bytes, so that Hypothesis and a fuzzer can choose them.
 
-A client asks one request at a time. What of it is seen, how it was cut into calls, in which order the two ways are
-delivered and what is lost is chosen, too.
+A client asks one request at a time, or asks some before it has the answers to others: at random, or always the same number. What
+of it is seen, how it was cut into calls, in which order the two ways are delivered and what is lost is chosen, too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.pairing import Conversation
 from engine.reassembly import LOST
@@ -57,26 +57,37 @@ class Call:
 
 @dataclass
 class Dialogue:
-    """What was said. `plain`: no body looks like a message. `pipelined`: some requests came before the answer to the last."""
+    """What was said. `plain`: no body looks like a message. `pipelined`: some requests came before the answer to the last.
+
+    `depth`: of a client that always has so many requests under way, until it has no more; 0 of others.
+    """
 
     role: Role
     plain: bool
     pipelined: bool
     truths: list[Truth] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    depth: int = 0
+
+    @property
+    def headless(self) -> bool:
+        """Whether no request is a HEAD: the length of an answer is known without its request."""
+        return not any(truth.head for truth in self.truths)
 
 
 def dialogue(choices: Choices) -> Dialogue:
     """Make one up."""
     role = (Role.CLIENT, Role.SERVER, Role.UNKNOWN)[choices.below(3)]
     made = Dialogue(role, plain=not choices.once_in(2), pipelined=choices.once_in(6))
+    if made.pipelined:
+        made.depth = (0, 2, 3)[choices.below(3)]
     count = 2 + choices.below(5)
     asking, answering = (Way.READ, Way.WRITE) if role is Role.SERVER else (Way.WRITE, Way.READ)
     for n in range(count):
         truth = Truth(head=choices.once_in(5))
         made.truths.append(truth)
         turns = [(asking, piece) for piece in _request(n, truth, made.plain, choices)]
-        if choices.once_in(5):  # an interim response, perhaps before the body of the request is sent
+        if not made.depth and choices.once_in(5):  # an interim response, perhaps before the body of the request is sent
             at = 1 + choices.below(len(turns))
             turns.insert(at, (answering, b"HTTP/1.1 100 Continue\r\n\r\n"))
             truth.interim = 1
@@ -92,7 +103,11 @@ def _append(made: Dialogue, n: int, asking: Way, turns: list[tuple[Way, bytes]],
     while made.pipelined and early < len(calls) and calls[early].way is asking:
         early += 1
     at = len(made.calls)
-    while early and at and made.calls[at - 1].way is not asking and choices.once_in(2):
+    if made.depth:
+        answered = [position for position, call in enumerate(made.calls, 1) if call.exchange == n - made.depth]
+        asked = [position for position, call in enumerate(made.calls, 1) if call.way is asking]
+        at = max(answered[-1:] + asked[-1:], default=0)
+    while early and at and not made.depth and made.calls[at - 1].way is not asking and choices.once_in(2):
         at -= 1
     made.calls[at:] = [*calls[:early], *made.calls[at:], *calls[early:]]
 
@@ -161,7 +176,8 @@ def watch(choices: Choices) -> Seen:
     """Make up a dialogue, and watch it with losses."""
     said = dialogue(choices)
     calls = said.calls
-    start_known = said.pipelined or not choices.once_in(2)  # what a pipeline was joined in cannot be told
+    joined = said.plain and said.headless if said.pipelined else True  # a pipeline proves itself by its number of answers
+    start_known = not joined or not choices.once_in(2)
     first = 0
     missed = lossy = False
     if not start_known:
@@ -175,11 +191,11 @@ def watch(choices: Choices) -> Seen:
             ways[call.way].append((None if lost else piece, piece, time))
     found = _deliver(said, start_known, ways, choices)
     last = len(said.truths)
-    if lossy or missed or (not start_known and not said.plain):
+    if lossy or missed or (not start_known and (said.pipelined or not said.plain)):
         return Seen(said, found, range(last, last))
     if start_known:
         return Seen(said, found, range(last))
-    if any(truth.head for truth in said.truths):  # the length of an answer to a request that was not seen cannot be known
+    if not said.headless:
         return Seen(said, found, range(last, last))
     begins = [call.exchange for call in calls[first:] if call.first]
     return Seen(said, found, range((begins[0] + 2) if begins else last, last))
@@ -219,7 +235,15 @@ def _deliver(
         read, written = conversation.progress
         assert read <= offsets[Way.READ]
         assert written <= offsets[Way.WRITE]
-    return found + conversation.close(end, ended=not choices.once_in(2))
+    found += conversation.close(end, ended=not choices.once_in(2))
+    return settled(found, conversation.take_refuted())
+
+
+def settled(found: list[RRPair | Flow], refuted: int | None) -> list[RRPair | Flow]:
+    """What a store has in the end."""
+    if refuted is None:
+        return found
+    return [replace(each, missing=("pairing",)) if isinstance(each, RRPair) and each.time >= refuted else each for each in found]
 
 
 def check(seen: Seen) -> None:

@@ -16,7 +16,7 @@ import zstandard
 
 from engine.matching.signature import signature
 from engine.redaction import Redactor
-from engine.rrpair import Connection, Direction, Flow, Message, Role, RRPair
+from engine.rrpair import UNREAD, Connection, Direction, Flow, Message, Role, RRPair
 from engine.snapshot import Finished, Snapshot, SnapshotError, SnapshotWriter
 from engine.store import Progress
 
@@ -131,6 +131,27 @@ def test_what_becomes_known_late(tmp_path: Path) -> None:
         ("HTTP", "JSON", "TLS 1.2"),
     )
     assert (row.host, row.port, edge.host, edge.port) == ("late.example", 8443, "late.example", 8443)
+
+
+def test_pairs_of_a_connection_whose_order_was_refuted_are_complete_no_longer(tmp_path: Path) -> None:
+    """Those through a proxy have ids of their own that begin with the connection's; "a-1" is not "a-10"."""
+    w = writer(tmp_path / "s")
+    names = ["a-1", "a-1>api.example:443", "a-10", "a-1"]
+    w.add([pair(n, connection=replace(CONNECTION, id=name)) for n, name in enumerate(names, 1)])
+    since = pair(4).time  # the first of them: times fall
+    w.add([replace(pair(0, connection=replace(CONNECTION, id="a-1")), missing=(UNREAD,))])
+    w.add([pair(5, connection=replace(CONNECTION, id="a-1"))], refuted={"a-1": since})
+    assert (w.pairs, w.complete_pairs) == (6, 2)
+    w.close()
+    w = writer(tmp_path / "s", resume=True)
+    assert (w.pairs, w.complete_pairs) == (6, 2)
+    w.finish()
+    with Snapshot(tmp_path / "s") as snapshot:
+        found = {(each.connection.id, each.path): each.missing for each in snapshot.pairs()}
+        assert {connection for (connection, _), missing in found.items() if not missing} == {"a-1", "a-10"}
+        assert sorted(found.values()) == [(), (), ("pairing",), ("pairing",), ("pairing",), (UNREAD, "pairing")]
+        assert len(list(snapshot.entries())) == 2
+        assert not list(snapshot.unread_entries())
 
 
 def test_progress_is_kept_until_the_end(tmp_path: Path) -> None:

@@ -296,19 +296,27 @@ def test_what_was_no_http_before_the_engine_was_lost_is_in_the_flow(tmp_path: Pa
 def test_engines_that_die_within_long_bodies_make_no_wrong_pair_and_lose_track_of_nothing(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
-    """Bodies longer than is kept, of which some look like messages; engines die at any commit, acknowledged or not."""
+    """Bodies longer than is kept, of which some look like messages; engines die at any commit, acknowledged or not.
+
+    Of a client that pipelines, and is joined in the middle, no body is that long: with a response that is lost, what proves it a
+    pipeline may be lost as well.
+    """
     choices = Choices(data)
     path = tmp_path_factory.mktemp("killed") / "s"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http1, "BODY_LIMIT", choices.below(40))
+        limit = choices.below(40)
         said = dialogue(choices)
-        assume(not said.pipelined)
+        assume(not said.pipelined or (said.plain and said.headless))
+        if said.pipelined:
+            said.calls = said.calls[choices.below(len(said.calls)) :]
+        else:
+            patch.setattr(http1, "BODY_LIMIT", limit)
         record_with_kills(path, said, choices)
     with Snapshot(path) as snapshot:
         pairs, flows = list(snapshot.pairs()), list(snapshot.flows())
         assert snapshot.info.repeated_pairs == 0
     check(Seen(said, [*pairs, *flows], range(0)))
-    if said.plain and not any(truth.head for truth in said.truths) and not flows:
+    if said.plain and said.headless and not said.pipelined and not flows:
         told = {pair.path[1:] for pair in pairs}
         told |= {(pair.response.header(b"x-n") or b"").decode() for pair in pairs if pair.response}
         untold = {str(n) for n in range(len(said.truths))} - told
@@ -316,13 +324,13 @@ def test_engines_that_die_within_long_bodies_make_no_wrong_pair_and_lose_track_o
 
 
 def record_with_kills(path: Path, said: Dialogue, choices: Choices) -> None:
-    """Record a dialogue from its start by engines that die, sent by an agent that keeps what was not acknowledged to it."""
+    """Record a dialogue by engines that die. Its agent keeps what was not acknowledged; of a pipeline it has not seen the start."""
     offsets = {Way.READ: 0, Way.WRITE: 0}
     acknowledged = dict(offsets)
     kept: list[tuple[Way, int, bytes, int]] = []
     connection = replace(CONNECTION, role=said.role)
     got = recording(path)
-    got.opened(KEY, connection, 1, start_known=True, opaque=False)
+    got.opened(KEY, connection, 1, start_known=not said.pipelined, opaque=False)
     for time, call in enumerate(said.calls, 2):
         kept.append((call.way, offsets[call.way], call.data, time))
         got.data(KEY, *kept[-1])
@@ -337,7 +345,7 @@ def record_with_kills(path: Path, said: Dialogue, choices: Choices) -> None:
         if choices.once_in(4):
             got.abandon()
             got = recording(path, resume=True)
-            got.opened(KEY, connection, 1, start_known=True, opaque=False)
+            got.opened(KEY, connection, 1, start_known=not said.pipelined, opaque=False)
             for event in kept:
                 got.data(KEY, *event)
     got.closed(KEY, len(said.calls) + 2)
@@ -359,3 +367,52 @@ def test_what_goes_on_within_a_body_after_a_finish_that_failed_is_in_doubt(tmp_p
     got.finish(6)
     with Snapshot(tmp_path / "s") as snapshot:
         assert [(pair.path, pair.complete) for pair in snapshot.pairs()] == [("/big", False), ("/666", False)]
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_pairs_of_a_client_that_proves_to_pipeline_are_complete_no_longer(tmp_path: Path, died: bool) -> None:
+    """It is joined where two of its requests are always under way, and read each answer just before it asked again."""
+    got = recording(tmp_path / "s")
+    other = ("agent", 8)
+    got.opened(other, replace(CONNECTION, id="agent-8"), 1, start_known=True, opaque=False)
+    got.opened(KEY, CONNECTION, 1, start_known=False, opaque=False)
+    asked = answered = 0
+    for n in range(1, 6):
+        request, response = exchange(n + 1)[0], exchange(n)[1]
+        got.data(KEY, Way.WRITE, asked, request, 10 * n)
+        got.data(KEY, Way.READ, answered, response, 10 * n + 1)
+        asked, answered = asked + len(request), answered + len(response)
+    for way, data in zip((Way.WRITE, Way.READ), exchange(9), strict=True):
+        got.data(other, way, 0, data, 30)
+    got.commit()
+    assert (got.writer.pairs, got.writer.complete_pairs) == (6, 5)
+    if died:
+        got.abandon()
+        got = recording(tmp_path / "s", resume=True)
+        got.opened(KEY, CONNECTION, 1, start_known=False, opaque=False)
+    got.data(KEY, Way.READ, answered, exchange(6)[1], 90)
+    got.closed(KEY, 91)
+    got.commit()
+    assert (got.writer.pairs, got.writer.complete_pairs) == (7, 1)
+    got.finish(92)
+    with Snapshot(tmp_path / "s") as snapshot:
+        assert [pair.path for pair in snapshot.pairs() if pair.complete] == ["/9"]
+        assert [entry.path for entry in snapshot.entries()] == ["/9"]
+
+
+def test_what_was_told_by_turns_is_so_for_the_engine_that_goes_on(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=False, opaque=False)
+    offsets = {Way.WRITE: 0, Way.READ: 0}
+    for n in range(4):
+        if n == 2:
+            got.commit()
+            got.abandon()
+            got = recording(tmp_path / "s", resume=True)
+            got.opened(KEY, CONNECTION, 1, start_known=False, opaque=False)
+        for way, data in zip((Way.WRITE, Way.READ), exchange(n), strict=True):
+            got.data(KEY, way, offsets[way], data, 10 * n + (way is Way.READ))
+            offsets[way] += len(data)
+    got.finish(99)
+    with Snapshot(tmp_path / "s") as snapshot:
+        assert [pair.complete for pair in snapshot.pairs()] == [False, True, True, True]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine.pairing import Conversation
 from engine.reassembly import LOST
 from engine.rrpair import Connection, Role, RRPair, Way
-from tests.engine.dialogue import Choices, check, watch
+from tests.engine.dialogue import Choices, check, settled, watch
 
 EXAMPLES = int(os.environ.get("UNDERSTUDY_EXAMPLES", "4000"))
 READ, WRITE = Way.READ, Way.WRITE
@@ -69,7 +69,7 @@ def hear(said: list[Said], *, role: Role = Role.CLIENT, start_known: bool = Fals
     for way, data, time in said:
         found += conversation.data(way, offsets[way], data, time)
         offsets[way] += len(data)
-    found += conversation.close(99)
+    found = settled(found + conversation.close(99), conversation.take_refuted())
     pairs = [item for item in found if isinstance(item, RRPair)]
     return [(p.path[1:], (p.response.header(b"x-n") or b"").decode() if p.response else "", p.complete) for p in pairs]
 
@@ -121,7 +121,39 @@ def test_of_a_pipeline_that_was_joined_nothing_is_whole() -> None:
 def test_a_client_that_begins_to_pipeline_takes_back_what_its_turns_proved() -> None:
     said = [*exchanges(3), (WRITE, request(3), 41), (WRITE, request(4), 42), (READ, response(3), 43), (READ, response(4), 44)]
     found = hear([*said, *[(way, data, time + 50) for way, data, time in exchanges(2)]])
-    assert [number for number, _, complete in found if complete] == ["1", "2"]
+    assert not any(complete for _, _, complete in found)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("role", [Role.CLIENT, Role.UNKNOWN])
+def test_a_client_with_always_as_many_requests_under_way_is_known_by_its_last_answers(depth: int, role: Role) -> None:
+    """Until then it looks like one that waits for each answer."""
+    said: list[Said] = []
+    for n in range(8):
+        said += [(WRITE, request(n + depth - 1), 10 * n + 1), (READ, response(n), 10 * n + 2)]
+    before = hear(said[:-2], role=role)
+    assert any(complete for _, _, complete in before)
+    assert not any(complete for _, _, complete in hear([*said, (READ, response(8), 90)], role=role))
+
+
+def test_what_was_counted_before_a_loss_stays_when_what_turns_proved_after_it_is_taken_back() -> None:
+    conversation = Conversation(Connection("a:1", role=Role.CLIENT), "shop", True)
+    found, offsets = [], {READ: 0, WRITE: 0}
+    for way, data, time in [*exchanges(3), (WRITE, request(7), 30)]:
+        found += conversation.data(way, offsets[way], data, time)
+        offsets[way] += len(data)
+    found += conversation.gap(READ, offsets[READ], 50, LOST)
+    offsets[READ] += 50
+    for way, data, time in [*exchanges(3), (READ, response(3), 30)]:
+        found += conversation.data(way, offsets[way], data, time + 50)
+        offsets[way] += len(data)
+    found = settled(found + conversation.close(99), conversation.take_refuted())
+    assert [(item.path, item.complete) for item in found if isinstance(item, RRPair) and item.complete] == [
+        ("/0", True),
+        ("/1", True),
+        ("/2", True),
+    ]
+    assert conversation.take_refuted() is None
 
 
 def test_from_the_start_a_pipeline_is_whole() -> None:
@@ -172,3 +204,15 @@ def test_a_loss_before_a_response_leaves_open_what_it_is() -> None:
     pairs = [item for item in found if isinstance(item, RRPair)]
     assert [pair.path for pair in pairs] == ["/", "/1"]
     assert not any(pair.complete for pair in pairs)
+
+
+def test_a_response_of_which_the_head_was_lost_refutes_nothing() -> None:
+    """It was not given its request, which began before it ended as that of any response does."""
+    conversation = Conversation(Connection("a:1", role=Role.CLIENT), "shop", False)
+    found, offsets = [], {READ: 0, WRITE: 0}
+    for way, data, time in [*exchanges(3), (WRITE, request(3), 31), (READ, response(3)[:25], 32)]:
+        found += conversation.data(way, offsets[way], data, time)
+        offsets[way] += len(data)
+    found += conversation.gap(READ, offsets[READ], 20, LOST) + conversation.close(99)
+    assert conversation.take_refuted() is None
+    assert [item.path for item in found if isinstance(item, RRPair) and item.complete] == ["/1", "/2"]
