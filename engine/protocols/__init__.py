@@ -27,6 +27,7 @@ _METHODS = (
     b" QUERY PURGE LINK UNLINK BIND ACL MKCALENDAR SUBSCRIBE UNSUBSCRIBE NOTIFY M-SEARCH"
 ).split()
 _REQUEST_STARTS = tuple(method + b" " for method in _METHODS)
+_RESPONSE_STARTS = (b"HTTP/1.0 ", b"HTTP/1.1 ")
 _ANY_METHOD = b"|".join(map(re.escape, _METHODS))
 _REQUEST = re.compile(rb"\r?\n?(?:" + _ANY_METHOD + rb") [!-~\x80-\xff]+(?: HTTP/1\.[01]\r?\n|$)")
 
@@ -69,9 +70,10 @@ def detect(data: bytes) -> Verdict | None:
     start = data.lstrip(b"\r\n")[:LONGEST_PREFACE]
     if start == _HTTP2_PREFACE:
         return Verdict(HTTP2, Part.REQUEST)
-    if start.startswith(_REQUEST_STARTS):
+    words = start.replace(b"\t", b" ")  # RFC 9112 section 3: a start line with any blanks, which the parsers take
+    if words.startswith(_REQUEST_STARTS):
         return Verdict(HTTP1, Part.REQUEST)
-    if start.startswith((b"HTTP/1.0 ", b"HTTP/1.1 ")):
+    if words.startswith(_RESPONSE_STARTS):
         return Verdict(HTTP1, Part.RESPONSE)
     if _TLS_RECORD.match(data):
         return Verdict(TLS)
@@ -82,7 +84,7 @@ def detect(data: bytes) -> Verdict | None:
 
 def _may_become_known(data: bytes, start: bytes) -> bool:
     """Whether bytes are a proper prefix of something `detect` knows."""
-    texts = (_HTTP2_PREFACE, b"HTTP/1.0 ", b"HTTP/1.1 ", *_REQUEST_STARTS)
+    texts = (_HTTP2_PREFACE, *_RESPONSE_STARTS, *_REQUEST_STARTS)
     if any(text.startswith(start) for text in texts):
         return True
     return (len(data) < 3 and data[0] in range(0x14, 0x18)) or (len(data) < 8 and b"\0\0".startswith(data[:2]))

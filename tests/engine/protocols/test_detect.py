@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.protocols import HTTP1, HTTP2, POSTGRES, TLS, UNKNOWN, Part, Verdict, detect, may_start_message, starts_message
+from engine.protocols.http1 import Received, RequestParser, ResponseParser
 
 KNOWN = [
     (b"GET / HTTP/1.1\r\n", Verdict(HTTP1, Part.REQUEST)),
@@ -31,6 +32,19 @@ def test_the_verdict_does_not_depend_on_how_bytes_are_cut(data: bytes, verdict: 
     first = next(i for i, found in enumerate(verdicts) if found)
     assert verdicts[first] == verdict
     assert detect(b"") is None
+
+
+@pytest.mark.parametrize("line", [b"GET%b/1 HTTP/1.1\r\n\r\n", b"HTTP/1.1%b204%bNo Content\r\n\r\n"])
+@pytest.mark.parametrize("blanks", [b" ", b"\t", b"  ", b"\t ", b" \t", b"\t\t"])
+def test_what_the_parsers_read_is_recognised(line: bytes, blanks: bytes) -> None:
+    """RFC 9112 section 3: a recipient may take any blanks between the words of a start line."""
+    data = line.replace(b"%b", blanks)
+    verdict = detect(data)
+    parser = ResponseParser(lambda *_: b"GET") if line.startswith(b"HTTP") else RequestParser()
+    parser.receive(data, 1)
+    assert isinstance(parser.next(), Received)
+    assert verdict == Verdict(HTTP1, parser.part)
+    assert [detect(data[:n]) for n in range(1, len(data))].count(Verdict(UNKNOWN)) == 0
 
 
 @given(st.binary(min_size=24, max_size=64))
