@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -416,3 +418,43 @@ def test_what_was_told_by_turns_is_so_for_the_engine_that_goes_on(tmp_path: Path
     got.finish(99)
     with Snapshot(tmp_path / "s") as snapshot:
         assert [pair.complete for pair in snapshot.pairs()] == [False, True, True, True]
+
+
+class Interrupted(dict[str, Mapping[str, int]]):
+    """Accounts in whose reading another thread comes between, where it may."""
+
+    def __init__(self, accounts: Mapping[str, Mapping[str, int]], between: Callable[[], None]) -> None:
+        super().__init__(accounts)
+        self._between = between
+
+    def _come_between(self) -> None:
+        thread = threading.Thread(target=self._between)
+        thread.start()
+        thread.join()
+
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
+        self._come_between()
+        return super().keys()
+
+    def values(self) -> Iterator[Mapping[str, int]]:  # type: ignore[override]
+        for account in super().values():
+            yield account
+            self._come_between()
+
+
+def test_the_account_is_asked_for_by_others_while_agents_begin_and_end(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+
+    def begin_and_end() -> None:
+        if got.lock.acquire(blocking=False):
+            got.capture_started("another")
+            got.capture_over("a third", {"seen": 7})
+            got.lock.release()
+
+    got.capture_started("agent")
+    got._ledgers = Interrupted({"agent": {"seen": 5}}, begin_and_end)
+    assert got.capture_ended
+    assert got.ledger == {"seen": 5}
+    begin_and_end()
+    assert not got.capture_ended
+    assert got.ledger == {"seen": 12}
