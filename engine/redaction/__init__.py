@@ -10,6 +10,7 @@ Most pairs hold no secret, so each is searched once for hints, which costs a ten
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +19,7 @@ from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
 from engine.redaction.content import Reason, decode_content
+from engine.redaction.echoes import Echoes
 from engine.redaction.refit import Refit
 from engine.redaction.texts import Search, Texts, settled
 from engine.redaction.tokens import Tokens
@@ -30,6 +32,14 @@ JOINED_LIMIT = 64 * 1024
 
 _NOTE = re.compile(rb"\[[0-9]{1,12} bytes not stored: (?:" + "|".join(Reason).encode() + rb")\]")
 """What was redacted before, to the letter: nothing else may pass for it."""
+
+
+_IDENTIFIES = re.compile(rb"(?=.*[A-Za-z])(?=.*[0-9]).*", re.DOTALL)
+"""What a cookie has that identifies somebody: letters and digits. Others hold a language or a place, which are in many texts."""
+_FRAMING = frozenset(b"content-length content-type content-encoding transfer-encoding connection host".split())
+"""Header fields by which a message is read: no secret of another place is looked for in them."""
+_Head = tuple[bytes, Fields, Fields]
+"""Start line, header fields, trailers."""
 
 
 class Redactor:
@@ -48,8 +58,15 @@ class Redactor:
         asked = Search()
         request = self._message(pair.request, "request", asked, lost)
         kinds |= asked.kinds
-        response = self._answer(pair.response, "response", kinds, lost) if pair.response else None
-        interim = tuple([self._answer(part, "interim response", kinds, lost) for part in pair.interim])
+        told = asked.echoes
+        interim = []
+        for part in pair.interim:
+            answer, told = self._answer(part, "interim response", told, kinds, lost)
+            interim.append(answer)
+        response = None
+        if pair.response:
+            response, told = self._answer(pair.response, "response", told, kinds, lost)
+            interim = [self._answer(part, "interim response", told, kinds, lost)[0] for part in interim]
         if not kinds and not lost:
             return pair
         names = tuple(sorted({*pair.redacted, *kinds}))
@@ -57,11 +74,13 @@ class Redactor:
         missing = (*pair.missing, *lost)
         originals = self._texts.originals(asked)
         signed = {**pair.signature, "secrets": originals.hex()} if originals else pair.signature
-        return replace(pair, request=request, response=response, interim=interim, redacted=names, missing=missing, signature=signed)
+        return replace(
+            pair, request=request, response=response, interim=tuple(interim), redacted=names, missing=missing, signature=signed
+        )
 
     def message(self, message: Message, kinds: set[str]) -> Message:
         """Redact one message and add what was found to `kinds`. A body that cannot be searched becomes a note that says so."""
-        return self._answer(message, "message", kinds, [])
+        return self._answer(message, "message", Echoes(), kinds, [])[0]
 
     def request(self, message: Message) -> tuple[Message, bytes]:
         """Redact a request, and give what tells its secrets from others: see `engine.redaction.originals`."""
@@ -69,50 +88,70 @@ class Redactor:
         redacted = self._message(message, "request", search, [])
         return redacted, self._texts.originals(search)
 
-    def _answer(self, message: Message, part: str, kinds: set[str], lost: list[str]) -> Message:
-        search = Search()
+    def _answer(self, message: Message, part: str, told: Echoes, kinds: set[str], lost: list[str]) -> tuple[Message, Echoes]:
+        """Redact a message that may repeat secrets that others told, and give these and its own."""
+        search = Search(told)
         redacted = self._message(message, part, search, lost)
         kinds |= search.kinds
-        return redacted
+        return redacted, search.echoes
 
     def _message(self, message: Message, part: str, search: Search, lost: list[str]) -> Message:
         try:
-            headers = self._headers(message.headers, search)
-            trailers = self._headers(message.trailers, search)
-            search.originals.clear()  # headers are no part of what makes two requests equal
-            line = self._line(message.start_line, search)
+            head = self._head((message.start_line, message.headers, message.trailers), search)
+            body, contents, reason = self._body(message, search)
+            echoed = self._echoed(head, search)
+            if echoed != head:
+                head = settled(lambda each: self._echoed(self._head(each, search), search), echoed)
         except NotInspected as error:
             lost.append(f"{part} headers: not stored, {error}")
             return Message(_anonymous(message.start_line), (), _note(message.body, str(error)))
-        body, contents = message.body, []
-        if body and not _NOTE.fullmatch(body):
-            try:
-                body, before, after = self._bodies.body(message.headers, body, search)
-                contents = [(message.body, body), (before, after)]
-            except NotInspected as error:
-                lost.append(f"{part} body: {len(message.body)} bytes not stored, {error}")
-                return Message(line, headers, _note(message.body, str(error)), trailers)
-        if body != message.body:
+        line, headers, trailers = head
+        if reason:
+            lost.append(f"{part} body: {len(message.body)} bytes not stored, {reason}")
+        elif body != message.body:
             fit = Refit(contents, search.checksums)
             headers, trailers = fit.fields(headers), fit.fields(trailers)
         changed = Message(line, headers, body, trailers)
         return message if changed == message else changed
 
+    def _body(self, message: Message, search: Search) -> tuple[bytes, list[tuple[bytes, bytes]], str]:
+        """Give the body, what it and what lies below its codings was before and is now, and why it is not stored."""
+        body = message.body
+        if not body or _NOTE.fullmatch(body):
+            return body, [], ""
+        try:
+            body, before, after = self._bodies.body(message.headers, body, search)
+        except NotInspected as error:
+            return _note(message.body, str(error)), [], str(error)
+        return body, [(message.body, body), (before, after)], ""
+
     # -- headers -----------------------------------------------------------------------------------------------------------
 
+    def _head(self, head: _Head, search: Search) -> _Head:
+        line, headers, trailers = head
+        with search.apart():
+            headers, trailers = self._headers(headers, search), self._headers(trailers, search)
+        return self._line(line, search), headers, trailers
+
+    @staticmethod
+    def _echoed(head: _Head, search: Search) -> _Head:
+        """Give start line and header fields without the secrets that were recognised in any part of the message."""
+        line, *fields = head
+        if not search.echoes.found(b"\n".join([line, *[value for each in fields for _, value in each]])):
+            return head
+        with search.apart():
+            headers, trailers = [tuple([(name, _echoed_value(name, value, search)) for name, value in each]) for each in fields]
+        return _in_line(line, lambda _, text: search.echoed(text)), headers, trailers
+
     def _line(self, line: bytes, search: Search) -> bytes:
-        """RFC 9112 sections 3 and 4: of a request line the target, of a status line the reason."""
         if not rules.HINT.found(line):
             return line
-        if line.startswith(b"HTTP/"):
-            return line[:13] + settled(lambda reason: self._texts.text(reason, search), line[13:])
-        if b"\t" in line:  # a blank to the parser (RFC 9112 section 3), so to us as well
-            line = b" ".join(request_words(line))
-        method, blank, rest = line.partition(b" ")
-        target, last, version = rest.rpartition(b" ")
-        return method + blank + self._target(method, target, search) + last + version
+        return _in_line(line, lambda method, text: self._target(method, text, search))
 
     def _target(self, method: bytes, target: bytes, search: Search) -> bytes:
+        """Of a request line the target, of a status line the reason, which has no method."""
+        if not method:
+            return settled(lambda reason: self._texts.text(reason, search), target)
         if method == b"CONNECT":
             return self._authority(target, search)
         return settled(lambda each: self._uri(each, search), target)
@@ -162,7 +201,8 @@ class Redactor:
         if not secret:
             return cookie
         plain = unquote_to_bytes(secret) if b"%" in secret else secret
-        new = self._texts.secret(b"", plain, "cookie", search)
+        echoes = _IDENTIFIES.fullmatch(plain) is not None or rules.kind_of(name.strip()) is not None
+        new = self._texts.secret(b"", plain, "cookie", search, echoes=echoes)
         return cookie if new == plain else name + equals + value[:at] + new + value[at + len(secret) :]
 
     # -- what follows from it ----------------------------------------------------------------------------------------------
@@ -176,6 +216,21 @@ class Redactor:
         _, path, query = split_target(method, target)
         operation = pair.operation.replace(pair.path, path) if pair.path else pair.operation
         return replace(pair, path=path, query=split_query(query), operation=operation)
+
+
+def _in_line(line: bytes, change: Callable[[bytes, bytes], bytes]) -> bytes:
+    """RFC 9112 sections 3 and 4: change the target of a request line, given its method, or the reason of a status line."""
+    if line.startswith(b"HTTP/"):
+        return line[:13] + change(b"", line[13:])
+    spaced = b" ".join(request_words(line)) if b"\t" in line else line  # a blank to the parser (section 3), so to us as well
+    method, blank, rest = spaced.partition(b" ")
+    target, last, version = rest.rpartition(b" ")
+    new = change(method or b"?", target)
+    return line if new == target else method + blank + new + last + version
+
+
+def _echoed_value(name: bytes, value: bytes, search: Search) -> bytes:
+    return value if name.lower() in _FRAMING else search.echoed(value)
 
 
 def _note(body: bytes, reason: str) -> bytes:

@@ -52,7 +52,7 @@ class Bodies:
             raise NotInspected(Reason.PARTS)
         if content.startswith(_BOM):
             return _BOM + self._content(content[len(_BOM) :], media, search, depth + 1)
-        if b"cbor" not in media.lower() and not rules.HINT_OR_BINARY.found(content):
+        if b"cbor" not in media.lower() and not rules.HINT_OR_BINARY.found(content) and not search.echoes.found(content):
             return content
         boundary = boundary_of(media)
         if boundary and b"--" + boundary in content:
@@ -68,7 +68,7 @@ class Bodies:
             if self._is_suspicious(content, search):
                 raise NotInspected(Reason.BINARY)
             return content
-        return self._texts.text(content, search, media=media, depth=depth)
+        return search.echoed(self._texts.text(content, search, media=media, depth=depth))
 
     def _transcoded(self, content: bytes, charset: str, media: bytes, search: Search, depth: int) -> bytes:
         try:
@@ -83,6 +83,8 @@ class Bodies:
         if rules.CBOR_NAME.found(content):
             return True
         for text in dict.fromkeys(_variants(content)):
+            if search.echoes.found(text):
+                return True
             if not rules.HINT.found(text):
                 continue
             if any(self._texts.has_form(text, search)):
@@ -104,7 +106,7 @@ class Bodies:
             head = content[part.head : part.start]
             value = part.codec.decode(raw)
             new = self._part(part, value, search, depth)
-            new_head = self._texts.text(head, search, bare=False)
+            new_head = search.echoed(self._texts.text(head, search, bare=False))
             if new != value:
                 edits.append((part.start, part.end, part.codec.encode(new, raw), ""))
                 new_head = Refit([(raw, edits[-1][2]), (value, new)], search.checksums).text(new_head)

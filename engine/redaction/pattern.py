@@ -20,10 +20,11 @@ class Pattern:
     patterns must not end in something optional of unbounded length.
     """
 
-    def __init__(self, pattern: bytes) -> None:
+    def __init__(self, pattern: bytes, memory: int = MEMORY_LIMIT) -> None:
+        self.pattern = pattern
         options = re2.Options()
         options.encoding = re2.Options.Encoding.LATIN1
-        options.max_mem = MEMORY_LIMIT
+        options.max_mem = memory
         options.log_errors = False
         self._search = re2.compile(pattern, options).search
         self._finditer = re2.compile(pattern, options).finditer

@@ -10,6 +10,10 @@ from functools import lru_cache
 
 from engine.redaction.pattern import Pattern
 
+TOKEN = rb"REDACTED-[a-z]+-[0-9a-f]{15}"
+TOKEN_WHOLE = re.compile(TOKEN)
+"""What stands in for a secret: it is none itself, nor the name of one."""
+
 # -- names of fields: JSON, forms, queries, XML, multipart, configuration files ------------------------------------------
 
 NAME_LIMIT = 64
@@ -91,6 +95,8 @@ def kind_of(name: bytes, *, parameter: bool = False, container: bool = False) ->
 
 @lru_cache(NAMES_LIMIT)
 def _kind_of(name: bytes, parameter: bool, container: bool) -> str | None:
+    if TOKEN_WHOLE.fullmatch(name):
+        return None
     last = _VERSION.sub("", re.split(rb"[\[.:;/@]", name.rstrip(b"] \t\r\n"))[-1].decode("latin-1"))
     word = re.sub("[^a-z0-9]", "", last.lower()).rstrip("0123456789")
     if parameter and word in _KINDS_OF_PARAMETERS:

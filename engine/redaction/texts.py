@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from engine.redaction import rules
 from engine.redaction.content import NotInspected, Reason
+from engine.redaction.echoes import Echoes
 from engine.redaction.fields import FOUND_COST, TEXTS_LIMIT, Budget, Codec, Field, Group
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
 from engine.redaction.json_text import STRING, json_fields
@@ -25,6 +28,7 @@ __all__ = ["Search", "Texts", "apply", "settled"]
 Edit = tuple[int, int, bytes, str]
 """From, to, what to put there, and the name of it in a pair's `redacted`."""
 Reader = Callable[[bytes, Budget], Iterator[Field]]
+Redacted = TypeVar("Redacted")
 
 SHORTEST = 5
 """Bytes of the shortest text with something secret in it: `pin=1`."""
@@ -48,13 +52,27 @@ _ESCAPES = {b"&quot;": XML, b"&#34;": XML, b"&#39;": XML}
 
 
 class Search:
-    """What came of looking through a message so far."""
+    """What came of looking through a message so far. `echoes`: the secrets of the request that it answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, echoes: Echoes | None = None) -> None:
         self.kinds: set[str] = set()
         self.budget = Budget()
         self.checksums = Allowance()
         self.originals = Originals()
+        self.echoes = Echoes(echoes)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Keep what is found meanwhile out of what makes two requests equal: the secrets of headers do not."""
+        originals, self.originals = self.originals, Originals()
+        try:
+            yield
+        finally:
+            self.originals = originals
+
+    def echoed(self, text: bytes) -> bytes:
+        """Give a text without the secrets that were recognised so far."""
+        return self.echoes.replaced(text, self.originals)
 
 
 class Texts:
@@ -84,8 +102,11 @@ class Texts:
         fields = list(form_fields(query, search.budget))
         return self._fields(query, fields, search, 0, bare=True, parameters=True)
 
-    def secret(self, name: bytes, value: bytes, kind: str, search: Search) -> bytes:
-        """Give what stands in for a value that is secret by its name; of one without a name nothing is kept but a token."""
+    def secret(self, name: bytes, value: bytes, kind: str, search: Search, *, echoes: bool = True) -> bytes:
+        """Give what stands in for a value that is secret by its name; of one without a name nothing is kept but a token.
+
+        `echoes`: whether the value is secret wherever else it stands.
+        """
         bare = value.strip(_AROUND)
         if not bare.strip(b"*") or begins_with_token(bare):
             return value
@@ -94,14 +115,20 @@ class Texts:
         elif name and bare.startswith(b"-----BEGIN") and b"-----END" in bare[-80:] and bare.count(b"-----BEGIN") == 1:
             new = self._private_keys(value, search)
         else:
-            new = self._token(value, search)
+            new = self._token(value, search, echoes=echoes)
         if new != value:
             search.kinds.add(kind)
             return new
         return value
 
-    def _token(self, secret: bytes, search: Search) -> bytes:
-        return self._tokens.value(secret, search.originals)
+    def _token(self, secret: bytes, search: Search, *, echoes: bool = True) -> bytes:
+        token = self._tokens.value(secret, search.originals)
+        if echoes:
+            number = self._tokens.number(secret, Originals()) if secret.isdigit() else b""
+            search.echoes.add(secret, token, number)
+            if rules.CARD_WHOLE.fullmatch(secret):
+                search.echoes.add(secret.translate(None, b" -"), token.translate(None, b" -"))
+        return token
 
     def originals(self, search: Search) -> bytes:
         """Give what tells the secrets that were found from others with the same tokens: see `engine.redaction.originals`."""
@@ -124,18 +151,24 @@ class Texts:
             return scheme + blank + self.basic(credentials, search)
         if lower in rules.SCHEMES:
             return scheme + blank + self._token(credentials, search)
+        search.echoes.add(credentials, self._tokens.value(credentials, Originals()))
         return self._token(value, search)
 
     def basic(self, credentials: bytes, search: Search) -> bytes:
-        """RFC 7617: user and password each become a token, and the whole stays valid base64."""
+        """RFC 7617: user and password each become a token, and the whole stays valid base64.
+
+        A user's name is no secret where it stands elsewhere; without a password it is a key.
+        """
         try:
             user, colon, password = b64decode(credentials, validate=True).partition(b":")
         except ValueError:
             return self._token(credentials, search)
         if not colon:
             return self._token(credentials, search)
-        made = [each and self._token(each, search) for each in (user, password)]
-        return b64encode(colon.join(made))
+        made = [user and self._token(user, search, echoes=not password), password and self._token(password, search)]
+        new = b64encode(colon.join(made))
+        search.echoes.add(credentials, new)
+        return new
 
     # -- fields ------------------------------------------------------------------------------------------------------------
 
@@ -166,6 +199,7 @@ class Texts:
         new = self._tokens.number(raw, search.originals) if kind else raw
         if kind and new != raw:
             search.kinds.add(kind)
+            search.echoes.add(raw, new)
         return new
 
     def _value(self, field: Field, raw: bytes, kind: str | None, search: Search, depth: int, bare: bool) -> bytes:
@@ -240,7 +274,7 @@ class Texts:
             if not raw or rules.is_count(found.name, raw):
                 continue
             if found.json and not found.quote and _NUMBER.fullmatch(raw):
-                yield found.start, found.end, self._tokens.number(raw, search.originals), kind
+                yield found.start, found.end, self._number(raw, kind, search), kind
                 continue
             codec = _codec(found.quote)
             value = _decoded(raw, found.quote)
@@ -263,7 +297,9 @@ class Texts:
             if body and not is_token(body):
                 blanks = text[start:end][: len(text[start:end]) - len(text[start:end].lstrip())]
                 line = blanks or (b"\\n" if text.startswith(b"\\n", start) else b"\n")
-                edits.append((start, end, line + self._tokens.token("key", body) + line, "key"))
+                token = self._tokens.token("key", body)
+                search.echoes.add(body, token)
+                edits.append((start, end, line + token + line, "key"))
         return self._edited(text, edits, search)
 
     def has_form(self, text: bytes, search: Search) -> Iterator[Edit]:
@@ -292,15 +328,16 @@ class Texts:
     def _cards(self, text: bytes, search: Search) -> Iterator[Edit]:
         for pattern in (rules.CARD_GROUPED, rules.CARD_NAMED):
             for (span,) in search.budget.each(pattern.spans(text, 1)):
-                if self._is_card(text[slice(*span)]):
-                    yield (*span, self._tokens.card(text[slice(*span)], search.originals), "card")
+                card = text[slice(*span)]
+                if self._is_card(card):
+                    yield (*span, self._token(card, search), "card")
 
 
-def settled(redact: Callable[[bytes], bytes], text: bytes) -> bytes:
+def settled(redact: Callable[[Redacted], Redacted], given: Redacted) -> Redacted:
     """Redact until nothing changes, so that what is redacted is never redacted again. Raises NotInspected."""
     for _ in range(ROUNDS_LIMIT):
-        before, text = text, redact(text)
-        if text == before:
+        before, given = given, redact(given)
+        if given == before:
             return before
     raise NotInspected(Reason.UNSETTLED)
 

@@ -36,13 +36,12 @@ CARD_ISSUER = b"0000"
 """Digits 3 to 6 of a card token: with them the issuer is one that no brand has given out."""
 CARD_CHECK = 4
 
-_TOKEN = re.compile(rb"REDACTED-[a-z]+-[0-9a-f]{15}")
-_BEGIN = re.compile(rb"REDACTED-[a-z]+-[0-9a-f]{15}(?![A-Za-z0-9_-])")
+_BEGIN = re.compile(rules.TOKEN + rb"(?![A-Za-z0-9_-])")
 
 
 def is_token(text: bytes) -> bool:
     """Whether this is a token already: tokens stand for themselves."""
-    return text.startswith(MARK) and _TOKEN.fullmatch(text) is not None
+    return text.startswith(MARK) and rules.TOKEN_WHOLE.fullmatch(text) is not None
 
 
 def begins_with_token(text: bytes) -> bool:

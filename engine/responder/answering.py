@@ -47,7 +47,7 @@ class Answering:
         if authority:
             scope = _behind_proxy(scope, authority, asked.target)
         place = self._backends.place(scope, authority or _host(asked))
-        request = self._redacted(asked, f"{path}?{query}" if query else path)
+        request = self._redacted(asked, path, query)
         index = self._backends.indexes.get(place)
         found = index.find(request) if index else None
         if isinstance(found, Sequence):
@@ -55,13 +55,12 @@ class Answering:
             return Plan(found, key, _way(asked), self._replies, self._run.count(place))
         return self._missed(place, self._backends.speaks_tls(place, scope), request, found)
 
-    def _redacted(self, asked: Asked, target: str) -> Request:
-        """Redact a request as the recorder did."""
-        line = f"{asked.method} {target} HTTP/1.1".encode("latin-1")
+    def _redacted(self, asked: Asked, path: str, query: str) -> Request:
+        """Redact a request as the recorder did: with its whole target, whose password may stand elsewhere as well."""
+        line = f"{asked.method} {asked.target} HTTP/1.1".encode("latin-1")
         message, secrets = self._redactor.request(Message(line, asked.headers, asked.body, asked.trailers))
         if message.start_line != line:
-            target = request_line(message.start_line)[1]
-        path, _, query = target.partition("?")
+            _, path, query = split_target(asked.method, request_line(message.start_line)[1])
         return Request.of(asked.method, path, split_query(query) if query else (), message, secrets)
 
     def _missed(self, place: Place, tls: bool, request: Request, refused: Refused | None) -> Missed:

@@ -349,6 +349,93 @@ def plant_heads(recorder: Recorder, planter: Planter) -> None:
     recorder.add(message("GET /host HTTP/1.1", [("Host", host)], b"", chunks=False), simple_answer())
 
 
+TOLD: dict[str, Callable[[str], tuple[str, list[tuple[str, str]], str]]] = {
+    "cookie": lambda s: ("/e", [("Cookie", f"a=b; sid={s}")], ""),
+    "bearer": lambda s: ("/e", [("Authorization", f"Bearer {s}")], ""),
+    "basic": lambda s: ("/e", [("Authorization", f"Basic {base64.b64encode(f'bob:{s}'.encode()).decode()}")], ""),
+    "custom scheme": lambda s: ("/e", [("Authorization", f"Custom {s}")], ""),
+    "api key": lambda s: ("/e", [("X-Api-Key", s)], ""),
+    "query": lambda s: (f"/e?access_token={u(s)}", [], ""),
+    "json": lambda s: ("/e", [("Content-Type", "application/json")], j({"password": s})),
+    "form": lambda s: ("/e", [("Content-Type", "application/x-www-form-urlencoded")], f"password={u(s)}"),
+    "xml": lambda s: ("/e", [("Content-Type", "text/xml")], f"<a><password>{html.escape(s)}</password></a>"),
+    "user": lambda s: (f"https://bob:{u(s)}@{HOST}/e", [], ""),
+}
+"""How a request tells a secret: target, header fields, body."""
+
+AGAIN: dict[str, tuple[str, Callable[[str], str]]] = {
+    "json": ("application/json", lambda s: j({"cookies": {"sid": s}})),
+    "json message": ("application/json", lambda s: j({"msg": f"invalid credential {s}"})),
+    "json list": ("application/json", lambda s: j({"detail": [{"loc": ["body", "password"], "input": s}]})),
+    "json name": ("application/json", lambda s: j({"sessions": {s: {"user": 7}}})),
+    "json ascii": ("application/json", lambda s: j({"é": s})),
+    "json utf-8": ("application/json", lambda s: json.dumps({"é": s}, ensure_ascii=False)),
+    "json slashes": ("application/json", lambda s: j({"x": s}).replace("/", "\\/")),
+    "json escapes": ("application/json", lambda s: '{"x":"' + escaped(s) + '"}'),
+    "json in json": ("application/json", lambda s: j({"x": j({"y": j([s])})})),
+    "form": ("application/x-www-form-urlencoded", lambda s: f"a=1&said={u(s)}"),
+    "url": ("text/plain", lambda s: f"see https://h/{urllib.parse.quote(s, safe='')}/x"),
+    "url in json": ("application/json", lambda s: j({"next": f"https://h/?said={u(s)}"})),
+    "percent": ("text/plain", lambda s: "".join(f"%{byte:02x}" for byte in s.encode())),
+    "percent twice": ("text/plain", lambda s: u(u(s))),
+    "text": ("text/plain", lambda s: f"you said <{s}>"),
+    "html": ("text/html", lambda s: f"<p>you said {html.escape(s)}</p>"),
+    "entities": ("text/html", lambda s: "".join(f"&#x{ord(c):X};" for c in s)),
+    "base64": ("application/json", lambda s: j({"x": base64.b64encode(f"bob:{s}".encode()).decode()})),
+    "base64 alone": ("text/plain", lambda s: base64.b64encode(s.encode()).decode()),
+    "base64 within": ("text/plain", lambda s: "x " + base64.urlsafe_b64encode(f"{{'said':'{s}'}}".encode()).decode().rstrip("=")),
+    "multipart": ("multipart/form-data; boundary=sep", lambda s: part("said", s) + "--sep--\r\n"),
+    "multipart base64": (
+        "multipart/mixed; boundary=sep",
+        lambda s: (
+            "--sep\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+            + base64.encodebytes(f"you said {s}".encode()).decode() + "--sep--"
+        ),
+    ),
+    "controls": ("application/octet-stream", lambda s: f"\0\1{s}\0"),
+}  # fmt: skip
+"""How an answer, or another part of the request, has a secret that no rule is for there."""
+
+AGAIN_CODINGS = ["plain", "gzip", "gzip unnamed", "br", "zstd", "deflate, gzip", "utf-16"]
+
+
+def plant_echoes(recorder: Recorder, planter: Planter) -> None:
+    for told, request_of in TOLD.items():
+        for again, (media, render) in AGAIN.items():
+            secret = planter.plant(f"{told}, then {again}", tail=' p@ss/+&<"é' if told in ("json", "form", "xml", "basic") else "")
+            target, headers, body = request_of(secret)
+            request = message(f"POST {target} HTTP/1.1", [("Host", HOST), *headers], body.encode(), chunks=False)
+            coding, encode = CODINGS["gzip" if again == "controls" else AGAIN_CODINGS[recorder.count % len(AGAIN_CODINGS)]]
+            answer = [("Content-Type", media), ("Content-Encoding", coding)]
+            recorder.add(request, message("HTTP/1.1 422 No", answer, encode(render(secret).encode()), chunks=False))
+            secret = planter.plant(f"{told}, and {again}")
+            target, headers, _ = request_of(secret)
+            if told not in ("json", "form", "xml"):
+                head = [("Host", HOST), *headers, ("Content-Type", media), ("Content-Encoding", coding)]
+                line = f"POST {target} HTTP/1.1"
+                recorder.add(message(line, head, encode(render(secret).encode()), chunks=False), simple_answer())
+        plant_in_heads(recorder, planter, told)
+
+
+def plant_in_heads(recorder: Recorder, planter: Planter, told: str) -> None:
+    secret = planter.plant(f"{told}, then in the heads of answers")
+    target, headers, body = TOLD[told](secret)
+    request = message(f"POST {target} HTTP/1.1", [("Host", HOST), *headers], body.encode(), chunks=False)
+    interim = f"HTTP/1.1 103 Early {secret}\r\nX-Said: {secret}\r\n\r\n".encode()
+    said = [("X-Said", f"it was {secret}"), ("Location", f"/said/{u(secret)}")]
+    answer = message(f"HTTP/1.1 401 No {secret}", said, b"{}", chunks=True, trailers=f"X-Said: {secret}\r\n")
+    recorder.add(request, interim + answer)
+    secret = planter.plant(f"{told}, and in the head of the request")
+    target, headers, body = TOLD[told](secret)
+    target += f"{'&' if '?' in target else '?'}said={secret}"
+    request = message(f"POST {target} HTTP/1.1", [("X-Said", secret), ("Host", HOST), *headers], body.encode(), chunks=False)
+    recorder.add(request, simple_answer())
+    secret = planter.plant("a cookie of an answer, and its body")
+    interim = f"HTTP/1.1 103 Early\r\nX-Said: {secret}\r\n\r\n".encode()
+    answer = message("HTTP/1.1 200 OK", [("Set-Cookie", f"sid={secret}; Path=/")], j({"said": secret}).encode(), chunks=True)
+    recorder.add(message("GET /e HTTP/1.1", [("Host", HOST)], b"", chunks=False), interim + answer)
+
+
 # -- what is searched --------------------------------------------------------------------------------------------------------
 
 
@@ -480,7 +567,7 @@ def leaks(planter: Planter, texts: Iterator[bytes]) -> set[str]:
     return found
 
 
-PLANTS = [plant_bodies, plant_forms, plant_numbers, plant_heads]
+PLANTS = [plant_bodies, plant_forms, plant_numbers, plant_heads, plant_echoes]
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)

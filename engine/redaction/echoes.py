@@ -1,0 +1,284 @@
+"""Replaces what was recognised as a secret wherever else it stands in the same messages, in whatever way it is written there.
+
+A secret is looked for as it is, with escapes (of JSON, of URLs, of XML, also on top of each other), and in base64. The search is
+cheap where it is not there: each text is first searched for a piece of the secret that no escape can change.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from base64 import b64decode, b64encode
+from binascii import Error
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import quote, quote_plus
+
+from engine.redaction import rules
+from engine.redaction.originals import Originals
+from engine.redaction.pattern import Pattern
+from engine.redaction.tokens import MARK
+
+SHORTEST = 8
+"""Bytes of the shortest secret that is looked for elsewhere: shorter ones are in a text by accident."""
+SECRETS_LIMIT = 64
+"""Secrets of a message that are looked for, besides those of the request that it answers."""
+TOGETHER = 16
+"""Secrets that are looked for in one pass: the memory of their automaton is bounded."""
+SPELT_LIMIT = 128
+"""Bytes of a secret of which any may be escaped. A longer one is looked for as common encoders write it."""
+FINDS_LIMIT = 32 * 1024 * 1024
+"""Bytes that are searched for one piece of a secret after the other; more are searched for all pieces at once."""
+CORE_LIMIT = 64
+"""Letters and digits of a secret that are looked for first."""
+BASE64_PIECE = 16
+"""Characters of base64 by which a secret in it is found."""
+BASE64_DEPTH = 2
+"""Base64 within base64 that is gone into."""
+REMEMBERED = 64
+"""Secrets whose spellings are remembered: a key is in every request of a program."""
+
+_WORD = re.compile(rb"[A-Za-z_\-]{8,20}")
+_WORD_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+_IS_NAME = re.compile(rb"\\{0,16}[\"']\s{0,16}:|=")
+_ALNUM = re.compile(rb"[A-Za-z0-9]+")
+_VARIED = re.compile(rb"([A-Za-z0-9])[^A-Za-z0-9]*+(?!\1)[A-Za-z0-9]")
+"""Two letters or digits that differ."""
+_LETTER = rb"(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])"
+_ESCAPED_LETTER = Pattern(rb"%(?:25)*" + _LETTER + rb"|\\(?:u00|x)" + _LETTER + rb"|&(?:amp;)*#")
+"""A letter or digit that is written with an escape. Hardly any text has one."""
+_BASE64_RUN = re.compile(rb"(?:[A-Za-z0-9+/_\-]|\\/){10,}+={0,2}")
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_FROM_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """What is looked for. `number`: what stands in for one of digits where these are no string."""
+
+    original: bytes
+    token: bytes
+    number: bytes
+
+
+class Echoes:
+    """The secrets that were recognised in some messages, and what stands in for each."""
+
+    def __init__(self, others: Echoes | None = None) -> None:
+        self._secrets: dict[bytes, _Secret] = dict(others._secrets) if others else {}
+        self._limit = len(self._secrets) + SECRETS_LIMIT
+        self._longest_first: list[tuple[_Secret, bytes]] = []
+        self._in_base64: list[bytes] = []
+
+    def add(self, original: bytes, token: bytes, number: bytes = b"") -> None:
+        """Note a secret that was recognised. One that is short, or nothing but a rule or a filler, is not looked for elsewhere."""
+        if len(original) < SHORTEST or original == token or len(self._secrets) >= self._limit or original in self._secrets:
+            return
+        if _VARIED.search(original) and not original.startswith(MARK):
+            self._secrets[original] = _Secret(original, token, number or token)
+            self._longest_first.clear()
+
+    def replaced(self, text: bytes, originals: Originals, depth: int = 0) -> bytes:
+        """Give a text without these secrets; the same object where it has none. Short tokens are added to `originals`."""
+        if not self._secrets:
+            return text
+        held, in_base64 = self._held(text)
+        long = [secret for secret in held if len(secret.original) > SPELT_LIMIT]
+        for secret in long:
+            for spelling in _common(secret.original):
+                text = text.replace(spelling, secret.token)
+        for at in range(len(long), len(held), TOGETHER):
+            text = _replaced(text, tuple(held[at : at + TOGETHER]), originals)
+        if in_base64 and depth < BASE64_DEPTH:
+            text = _BASE64_RUN.sub(lambda run: self._recoded(run[0], originals, depth), text)
+        return text
+
+    def found(self, text: bytes) -> bool:
+        """Whether any of these secrets is in a text."""
+        return self.replaced(text, Originals()) != text
+
+    def _held(self, text: bytes) -> tuple[list[_Secret], bool]:
+        """Which secrets a text may have in it, the longest first, and whether any may be in base64."""
+        if len(text) < SHORTEST:
+            return [], False
+        if not self._longest_first:
+            pieces = [(self._secrets[each], _pieces(each)) for each in sorted(self._secrets, key=len, reverse=True)]
+            self._longest_first = [(secret, each.core) for secret, each in pieces]
+            self._in_base64 = [piece for _, each in pieces for piece, _ in each.base64]
+        if len(text) * len(self._secrets) > FINDS_LIMIT and not _any_of(tuple(self._secrets)).found(text):
+            return [], False
+        loose = (b"\\" in text or b"%" in text or b"&" in text) and _ESCAPED_LETTER.found(text)
+        held = [secret for secret, core in self._longest_first if loose or core in text]
+        return held, True in [piece in text for piece in self._in_base64]
+
+    def _recoded(self, run: bytes, originals: Originals, depth: int) -> bytes:
+        """The same of a run of base64: what it holds is decoded, and coded again."""
+        plain = run.replace(b"\\/", b"/")
+        for original in self._secrets:
+            for piece, lead in _pieces(original).base64:
+                at = plain.find(piece.replace(b"\\/", b"/"))
+                if at < 0:
+                    continue
+                start = (at - lead) % 4
+                coded = plain[start:].rstrip(b"=")
+                coded = coded[: len(coded) - (len(coded) % 4 == 1)]
+                decoded = _decoded(coded)
+                new = self.replaced(decoded, originals, depth + 1)
+                if new != decoded:
+                    tail = plain[start + len(coded) :].rstrip(b"=")
+                    return _coded(new, like=run, before=plain[:start], after=tail)
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """By what a secret is found: `core`, of its longest run of letters and digits; pieces of it in base64, each with the characters
+    from the begin of its group of four.
+    """
+
+    core: bytes
+    base64: tuple[tuple[bytes, int], ...]
+
+
+@lru_cache(REMEMBERED)
+def _pieces(original: bytes) -> _Pieces:
+    found: dict[bytes, int] = {}
+    begin = original[: BASE64_PIECE * 2]
+    for shift, lead in ((0, 0), (1, 2), (2, 3)):
+        coded = b64encode(bytes(shift) + begin)[lead : (shift + len(begin)) * 8 // 6][:BASE64_PIECE]
+        for piece in (coded, coded.translate(_FROM_URL_SAFE), coded.replace(b"/", b"\\/")):
+            found[piece] = lead
+    return _Pieces(max(_ALNUM.findall(original), key=len)[:CORE_LIMIT], tuple(found.items()))
+
+
+@lru_cache(REMEMBERED)
+def _any_of(originals: tuple[bytes, ...]) -> Pattern:
+    """What is in every text that may have one of these in it."""
+    pieces = [_pieces(original) for original in originals]
+    literals = {each.core for each in pieces} | {piece for each in pieces for piece, _ in each.base64}
+    return Pattern(b"|".join([re.escape(each) for each in literals]) + b"|" + _ESCAPED_LETTER.pattern)
+
+
+def _replaced(text: bytes, secrets: tuple[_Secret, ...], originals: Originals) -> bytes:
+    parts: list[bytes] = []
+    at = 0
+    for (start, end), *groups in _spelt(tuple([each.original for each in secrets])).spans(text, *range(len(secrets) + 1)):
+        secret = next((secret for secret, group in zip(secrets, groups, strict=True) if group[0] >= 0), None)
+        if secret is None or not _is_meant(text, start, end):
+            continue
+        token = secret.number if _is_number(text, start, end) else secret.token
+        if MARK not in token:
+            originals.add(token, secret.original)
+        parts += (text[at:start], token)
+        at = end
+    return b"".join([*parts, text[at:]]) if parts else text
+
+
+def _is_meant(text: bytes, start: int, end: int) -> bool:
+    """Whether it is more than a part of a word or number, and no name of a field that happens to be the same word."""
+    found = text[start:end]
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if found.isdigit():
+        return not (before.isdigit() or after.isdigit() or before == b".")
+    if not _WORD.fullmatch(found):
+        return True
+    if (before and before[0] in _WORD_BYTES) or (after and after[0] in _WORD_BYTES):
+        return False
+    return not (_IS_NAME.match(text, end) or before == b"<" or text[max(0, start - 2) : start] == b"</")
+
+
+def _is_number(text: bytes, start: int, end: int) -> bool:
+    """Whether digits stand where JSON has a number."""
+    before, after = text[max(0, start - 16) : start].rstrip()[-1:], text[end : end + 16].lstrip()[:1]
+    return text[start:end].isdigit() and before in (b":", b",", b"[") and after in (b",", b"]", b"}", b"")
+
+
+# -- spellings -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(REMEMBERED)
+def _spelt(originals: tuple[bytes, ...]) -> Pattern:
+    """Matches each of them in a group of its own, and tokens in none: a secret may be a part of what a token has."""
+    return Pattern(b"|".join([rules.TOKEN, *[b"(" + _any_spelling(original) + b")" for original in originals]]), MEMORY_LIMIT)
+
+
+MEMORY_LIMIT = 8 * 1024 * 1024
+"""Bytes for the automaton of one pattern of secrets, for several are remembered."""
+
+_MARKS = {'"': b"quot", "'": b"apos", "&": b"amp", "<": b"lt", ">": b"gt"}
+_SHORT = {"\n": b"n", "\r": b"r", "\t": b"t", "\b": b"b", "\f": b"f"}
+_BACKSLASHES = rb"(?:\\|%(?:25)*5[cC])"
+
+
+def _any_spelling(original: bytes) -> bytes:
+    try:
+        return b"".join([_spelling(char) for char in original.decode()])
+    except UnicodeDecodeError:
+        return b"".join([b"(?:" + re.escape(bytes((byte,))) + b"|" + _percent(bytes((byte,))) + b")" for byte in original])
+
+
+def _common(original: bytes) -> Iterator[bytes]:
+    """A long secret as JSON, forms, URLs and XML have it."""
+    yield original
+    yield quote(original).encode()
+    yield quote_plus(original).encode()
+    yield quote(original, safe="").encode()
+    text = original.decode("utf-8", "surrogateescape")
+    for ascii_only in (True, False):
+        coded = json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "surrogateescape")
+        yield coded
+        yield coded.replace(b"/", b"\\/")
+    yield html.escape(text).encode("utf-8", "surrogateescape")
+
+
+@lru_cache(1024)
+def _spelling(char: str) -> bytes:
+    """All ways to write a character."""
+    raw = char.encode()
+    code = ord(char)
+    ways = [re.escape(raw), _percent(raw), rb"&(?:amp;)*#(?:0*%d|[xX]0*%b);" % (code, _hex(b"%x" % code))]
+    units = char.encode("utf-16-be").hex()
+    ways.append(b"".join([rb"\\+u" + _hex(units[at : at + 4].encode()) for at in range(0, len(units), 4)]))
+    if code < 256:
+        ways.append(rb"\\+x" + _hex(b"%02x" % code))
+    if char in _MARKS:
+        ways.append(b"&(?:amp;)*" + _MARKS[char] + b";")
+    if char in _SHORT:
+        ways.append(_BACKSLASHES + b"+" + _SHORT[char])
+    if char == " ":
+        ways.append(rb"\+|%(?:25)*2[bB]")
+    spelt = b"(?:" + b"|".join(ways) + b")"
+    if char == "\\":
+        return b"(?:" + _BACKSLASHES + b"+|" + spelt + b")"
+    return _BACKSLASHES + b"*" + spelt if char in "\"'/`" else spelt
+
+
+def _percent(raw: bytes) -> bytes:
+    return b"".join([b"%(?:25)*" + _hex(b"%02x" % byte) for byte in raw])
+
+
+def _hex(digits: bytes) -> bytes:
+    return b"(?i:" + digits + b")"
+
+
+# -- base64 --------------------------------------------------------------------------------------------------------------
+
+
+def _decoded(coded: bytes) -> bytes:
+    try:
+        return b64decode(coded.translate(_URL_SAFE) + b"=" * (-len(coded) % 4))
+    except Error:
+        return b""
+
+
+def _coded(text: bytes, *, like: bytes, before: bytes, after: bytes) -> bytes:
+    """Base64 in the alphabet and with the padding and the escapes of another."""
+    coded = b64encode(text)
+    if not like.endswith(b"="):
+        coded = coded.rstrip(b"=")
+    if b"-" in like or b"_" in like:
+        coded = coded.translate(_FROM_URL_SAFE)
+    coded = before + coded + after
+    return coded.replace(b"/", b"\\/") if b"\\/" in like else coded

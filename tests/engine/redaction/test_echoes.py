@@ -1,0 +1,195 @@
+"""A secret that was recognised becomes its token wherever else it stands in a pair. The oracle plants them in every coding; here is
+what must hold besides: what stays, what an answer may know, and what it costs.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import sys
+from types import FrameType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.redaction import Redactor
+from engine.redaction.echoes import SECRETS_LIMIT
+from engine.redaction.originals import fits
+from engine.rrpair import Fields, Message
+from tests.engine.redaction.messages import REDACTOR, all_bytes, header_of, pair
+
+S = b"hunter2-9f8e7d6c"
+TOKEN = header_of(b"X-Api-Key", S)
+
+
+def answer_to(headers: Fields, body: bytes, media: bytes = b"application/json", request: bytes = b"") -> Message:
+    fields = ((b"Content-Type", media), (b"Content-Length", b"%d" % len(body)))
+    before = pair(request, b"application/json", headers, response=Message(b"HTTP/1.1 200 OK", fields, body))
+    redacted = REDACTOR.pair(before)
+    assert not redacted.missing
+    assert REDACTOR.pair(redacted) == redacted
+    assert redacted.response
+    assert redacted.response.header(b"content-length") == b"%d" % len(redacted.response.body)
+    return redacted.response
+
+
+@pytest.mark.parametrize(
+    ("headers", "request_body", "answer"),
+    [
+        (((b"Cookie", b"sid=%s" % S),), b"", b'{"cookies":{"sid":"%s"}}'),
+        (((b"Authorization", b"Bearer %s" % S),), b"", b'{"msg":"invalid credential %s"}'),
+        ((), b'{"password":"%s"}' % S, b'{"detail":[{"loc":["body","password"],"input":"%s"}]}'),
+        ((), b'{"password":"%s"}' % S, b"you said (%s)."),
+        (((b"X-Api-Key", S),), b"", b'{"%s":1}'),
+    ],
+)
+def test_an_answer_repeats_what_the_request_told(headers: Fields, request_body: bytes, answer: bytes) -> None:
+    assert answer_to(headers, answer % S, request=request_body).body == answer % TOKEN
+
+
+def test_base64_holds_the_token() -> None:
+    for coded in (base64.b64encode(b"user:" + S + b"?>"), base64.urlsafe_b64encode(b"ab?>" + S).rstrip(b"=")):
+        (text,) = json.loads(answer_to(((b"X-Api-Key", S),), json.dumps([coded.decode()]).encode()).body)
+        assert TOKEN in base64.urlsafe_b64decode(text.replace("+", "-").replace("/", "_") + "==")
+    basic = base64.b64encode(b"user:" + S)
+    redacted = REDACTOR.pair(
+        pair(headers=((b"Authorization", b"Basic " + basic),), response=Message(b"HTTP/1.1 200 OK", (), b"it was " + basic))
+    )
+    assert redacted.response
+    assert redacted.response.body.removeprefix(b"it was ") == redacted.request.headers[0][1].removeprefix(b"Basic ")
+
+
+@pytest.mark.parametrize(
+    ("secret", "answer"),
+    [
+        (b"short-7", b'{"x":"short-7"}'),
+        (b"--------", b"a\n--------\nb"),
+        (b"12345678", b'{"x":1234567890,"y":0.12345678,"z":"123456789"}'),
+        (b"customer", b'{"customer":1,"customers":"a","x":"my_customer"}'),
+        (b"customer", b"<customer>7</customer>"),
+    ],
+)
+def test_what_is_short_or_a_part_of_something_else_stays(secret: bytes, answer: bytes) -> None:
+    assert answer_to(((b"X-Api-Key", secret),), answer).body == answer
+
+
+@pytest.mark.parametrize("cookie", [b"lang=English-UK", b"tz=Europe/Berlin", b"day=2026-11-24"])
+def test_a_cookie_that_identifies_nobody_is_no_secret_elsewhere(cookie: bytes) -> None:
+    body = b'{"x":"%s"}' % cookie.partition(b"=")[2]
+    assert answer_to(((b"Cookie", cookie),), body).body == body
+
+
+def test_the_name_of_a_user_stays() -> None:
+    body = b'{"user":"bob-the-builder"}'
+    assert answer_to(((b"Authorization", b"Basic " + base64.b64encode(b"bob-the-builder:" + S)),), body).body == body
+    assert b"bob-the" not in answer_to(((b"Authorization", b"Basic " + base64.b64encode(b"bob-the-builder:")),), body).body
+
+
+def test_numbers_stay_numbers() -> None:
+    for body in (b'{"pin":9988776655}', b'{"pin":"9988776655"}'):
+        answer = json.loads(answer_to((), b'{"x":9988776655,"y":"pin 9988776655, no","z":[9988776655]}', request=body).body)
+        assert isinstance(answer["x"], int)
+        assert answer["x"] != 9988776655
+        assert answer["z"] == [answer["x"]]
+        assert "9988776655" not in answer["y"]
+
+
+def test_a_request_knows_nothing_of_its_answer() -> None:
+    asked = pair(b'{"x":"%s"}' % S, b"application/json", ((b"X-Key-Id", S),))
+    answered = pair(
+        asked.request.body,
+        b"application/json",
+        ((b"X-Key-Id", S),),
+        response=Message(b"HTTP/1.1 200 OK", ((b"Set-Cookie", b"a=" + S),)),
+    )
+    redacted = REDACTOR.pair(answered)
+    assert redacted.request.body == asked.request.body
+    assert S not in all_bytes(redacted.response or redacted.request)
+
+
+def test_a_live_request_becomes_what_was_recorded() -> None:
+    recorded = pair(
+        b'{"card":{"number":"4242424242424242"},"x":"4242424242424242 %s"}' % S, b"application/json", ((b"X-Api-Key", S),)
+    )
+    redacted = REDACTOR.pair(recorded)
+    live, secrets = REDACTOR.request(recorded.request)
+    assert live == redacted.request
+    assert secrets.hex() == redacted.signature["secrets"]
+    assert S not in all_bytes(live)
+
+
+def test_short_tokens_in_other_places_are_told_apart() -> None:
+    """A card number of a header is no part of what makes requests equal, but it is where it stands in the body as well."""
+    first, second = (
+        REDACTOR.request(Message(b"POST /x HTTP/1.1", ((b"X-Card-Key", card),), b'{"x":"%b"}' % card))
+        for card in (b"4242424242424242", b"4000056655665556")
+    )
+    assert first[1]
+    assert not fits(first[1], second[1])
+
+
+def test_what_cannot_be_changed_is_not_stored() -> None:
+    for body in (b"\x00\x01" + S, gzip.compress(b"\x00\x01" + S)):
+        coding = ((b"Content-Encoding", b"gzip"),) if body[:1] == b"\x1f" else ()
+        redacted = REDACTOR.pair(pair(headers=((b"X-Api-Key", S),), response=Message(b"HTTP/1.1 200 OK", coding, body)))
+        assert redacted.missing
+        assert redacted.response
+        assert redacted.response.body.endswith(b"bytes not stored: binary content with a secret field or key]")
+
+
+def calls(message: Message) -> int:
+    """How many calls of functions, also of C, one redaction makes."""
+    count = 0
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        Redactor(b"j" * 32).message(message, set())
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize(
+    "repeated", [b"%s ", b"\\u0041 %s", b"%%41 %s", b"aHVudGVyMi05ZjhlN2Q2Yw==%s ", b"hunter2-\\u0039f8e ", b"ab%s"]
+)
+def test_calls_grow_with_the_text(repeated: bytes) -> None:
+    headers = ((b"X-Api-Key", S),)
+    unit = repeated.replace(b"%s", S)
+    short, double = (Message(b"POST / HTTP/1.1", headers, unit * count) for count in (1000, 2000))
+    calls(short)
+    assert calls(double) < 2.2 * calls(short) + 2000
+
+
+@pytest.mark.timeout(100)
+def test_many_secrets_in_a_long_text() -> None:
+    """What is looked for is bounded: the first secrets of a message, which are those of its head."""
+    secrets = [b"secret-%06d-XYZ" % n for n in range(20 * SECRETS_LIMIT)]
+    body = b'{"tokens":["' + b'","'.join(secrets) + b'"],"x":"' + b"a \\u0041 " * 200_000 + S + b'"}'
+    redacted = REDACTOR.message(Message(b"POST / HTTP/1.1", ((b"X-Api-Key", S),), body), set())
+    assert S not in redacted.body
+    assert b"-XYZ" not in redacted.body
+
+
+_secret = st.text(min_size=8, max_size=24).map(lambda text: text + "7q")
+
+
+@given(_secret, st.sampled_from([json.dumps, lambda text: json.dumps(text, ensure_ascii=False)]))
+def test_any_secret_is_found_in_json(secret: str, dumps: object) -> None:
+    assert callable(dumps)
+    body = dumps({"password": secret, "x": f"({secret})"}).encode("utf-8", "surrogatepass")
+    redacted = json.loads(REDACTOR.pair(pair(body, b"application/json")).request.body.decode("utf-8", "surrogatepass"))
+    assert redacted["x"] == f"({redacted['password']})"
+
+
+@given(st.binary(min_size=8, max_size=40), st.binary(max_size=60), st.binary(max_size=60))
+def test_redaction_is_idempotent(secret: bytes, before: bytes, after: bytes) -> None:
+    value = secret.replace(b"\r", b"").replace(b"\n", b"")
+    redacted = REDACTOR.pair(pair(before + secret + after, b"text/plain", ((b"X-Api-Key", value), (b"X-Other", before + value))))
+    assert REDACTOR.pair(redacted) == redacted
