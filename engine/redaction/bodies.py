@@ -26,6 +26,7 @@ _ESCAPED = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 _BOM = b"\xef\xbb\xbf"
 _MAGIC = ((b"\x1f\x8b", b"gzip"), (b"\x28\xb5\x2f\xfd", b"zstd"))
 _IN_NAMES = b".-/"
+_IS_NAME = re.compile(rb"[A-Za-z0-9_.\-]+")
 
 
 class Bodies:
@@ -80,7 +81,7 @@ class Bodies:
 
     def _is_suspicious(self, content: bytes, search: Search) -> bool:
         """Whether binary content has a secret name or a known form in it, also in UTF-16."""
-        if rules.CBOR_NAME.found(content):
+        if _has_prefixed_name(content, search):
             return True
         for text in dict.fromkeys(_variants(content)):
             if search.echoes.found(text):
@@ -93,7 +94,8 @@ class Bodies:
                 search.budget.spend()
                 long = len(text[start:end].rstrip(b"0123456789")) >= BINARY_NAME_AT_LEAST
                 in_a_path = text[end : end + 1] and text[end] in _IN_NAMES
-                if long and not in_a_path and rules.kind_of(name_before(text, end)[0]):
+                name = text[start:end] if b" " in text[start:end] else name_before(text, end)[0]
+                if long and not in_a_path and rules.kind_of(name):
                     return True
         return False
 
@@ -126,6 +128,34 @@ def _is_binary(content: bytes, media: bytes) -> bool:
     if rules.BINARY.found(content) or b"cbor" in media.lower():
         return True
     return rules.BINARY_NAME.found(content) and not _is_utf_8(content)
+
+
+def _has_prefixed_name(content: bytes, search: Search) -> bool:
+    """Whether a secret name stands behind its length: then what follows it, be it a letter, is no part of it."""
+    for ((start, end),) in rules.NAME_ANYWHERE.spans(content, 0):
+        search.budget.spend()
+        if end - start < BINARY_NAME_AT_LEAST:
+            continue
+        for begin in range(start, max(0, start - rules.NAME_LIMIT), -1):
+            names = [content[begin : begin + length] for length in _lengths_before(content, begin) if length >= end - begin]
+            if any(_IS_NAME.fullmatch(name) and rules.kind_of(name) for name in names):
+                return True
+            if not _IS_NAME.fullmatch(content, begin - 1, begin):
+                break
+    return False
+
+
+def _lengths_before(content: bytes, at: int) -> set[int]:
+    """The lengths that the bytes before a text may tell: as such in both byte orders, doubled (Avro's zigzag), in the low bits of a
+    byte of type (MessagePack, CBOR, binary property lists, Smile).
+    """
+    byte = content[at - 1]
+    lengths = {byte, byte & 0x0F, byte & 0x1F, (byte & 0x3F) + 1}
+    if not byte & 1:
+        lengths.add(byte >> 1)
+    if not byte:
+        lengths |= {int.from_bytes(content[at - size : at], "little") for size in (2, 4) if at >= size}
+    return {length for length in lengths if length <= rules.NAME_LIMIT}
 
 
 def _is_utf_8(content: bytes) -> bool:

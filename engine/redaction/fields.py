@@ -41,13 +41,13 @@ class Budget:
 
 
 class Group:
-    """What fields stand in: an object, a list, an element. `named`: one of its fields says that another one is secret."""
+    """What fields stand in: an object, a list, an element. `named`: names of fields that another one says are secret."""
 
     __slots__ = ("kind", "name", "named", "parent")
 
     def __init__(self, name: bytes, parent: Group | None, kind: str | None) -> None:
         self.name, self.parent, self.kind = name, parent, kind
-        self.named = False
+        self.named: frozenset[bytes] = frozenset()
 
     @classmethod
     def below(cls, parent: Group | None, name: bytes) -> Group:
@@ -83,7 +83,7 @@ class Field:
         group = self.group.parent if self.inner else self.group
         if not group or not rules.kind_of(value):
             return False
-        group.named = True
+        group.named |= rules.values_of(self.name)
         return True
 
     def in_cards(self) -> bool:
@@ -99,7 +99,7 @@ class Field:
         for _ in range(ANCESTORS_LIMIT):
             if group is None:
                 return None
-            if group.named and name.lower() in rules.VALUES:
+            if name.lower() in group.named:
                 return "token"
             name, group = group.name, group.parent
         return None

@@ -64,11 +64,28 @@ _PAGE = "next page paging pagination continuation request idempotency idempotent
 _TEXT_ONLY = frozenset(("credential", "credentials", "plaintext", "authorization", "bearer", "jwt", "auth", "session"))
 """Names that are secret where they hold a text; what is in an object of that name is judged by its own name."""
 
-NAMING = frozenset(b"name key field fieldname fieldid param parameter parametername header headername attribute type k id".split())
+NAMING = frozenset(
+    b"name key field fieldname fieldid param parameter parametername header headername attribute type k id path".split()
+)
 """In {"name": "password", "value": "…"} these say what the value is."""
 NAMING_AS_SPELT = NAMING | {name.capitalize() for name in NAMING} | {name.upper() for name in NAMING} | {b"fieldName", b"FieldName"}
 VALUES = frozenset(b"value values val v content data text stringvalue defaultvalue s n b".split())
 """And these hold it."""
+PATCHED = frozenset((b"value",))
+"""What holds it where the name is a `path` (JSON Patch, SCIM); requests have a path, too, beside their content."""
+
+
+def values_of(naming: bytes) -> frozenset[bytes]:
+    """Which fields beside a naming one hold the value."""
+    return PATCHED if naming.lower() == b"path" else VALUES
+
+
+def _either(names: frozenset[bytes]) -> bytes:
+    longest_first: list[bytes] = sorted(names, key=len, reverse=True)
+    return b"|".join(longest_first)
+
+
+NAMING_EITHER, VALUES_EITHER = _either(NAMING), _either(VALUES)
 
 
 def _plain(table: dict[str, str]) -> dict[str, str]:
@@ -145,11 +162,28 @@ NAME = Pattern(rb"(" + _LONGER + rb"|" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)")
 NAME_AT_END = Pattern(rb"(" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)")
 """The same of what ends in a secret word: in binary content longer names are words of programs."""
 
+NAME_ANYWHERE = Pattern(rb"(?i:" + _spelt(" ".join([*_ENDINGS.values(), _STEMS])) + rb")")
+"""A secret word with anything behind it."""
+
+NAMED = Pattern(
+    rb"(?i:" + NAMING_EITHER + rb")(?:\\{0,16}[\"'`])?[ \t]*[:=][ \t]*(?:\\{0,16}[\"'`])?"
+    rb"[^\s\"'`\\,;{}<>&]*(?:" + _LONGER + rb"|" + _NAME + rb")"
+)  # fmt: skip
+"""A field that may say that another one is secret, in any text."""
+
 SQL = Pattern(rb"(?i:\bidentified\s{1,8}(?:with\s{1,8}\S{1,64}\s{1,8})?by|\bpassword)\s{1,8}'([^']+)'")
 """What statements set passwords to."""
 
 PARAMETER = Pattern(rb"(?:[?&#]|&amp;)([^=&#;?\s\"'<>\\]{1,100})=([^?&#;\s\"'<>\\]*)")
 """A parameter of a URL in a text: name and value."""
+
+PHP = Pattern(rb"\"([^\"\\;]{1,64})\";(?:s:([0-9]{1,7}:\")|i:([0-9]{1,18});)")
+"""PHP's serialization: a name, and the length of the text that follows it (group 2), or a number (group 3)."""
+PICKLE = Pattern(rb"[VS]'?([A-Za-z0-9_.\-]{1,64})'?\np[0-9]{1,9}\n[VS]('[^\n]*'|[^'\n][^\n]*)\n")
+"""Python's pickle in protocol 0: name and value."""
+
+QUOTED_RUN = Pattern(rb"([A-Za-z0-9%._~+*()!/:,;@\-]*%(?:25)*3[dD][A-Za-z0-9%._~+*()!/:,;@\-]*)")
+"""What may be a query with percent-encoding, in a text."""
 
 USERINFO = Pattern(rb":\\?/\\?/(?:[^\s/?#\"'<>@\\:]*:([^\s/\"'<>\\]+)|([^\s/?#\"'<>@\\:]{20,}))@")
 """RFC 3986 section 3.2.1: the password in a URL (group 1), or a user that is as long as a token (group 2)."""
@@ -280,7 +314,7 @@ _LETTER = rb"(?:[46][1-9A-Fa-f]|[57][0-9Aa]|3[0-9]|5[Ff]|2[Dd])"
 _HINTS = (
     rb"(?:" + _LONGER + rb"|" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)",
     rb"grant_type|(?i:identified)\s",
-    rb"(?:[?&#]|amp;|u0026|%26|%3[fF])(?i:" + _spelt(_PARAMETERS) + rb")(?:=|%3[dD]|\\u003[dD])",
+    rb"(?:[?&#]|amp;|u0026|%(?:25)*(?:26|3[fF]))(?i:" + _spelt(_PARAMETERS) + rb")(?:=|%(?:25)*3[dD]|\\u003[dD])",
     rb"(?i:\\u00)" + _LETTER + rb"|%" + _LETTER,  # a name may be spelt with escapes of ordinary letters
     rb"&#",
     rb"[:\n]\\?/\\?/[^\s/\"'<>\\]*@|(?i:%3a%2f%2f)[^\s\"'<>\\]*%40",
@@ -297,14 +331,8 @@ HINT = Pattern(rb"|".join(_HINTS))
 """One pass that tells that there is nothing secret in a text. Most texts have nothing: this is what they cost."""
 
 _CONTROL = rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]"
-BINARY = Pattern(_CONTROL)
-"""Controls that no text has."""
-BINARY_NAME = Pattern(_NAME + rb"[\x80-\xff]")
+BINARY = Pattern(_CONTROL + rb"|\A[\x80-\xbf]")
+"""Controls that no text has, and bytes that none in UTF-8 begins with: CBOR and MessagePack do."""
+BINARY_NAME = Pattern(rb"(?:" + _LONGER + rb"|" + _NAME + rb")[\x80-\xff]")
 """A name before what may be the length of a value: MessagePack needs no controls for it."""
-HINT_OR_BINARY = Pattern(rb"|".join((_CONTROL, rb"(?i:cbor)", *_HINTS)))
-
-CBOR_NAME = Pattern(
-    b"|".join(
-        rb"\x%02x(?i:%b)" % (0x60 + len(name), name.encode()) for name in _ENDINGS_ALONE if len(name) >= 5
-    )  # RFC 8949 section 3.1: the byte before a short text is its length, and that after it may be a letter
-)
+HINT_OR_BINARY = Pattern(rb"|".join((_CONTROL, rb"(?:\A|\n)[\x80-\xbf]", rb"(?i:cbor)", *_HINTS)))
