@@ -20,6 +20,7 @@ from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
 from engine.redaction.content import Reason, decode_content
 from engine.redaction.echoes import Echoes
+from engine.redaction.originals import Originals
 from engine.redaction.refit import Refit
 from engine.redaction.texts import Search, Texts, settled
 from engine.redaction.tokens import Tokens
@@ -129,8 +130,9 @@ class Redactor:
 
     def _head(self, head: _Head, search: Search) -> _Head:
         line, headers, trailers = head
-        with search.apart():
-            headers, trailers = self._headers(headers, search), self._headers(trailers, search)
+        kept, search.originals = search.originals, Originals()  # headers are no part of what makes two requests equal
+        headers, trailers = self._headers(headers, search), self._headers(trailers, search) if trailers else trailers
+        search.originals = kept
         return self._line(line, search), headers, trailers
 
     @staticmethod
@@ -139,8 +141,11 @@ class Redactor:
         line, *fields = head
         if not search.echoes.found(b"\n".join([line, *[value for each in fields for _, value in each]])):
             return head
-        with search.apart():
-            headers, trailers = [tuple([(name, _echoed_value(name, value, search)) for name, value in each]) for each in fields]
+        apart = Originals()  # as in _head
+        headers, trailers = [
+            tuple([(name, value if name.lower() in _FRAMING else search.echoes.replaced(value, apart)) for name, value in each])
+            for each in fields
+        ]
         return _in_line(line, lambda _, text: search.echoed(text)), headers, trailers
 
     def _line(self, line: bytes, search: Search) -> bytes:
@@ -214,7 +219,7 @@ class Redactor:
             return pair
         method, target = request_line(request.start_line)
         _, path, query = split_target(method, target)
-        operation = pair.operation.replace(pair.path, path) if pair.path else pair.operation
+        operation = pair.operation.replace(pair.path, path) if pair.path else f"{method} {target}"
         return replace(pair, path=path, query=split_query(query), operation=operation)
 
 
@@ -227,10 +232,6 @@ def _in_line(line: bytes, change: Callable[[bytes, bytes], bytes]) -> bytes:
     target, last, version = rest.rpartition(b" ")
     new = change(method or b"?", target)
     return line if new == target else method + blank + new + last + version
-
-
-def _echoed_value(name: bytes, value: bytes, search: Search) -> bytes:
-    return value if name.lower() in _FRAMING else search.echoed(value)
 
 
 def _note(body: bytes, reason: str) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from engine.redaction.fields import PLAIN, Budget, Codec
 from engine.rrpair import Fields
 
-_BOUNDARY = re.compile(rb'(?i)\s*+multipart/[^;]*+;(?:.*?[\s;])??boundary=(?:"([^"]{1,200})"|([^\s;",]{1,200}))')
+_BOUNDARY = re.compile(rb'(?i)\s*+multipart/[^;]*+;(?:.*?[\s;])??boundary[ \t]*+=[ \t]*+(?:"([^"]{1,200})"|([^\s;",]{1,200}))')
 _NAME = re.compile(rb"(?i)[\s;]name\*?=(?:\"((?:[^\"\\]|\\.){0,256})\"|([^\s;\"]{1,256}))")
 _LINE_END = re.compile(rb"\r?\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
