@@ -10,7 +10,7 @@ from engine.redaction import rules
 from engine.redaction.fields import Budget
 from engine.redaction.pattern import Pattern, Span
 
-__all__ = ["Assignment", "assignments", "keys", "name_before", "private_keys"]
+__all__ = ["Assignment", "assignments", "keys", "name_before", "named_values", "private_keys"]
 
 
 class Assignment(NamedTuple):
@@ -23,6 +23,9 @@ class Assignment(NamedTuple):
     json: bool
 
 
+RECORD_LIMIT = 4096
+"""Bytes before and behind a naming field in which a value is looked for."""
+
 _NAME_BYTE = re.compile(rb"[A-Za-z0-9_.\-]")
 _OPERATOR = re.compile(rb"(?:\\{0,16}[\"'`]|\]|&quot;|&#34;|&#39;){0,3}[ \t\r\n]{0,64}(?:=>|:=|={1,3}|:)[ \t\r\n]{0,64}")
 _QUOTE = re.compile(rb"(?:[bru]{0,2})((?:\\{0,16}\"){3}|\\{0,16}[\"'`]|&quot;|&#34;|&#39;)")
@@ -32,6 +35,14 @@ _LINE = re.compile(rb"[^\r\n]*+")
 _LINE_START = re.compile(rb"[ \t]*(?:- |export |set )?[ \t]*")
 _STRING_END = {quote: re.compile(rb"[^\\%b]*+(?:\\.[^\\%b]*+)*+" % (quote, quote), re.DOTALL) for quote in (b'"', b"'", b"`")}
 _NOT_SECRET = re.compile(rb"(?i:true|false|null|none|nil|undefined|string!?|str|\$[a-z_{(].*)[)}\].!]*")
+_FLOW_WORDS = re.compile(rb"[^,}\]\r\n]*+")
+_NAMING = re.compile(
+    rb"(?i)(?<![A-Za-z0-9_\-])(" + rules.NAMING_EITHER + rb")(?:\\{0,16}[\"'`])?[ \t]{0,64}[:=]"
+    rb"[ \t]{0,64}(?:\\{0,16}[\"'`])?([^\s\"'`\\,;{}<>&]{1,128})"
+)
+_VALUE = re.compile(rb"(?i)(?<![A-Za-z0-9_\-])(" + rules.VALUES_EITHER + rb")(?=\\{0,16}[\"'`]?[ \t]{0,64}[:=])")
+_PIECE = re.compile(rb"[{}]|" + _VALUE.pattern.removeprefix(b"(?i)"), re.IGNORECASE)
+_LINE_KEY = re.compile(rb"^([ \t]*+(?:-[ \t]++)*+)[\"']?([A-Za-z]++)[\"']?[ \t]*+[:=]", re.MULTILINE)
 _BLOCK = re.compile(rb"[|>][+\-0-9]{0,2}[ \t]*\r?\n")
 
 
@@ -57,24 +68,106 @@ def assignments(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]
         if not operator or operator.end() >= len(text):
             continue
         name, start = name_before(text, end)
-        at = operator.end()
-        json = b'"' in operator[0]
-        found = _QUOTE.match(text, at)
-        quote = found[1] if found else text[at : at + 1] if text[at] in b"{[" else b""
-        if found:
-            at = found.end()
-            covered = _closing(text, at, quote)
-        elif quote:
-            covered = at + 1
-        elif bare or json:
-            credentials = name[-13:].lower() == b"authorization"
-            quoted = json or b"'" in operator[0]
-            covered = _end(_CREDENTIALS, text, at) if credentials else _bare_end(text, start, at, quoted=quoted)
-            if covered == at or _NOT_SECRET.fullmatch(text, at, covered):
-                continue
+        assignment = _assignment(text, name, start, operator, bare)
+        if assignment:
+            covered = assignment.end
+            yield assignment
+
+
+def _assignment(
+    text: bytes, name: bytes, start: int, operator: re.Match[bytes], bare: bool, *, flow: bool = False
+) -> Assignment | None:
+    """What is behind an operator. `start`: where the name begins. `flow`: bare words end as in YAML's `{a: b c, d: e}`."""
+    at = operator.end()
+    json = b'"' in operator[0]
+    found = _QUOTE.match(text, at)
+    quote = found[1] if found else text[at : at + 1] if text[at] in b"{[" else b""
+    if found:
+        at = found.end()
+        end = _closing(text, at, quote)
+    elif quote:
+        end = at + 1
+    elif bare or json:
+        credentials = name[-13:].lower() == b"authorization"
+        quoted = json or b"'" in operator[0]
+        if flow and not quoted:
+            end = _end(_FLOW_WORDS, text, at)
         else:
-            continue
-        yield Assignment(name, at, covered, quote, json)
+            end = _end(_CREDENTIALS, text, at) if credentials else _bare_end(text, start, at, quoted=quoted)
+        if end == at or _NOT_SECRET.fullmatch(text, at, end):
+            return None
+    else:
+        return None
+    return Assignment(name, at, end, quote, json)
+
+
+def named_values(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]:
+    """Values that another field says are secret, in a text that is not read as a whole: `{"name": "password", "value": "x"}` in a
+    line of a log, and in YAML as `- name: password` with `value: x` before or behind it.
+    """
+    if not rules.NAMED.found(text):
+        return
+    namings = [naming for naming in budget.each(_NAMING.finditer(text)) if rules.kind_of(naming[2])]
+    ends = [0, *[naming.end() for naming in namings]]
+    starts = [*[naming.start() for naming in namings[1:]], len(text)]
+    for low, naming, high in zip(ends, namings, starts, strict=False):
+        span = max(low, naming.start() - RECORD_LIMIT), min(high, naming.end() + RECORD_LIMIT)
+        within = _in_braces(text, naming, *span)
+        values = rules.values_of(naming[1])
+        for value in budget.each(_in_lines(text, naming, *span) if within is None else within):
+            if value[1].lower() in values and value.end() < len(text):
+                operator = _OPERATOR.match(text, value.end(1))
+                found = operator and _assignment(text, naming[2], value.start(1), operator, bare, flow=within is not None)
+                if found:
+                    yield found
+
+
+def _in_braces(text: bytes, naming: re.Match[bytes], low: int, high: int) -> list[re.Match[bytes]] | None:
+    """The values beside a naming field in the same braces; None where it is in none."""
+    open_braces: list[list[re.Match[bytes]]] = []
+    for piece in _PIECE.finditer(text, low, naming.start()):
+        if piece[0] == b"{":
+            open_braces.append([])
+        elif piece[0] == b"}" and open_braces:
+            open_braces.pop()
+        elif piece[1] and open_braces:
+            open_braces[-1].append(piece)
+    if not open_braces:
+        return None
+    values = open_braces[-1]
+    depth = 0
+    for piece in _PIECE.finditer(text, naming.end(), high):
+        depth += (piece[0] == b"{") - (piece[0] == b"}")
+        if depth < 0:
+            break
+        if piece[1] and not depth:
+            values.append(piece)
+    return values
+
+
+def _in_lines(text: bytes, naming: re.Match[bytes], low: int, high: int) -> Iterator[re.Match[bytes]]:
+    """The values in the lines around that begin in the same column, in the same item of a list."""
+    begin = max(text.rfind(b"\n", low, naming.start()) + 1, low)
+    own = _LINE_KEY.match(text, begin, naming.end())
+    if not own or own.start(2) != naming.start(1):
+        return
+    column = len(own[1])
+    if b"-" not in own[1]:
+        at = begin
+        while at > low:
+            at, end = max(text.rfind(b"\n", low, at - 1) + 1, low), at
+            line = _LINE_KEY.match(text, at, end)
+            indent = len(line[1]) if line else column + 1
+            if line and indent == column:
+                yield from _VALUE.finditer(text, line.start(2), end)
+            if indent < column or (line and b"-" in line[1] and indent == column):
+                break
+    for line in _LINE_KEY.finditer(text, naming.end(), high):
+        before = line[1].partition(b"-")[0]
+        if len(before) < column:
+            break
+        if len(line[1]) == column:
+            yield from _VALUE.finditer(text, line.start(2), line.end() + 1)
 
 
 def _closing(text: bytes, at: int, quote: bytes) -> int:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
+from urllib.parse import quote, unquote_to_bytes
 
 from engine.redaction import rules
 from engine.redaction.content import NotInspected, Reason
+from engine.redaction.csv_text import csv_fields
 from engine.redaction.echoes import Echoes
 from engine.redaction.fields import FOUND_COST, TEXTS_LIMIT, Budget, Codec, Field, Group
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
 from engine.redaction.json_text import STRING, json_fields
 from engine.redaction.originals import Originals
-from engine.redaction.plain import assignments, keys, private_keys
+from engine.redaction.plain import Assignment, assignments, keys, named_values, private_keys
 from engine.redaction.refit import Allowance
 from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
 from engine.redaction.xml_text import XML, xml_fields
@@ -60,15 +61,6 @@ class Search:
         self.checksums = Allowance()
         self.originals = Originals()
         self.echoes = Echoes(echoes)
-
-    @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Keep what is found meanwhile out of what makes two requests equal: the secrets of headers do not."""
-        originals, self.originals = self.originals, Originals()
-        try:
-            yield
-        finally:
-            self.originals = originals
 
     def echoed(self, text: bytes) -> bytes:
         """Give a text without the secrets that were recognised so far."""
@@ -225,8 +217,11 @@ class Texts:
         """One pass for each kind of thing, each over what the one before left."""
         text = self._private_keys(text, search)
         text = self._edited(text, self._parameters(text, search, depth), search)
-        text = self._edited(text, self._assigned(text, search, bare), search)
+        for find in (assignments, named_values):
+            text = self._edited(text, self._assigned(text, find(text, bare, search.budget), search, bare), search)
         text = self._edited(text, self._statements(text, search), search)
+        text = self._edited(text, self._serialized(text, search), search)
+        text = self._edited(text, self._encoded(text, search, depth), search)
         text = self._edited(text, self._users(text, search), search)
         text = self._edited(text, self._jwts(text, search), search)
         if rules.FORMS.found(text):
@@ -257,11 +252,12 @@ class Texts:
                 if new != decoded:
                     yield (*value, FORM.encode(new, raw), "token")
 
-    def _assigned(self, text: bytes, search: Search, bare: bool) -> Iterator[Edit]:
-        for found in assignments(text, bare, search.budget):
+    def _assigned(self, text: bytes, values: Iterable[Assignment], search: Search, bare: bool) -> Iterator[Edit]:
+        read = 0
+        for found in values:
             container = found.quote in (b"{", b"[")
             kind = rules.kind_of(found.name, container=container)
-            if not kind:
+            if not kind or (container and found.start < read):
                 continue
             if container:
                 top = Group(found.name, None, kind)
@@ -269,6 +265,7 @@ class Texts:
                     raw = text[field.start : field.end]
                     new = self._number(raw, kind, search) if field.number else self._value(field, raw, kind, search, 0, bare)
                     yield field.start, field.end, new, kind
+                    read = field.end
                 continue
             raw = text[found.start : found.end]
             if not raw or rules.is_count(found.name, raw):
@@ -287,6 +284,38 @@ class Texts:
             for (span,) in search.budget.each(rules.SQL.spans(text, 1)):
                 raw = text[slice(*span)]
                 yield (*span, self.secret(b"", raw, "password", search), "password")
+
+    def _serialized(self, text: bytes, search: Search) -> Iterator[Edit]:
+        """What PHP's serialize and Python's pickle (protocol 0) make of a name and a value."""
+        read = 0
+        if b'";' in text:
+            for name, length, number in search.budget.each(rules.PHP.spans(text, 1, 2, 3)):
+                kind = rules.kind_of(text[slice(*name)]) if name[0] >= read else None
+                if kind and number[0] >= 0:
+                    yield (*number, self._number(text[slice(*number)], kind, search), kind)
+                elif kind:
+                    read = length[1] + int(text[length[0] : length[1] - 2])
+                    if text[read : read + 1] != b'"':  # what was changed before, or is cut
+                        read = text.find(b'"', length[1])
+                        read = len(text) if read < 0 else read
+                    new = self.secret(b"", text[length[1] : read], kind, search)
+                    yield length[0], read, b'%d:"%b' % (len(new), new), kind
+        if b"\np" in text:
+            for name, value in search.budget.each(rules.PICKLE.spans(text, 1, 2)):
+                kind = rules.kind_of(text[slice(*name)])
+                raw = text[slice(*value)].strip(b"'")
+                if kind and raw:
+                    yield (*value, text[slice(*value)].replace(raw, self.secret(b"", raw, kind, search)), kind)
+
+    def _encoded(self, text: bytes, search: Search, depth: int) -> Iterator[Edit]:
+        """Queries in percent-encoding that are no parameter of another one."""
+        if b"%" in text and (b"3D" in text or b"3d" in text):
+            for (span,) in search.budget.each(rules.QUOTED_RUN.spans(text, 1)):
+                raw = text[slice(*span)]
+                decoded = unquote_to_bytes(raw)
+                new = self.text(decoded, search, depth=depth + 1)
+                if new != decoded:
+                    yield (*span, quote(new, safe=bytes(set(raw) - {37})).encode(), "token")
 
     def _private_keys(self, text: bytes, search: Search) -> bytes:
         if b"PRIVATE KEY" not in text:
@@ -370,13 +399,15 @@ def _decoded(raw: bytes, quote: bytes) -> bytes:
 
 def _reader(text: bytes, media: bytes) -> Reader | None:
     """How a text is read: by its looks, else by its media type."""
+    media = media.lower()
     first = _FIRST.match(text)
     begin = first[1] if first else b""
+    if begin not in (b"{", b"[", b"<") and (b"csv" in media or b"tab-separated" in media):
+        return csv_fields
     if begin in (b"{", b"[", b'"'):
         return json_fields
     if begin == b"<" or b"</" in text:
         return xml_fields
     if looks_like_form(text):
         return form_fields
-    media = media.lower()
     return json_fields if b"json" in media else xml_fields if b"xml" in media else form_fields if b"urlencoded" in media else None

@@ -17,19 +17,23 @@ _ATTRIBUTE = re.compile(rb"([^\s=<>\"'/]++)(?:\s*+=\s*+(?:\"([^\"<]*+)\"|'([^'<]
 _ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
 _ENTITIES = re.compile(rb"[^&]*+(?:&[^&]*+){0,1000}")
 """Some text with its entities whole: `sub` holds on to each piece that it puts together."""
+_PLIST_VALUES = frozenset(b"string data integer real array dict".split())
+"""In property lists of Apple, what stands behind `<key>password</key>` is named by it."""
 _NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 
 
 def xml_fields(text: bytes, budget: Budget) -> Iterator[Field]:
     """Every text and attribute. An element's name is that of its text; `<param name="password">` names it as well."""
     stack = [Group(b"", None, None)]
+    tags = [b""]
     at = 0
+    key: bytes | None = None
     for markup in _MARKUP.finditer(text):
         if markup.start() < at:
             continue
         budget.spend()
         yield from _content(text, at, markup.start(), stack[-1], XML)
-        at, end = markup.end(), _tag_end(text, markup.end()) if markup[2] else -1
+        start, at, end = at, markup.end(), _tag_end(text, markup.end()) if markup[2] else -1
         if markup[0] in (b"<![CDATA[", b"<!--"):
             at, end = _section(text, at, b"]]>" if markup[0] != b"<!--" else b"-->")
             yield from _content(text, markup.end(), at, stack[-1], PLAIN)
@@ -37,14 +41,19 @@ def xml_fields(text: bytes, budget: Budget) -> Iterator[Field]:
         elif end < 0:
             at = markup.start() + 1  # no markup
         elif markup[1]:
+            if tags[-1] == b"key":
+                key = unescape(text[start : markup.start()])
             at = end + 1
-            _close(stack, _local(markup[2]))
+            _close(stack, tags, _local(markup[2]))
         else:
             at = end + 1
-            element = Group.below(stack[-1], _local(markup[2]))
+            tag = _local(markup[2])
+            element = Group.below(stack[-1], key if key and tag in _PLIST_VALUES else tag)
+            key = None
             yield from _attributes(text, markup.end(), end, element, budget)
             if not text.endswith(b"/", markup.end(), end):
                 stack.append(element)
+                tags.append(tag)
     yield from _content(text, at, len(text), stack[-1], XML)
 
 
@@ -58,10 +67,10 @@ def _section(text: bytes, at: int, end: bytes) -> tuple[int, int]:
     return (len(text), len(text)) if stop < 0 else (stop, stop + len(end))
 
 
-def _close(stack: list[Group], name: bytes) -> None:
+def _close(stack: list[Group], tags: list[bytes], tag: bytes) -> None:
     for back in range(1, min(len(stack), OPEN_LIMIT)):
-        if stack[-back].name == name:
-            del stack[-back:]
+        if tags[-back] == tag:
+            del stack[-back:], tags[-back:]
             return
 
 

@@ -23,9 +23,13 @@ REPEATED = [
     b"-----BEGIN PRIVATE KEY-----", b"eyJhbGciOiJIUzI1NiJ9.", b"eyJaa", b"AKIAIOSFODNN7EXAMPLE:", b"://u:p", b"://a@", b"a:b@",
     b"bearer ", b"card4", b"card 4242424242424242 ", b"4242 4242 4242 4242 ", b'\\"token\\":\\"', b'name="abc"\r\n\r\n',
     b"--x\r\n\r\n", b'--x\r\nContent-Disposition: form-data; name="', b"a=b&", b"[1,", b'{"a":', b'"a":1,', b"xoxb-", b"A", b" ",
+    b"name: token\n", b"- name: token\n  value: x\n", b"  value: x\n", b"{name: token, ", b'name="token" value={', b"x{",
+    b"%3D", b"a%3Db",
+    b'"token";s:99:"', b"Vtoken\np1\n", b"\x05token", b"token", b"<key>token</key>", b"<key>token</key><string>",
+    b"a,token\n", b'"",',
     b'"', b"\\", b"\r", b"\x00", b"authorization: ", b"&#39;token",
 ]  # fmt: skip
-MEDIA = [b"text/plain", b"multipart/form-data; boundary=x", b"application/x-www-form-urlencoded"]
+MEDIA = [b"text/plain", b"text/csv", b"multipart/form-data; boundary=x", b"application/x-www-form-urlencoded"]
 """JSON and XML are known by their looks."""
 
 

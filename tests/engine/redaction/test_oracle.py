@@ -14,6 +14,8 @@ import bz2
 import gzip
 import html
 import json
+import pickle
+import plistlib
 import random
 import secrets
 import socket
@@ -131,6 +133,7 @@ KINDS: dict[str, tuple[str, Callable[[str], str]]] = {
     "multipart": ("multipart/form-data; boundary=sep", lambda s: part("password", s) + "--sep--\r\n"),
     "multipart file": ("multipart/form-data; boundary=sep", lambda s: part("private_key", s, '; filename="k"') + "--sep--"),
     "multipart unquoted": ('multipart/form-data; boundary="sep"', lambda s: part("secret", s, quote="") + "--sep--"),
+    "multipart blanks": ("multipart/form-data; boundary = sep", lambda s: part("secret", s) + "--sep--"),
     "multipart json": ("multipart/form-data; boundary=sep", lambda s: part("meta", j({"token": s})) + "--sep--"),
     "multipart open": ("multipart/form-data; boundary=sep", lambda s: part("a", "b") + part("password", s)),
     "multipart nested": (
@@ -155,6 +158,25 @@ KINDS: dict[str, tuple[str, Callable[[str], str]]] = {
     "log line": ("text/plain", lambda s: f'2026-01-01 12" pipe, login token={s} ok'),
     "python": ("text/plain", lambda s: f"{{'a': 1, 'password': '{s}'}}"),
     "bearer": ("text/plain", lambda s: f"curl -H 'Authorization: Bearer {s}' https://h/"),
+    "json patch": ("application/json-patch+json", lambda s: j([{"op": "replace", "path": "/user/password", "value": s}])),
+    "scim": ("application/scim+json", lambda s: j({"Operations": [{"op": "Replace", "path": "password", "value": s}]})),
+    "yaml named": ("application/yaml", lambda s: f"env:\n- name: A\n  value: b\n- name: DB_PASSWORD\n  value: {s} two\nx: 1\n"),
+    "yaml named late": ("text/yaml", lambda s: f"env:\n  - value: '{s}'\n    other: 1\n    name: api-key\n"),
+    "yaml named block": ("", lambda s: f"- name: secret\n  type: x\n  value: |\n    line\n    {s}\n- name: b\n  value: c\n"),
+    "yaml flow": ("text/plain", lambda s: f"env:\n- {{name: DB_PASSWORD, value: two {s}}}\n"),
+    "sse named": ("text/event-stream", lambda s: f"event: a\ndata: {j({'name': 'password', 'value': s})}\n\n"),
+    "sse named deep": ("text/event-stream", lambda s: f"data: {j({'value': {'stringValue': s}, 'name': 'password'})}\n\n"),
+    "jsonp named": ("application/javascript", lambda s: f"call({json.dumps([{'key': 'token', 'value': s}], indent=1)});"),
+    "log named": ("text/plain", lambda s: f'12" pipe {{x}} got {j({"a": {"value": s, "b": {}, "field": "password"}})} at 7\n'),
+    "log named twice": ("text/plain", lambda s: f"got {j(j({'name': 'password', 'value': s}))} at 7\n"),
+    "csv": ("text/csv", lambda s: f'id,password,note\r\n1,{s},"a ""b"", c"\r\n2,"x",y\r\n'),
+    "csv quoted": ("text/csv; charset=utf-8", lambda s: f'"id";"api key"\n1;"a"\n"2";"{s}"\n'),
+    "php": ("", lambda s: f'a:2:{{s:4:"user";s:3:"bob";s:8:"password";s:{len(s.encode())}:"{s}";}}'),
+    "plist": (
+        "application/xml",
+        lambda s: f"<plist><dict><key>a</key><true/><key>password</key>\n<string>{html.escape(s)}</string></dict></plist>",
+    ),
+    "pickle text": ("", lambda s: pickle.dumps({"a": 1, "password": s, "b": 2}, 0).decode()),
 }
 """Kind of body: its media type, and how it holds a secret."""
 
@@ -241,7 +263,8 @@ HEADERS = {
 TARGETS = [
     "/x?a=1&X-Amz-Signature={}&b=2", "/x?key={}", "/x?pass%77ord={}", "/x?u=https%3A%2F%2Fh%2F%3Ftoken%3D{}",
     "/p;jsessionid={}?a=1", "https://user:{}@api.example.com/x", "/x?j=%7B%22secret%22%3A%22{}%22%7D",
-    "/x#access_token={}", "/services/T0/B0/{}",
+    "/x#access_token={}", "/services/T0/B0/{}", "/x?u=https%253A%252F%252Fh%252F%253Fcode%253D{}%2526a%253Db",
+    "/x?u=%25252Fp%25253Fa%25253Db%252526sig%25253D{}",
 ]  # fmt: skip
 
 
@@ -347,6 +370,9 @@ def plant_heads(recorder: Recorder, planter: Planter) -> None:
         recorder.add(message(f"GET {target} HTTP/1.1", [("Host", HOST)], b"", chunks=False), simple_answer())
     host = f"user:{planter.plant('host')}@{HOST}"
     recorder.add(message("GET /host HTTP/1.1", [("Host", host)], b"", chunks=False), simple_answer())
+    target = f"bob:{planter.plant('connect')}@h:443"
+    answer = message("HTTP/1.1 407 No", [], b"{}", chunks=False)
+    recorder.add(message(f"CONNECT {target} HTTP/1.1", [("Host", "h:443")], b"", chunks=False), answer)
 
 
 TOLD: dict[str, Callable[[str], tuple[str, list[tuple[str, str]], str]]] = {
@@ -395,6 +421,45 @@ AGAIN: dict[str, tuple[str, Callable[[str], str]]] = {
     "controls": ("application/octet-stream", lambda s: f"\0\1{s}\0"),
 }  # fmt: skip
 """How an answer, or another part of the request, has a secret that no rule is for there."""
+
+
+def prefixed(size: Callable[[int], bytes], *texts: str) -> bytes:
+    return b"".join(size(len(text.encode())) + text.encode() for text in texts)
+
+
+def byte(length: int) -> bytes:
+    return bytes((length,))
+
+
+def zigzag(length: int) -> bytes:
+    return bytes((2 * length,)) if length < 64 else bytes((2 * length & 0x7F | 0x80, length >> 6))
+
+
+BINARY: dict[str, Callable[[str, str], bytes]] = {
+    "pickle 1": lambda n, s: pickle.dumps({"a": 1, n: s}, 1),
+    "pickle 2": lambda n, s: pickle.dumps({n: s}, 2),
+    "pickle 3": lambda n, s: pickle.dumps([{n: s}], 3),
+    "pickle 4": lambda n, s: pickle.dumps({n: s}, 4),
+    "java": lambda n, s: b"\xac\xed\x00\x05sr\x00\x01x\x00t" + prefixed(lambda size: size.to_bytes(2, "big"), n) + b"t"
+    + prefixed(lambda size: size.to_bytes(2, "big"), s),
+    "ubjson": lambda n, s: b"{i\x01aTi" + prefixed(byte, n) + b"Si" + prefixed(byte, s) + b"}",
+    "thrift": lambda n, s: b"\x0d\x0b\x0b\0\0\0\1" + prefixed(lambda size: size.to_bytes(4, "big"), n, s) + b"\0",
+    "thrift compact": lambda n, s: b"\x1b\x01\x88" + prefixed(byte, n, s),
+    "avro": lambda n, s: b"\x02" + prefixed(zigzag, n, s) + b"\0",
+    "avro short": lambda n, s: b"\x02" + zigzag(len(n)) + n.encode() + zigzag(23) + s[9:].encode(),
+    "message pack": lambda n, s: b"\x81" + prefixed(lambda size: bytes((0xA0 + size,)) if size < 32 else bytes((0xD9, size)), n, s),
+    "cbor": lambda n, s: b"\xa1" + prefixed(lambda size: bytes((0x60 + size,)) if size < 24 else bytes((0x78, size)), n, s),
+    "binary plist": lambda n, s: plistlib.dumps({n: s, "a": "b"}, fmt=plistlib.FMT_BINARY),
+}  # fmt: skip
+BINARY_NAMES = ["password", "api_key_v2", "password_new", "privateKeyData", "clientSecret"]
+
+
+def plant_binary(recorder: Recorder, planter: Planter) -> None:
+    for form, render in BINARY.items():
+        for name in BINARY_NAMES:
+            body = render(name, planter.plant(f"{name} in {form}"))
+            recorder.add(message("POST /y HTTP/1.1", [("Host", HOST)], body, chunks=True), simple_answer())
+
 
 AGAIN_CODINGS = ["plain", "gzip", "gzip unnamed", "br", "zstd", "deflate, gzip", "utf-16"]
 
@@ -567,7 +632,7 @@ def leaks(planter: Planter, texts: Iterator[bytes]) -> set[str]:
     return found
 
 
-PLANTS = [plant_bodies, plant_forms, plant_numbers, plant_heads, plant_echoes]
+PLANTS = [plant_bodies, plant_forms, plant_numbers, plant_heads, plant_echoes, plant_binary]
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)

@@ -8,6 +8,7 @@ import json
 import random
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import brotli
 import pytest
@@ -103,6 +104,21 @@ def nested(value: object) -> str:
         (b"application/x-pem-file", b"-----BEGIN RSA PRIVATE KEY-----\nMIIE%s"),
         (JSON, b'{"pem":"-----BEGIN EC PRIVATE KEY-----\\nMIIE%s\\n-----END EC PRIVATE KEY-----"}'),
         (b"text/plain", b"GET https://u:%s@h/x"),
+        (b"application/yaml", b"env:\n- name: DB_PASSWORD\n  value: correct %s\n- name: A\n  value: b\n"),
+        (b"text/plain", b"x {name: 'password', type: {a: 1}, value: '%s'}"),
+        (b"text/plain", b"x {'value': %s, 'name': 'password'}"),
+        (b"text/event-stream", b'data: {"name":"api_key","value":{"stringValue":"%s"}}\n\n'),
+        (JSON, b'[{"op":"replace","path":"/a/password","value":"%s"}]'),
+        (JSON, b'[{"op":"replace","path":"\\/a\\/password","value":{"v":"%s"}}]'),
+        (b"text/csv", b"id,password\n1,%s\n2,x\n"),
+        (b"text/tab-separated-values", b"api key\tid\r\n%s\t1"),
+        (b"text/xml", b"<plist><dict><key>password</key><string>%s</string></dict></plist>"),
+        (b"text/xml", b"<plist><dict><key>secret</key><array><string>%s</string></array></dict></plist>"),
+        (b"", b'a:1:{s:8:"password";s:16:"%s";}'),
+        (JSON, b'{"session_data":"a:1:{s:8:\\"password\\";s:16:\\"%s\\";}"}'),
+        (b"text/plain", b"(dp0\nVpassword\np1\nV%s\np2\ns."),
+        (b"text/plain", b"(dp0\nS'password'\np1\nS'%s'\np2\ns."),
+        (b"text/plain", b"back to https%%253A%%252F%%252Fh%%252F%%253Fcode%%253D%s"),
         (b"text/plain", b"curl -H 'Authorization: Bearer %s'"),
         *[(media, text % (name, b"%s")) for name in NAMES.encode().split() for media, text in NAMED],
         (JSON, b'{"tokens":["%s"],"secrets":[]}'),
@@ -148,6 +164,11 @@ def test_the_rest_of_a_body_stays(before: bytes, after: bytes) -> None:
         b"code=7&max_tokens=100&token_type=mac",
         b"mutation($password: String!){login(password: $password){id}}",
         b"<form><label for='password'>Password</label></form>",
+        b"metadata:\n  name: db-password\n  labels:\n    value: x\nkind: Secret\nvalue: 7\n",
+        b"- name: DB_PASSWORD\n  valueFrom: x\n- name: A\n  value: b\n",
+        b'x {"name":"password","a":{"value":"b"}} {"value":"c"}',
+        b'{"method":"POST","path":"/users/password","data":"x","content":{"a":"b"}}',
+        b"<ListBucketResult><Key>a/secret.token</Key><LastModified>2026</LastModified></ListBucketResult>",
     ],
 )
 def test_what_is_no_secret_stays(body: bytes) -> None:
@@ -450,3 +471,27 @@ def test_basic_in_a_field() -> None:
     value = b"Basic " + base64.b64encode(b"u:" + S)
     redacted = json.loads(body_of(json.dumps({"headers": {"Authorization": value.decode()}}).encode(), JSON))
     assert redacted["headers"]["Authorization"].encode() == header_of(b"Authorization", value)
+
+
+def test_what_php_serializes_keeps_its_lengths() -> None:
+    redacted = body_of(b'a:2:{s:8:"password";s:16:"%s";s:3:"pin";i:12345;}' % S)
+    length, text = redacted.split(b";s:")[1].split(b":", 1)
+    assert text.startswith(b'"REDACTED-')
+    assert int(length) == len(text.strip(b'"'))
+    assert b"i:12345;" not in redacted
+
+
+def test_csv_changes_in_the_column_only() -> None:
+    before = b'a;password;"b ""c"";"\r\n1;"x ""y"" z";2\r\n"3";;4\r\n'
+    after = body_of(before, b"text/csv")
+    assert after.startswith(b'a;password;"b ""c"";"\r\n1;"REDACTED-secret-')
+    assert after.endswith(b'";2\r\n"3";;4\r\n')
+
+
+def test_the_password_of_a_tunnel_is_not_in_its_operation() -> None:
+    line = b"CONNECT u:%s@h:443 HTTP/1.1" % S
+    before = pair()
+    before = replace(before, path="", operation=f"CONNECT u:{S.decode()}@h:443", request=replace(before.request, start_line=line))
+    redacted = REDACTOR.pair(before)
+    assert S.decode() not in redacted.operation
+    assert redacted.operation.endswith("@h:443")
