@@ -35,8 +35,9 @@ _NOTE = re.compile(rb"\[[0-9]{1,12} bytes not stored: (?:" + "|".join(Reason).en
 """What was redacted before, to the letter: nothing else may pass for it."""
 
 
-_IDENTIFIES = re.compile(rb"(?=.*[A-Za-z])(?=.*[0-9]).*", re.DOTALL)
-"""What a cookie has that identifies somebody: letters and digits. Others hold a language or a place, which are in many texts."""
+_IDENTIFIES = re.compile(rb"(?=.*[A-Za-z])(?=.*[0-9]).*|(?=.*[A-Z])(?=.*[a-z]).{16,}", re.DOTALL)
+"""What a cookie has that identifies somebody: letters and digits, or many letters of both cases. Others hold a language or a place,
+which are in many texts."""
 _FRAMING = frozenset(b"content-length content-type content-encoding transfer-encoding connection host".split())
 """Header fields by which a message is read: no secret of another place is looked for in them."""
 _Head = tuple[bytes, Fields, Fields]
