@@ -20,6 +20,7 @@ from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
 from engine.redaction.content import Reason, decode_content
 from engine.redaction.echoes import Echoes
+from engine.redaction.learned import Learned
 from engine.redaction.originals import Originals
 from engine.redaction.refit import Refit
 from engine.redaction.texts import Search, Texts, settled
@@ -50,14 +51,15 @@ class Redactor:
     def __init__(self, key: bytes) -> None:
         self._texts = Texts(Tokens(key))
         self._bodies = Bodies(self._texts)
+        self._learned = Learned()
 
     def pair(self, pair: RRPair) -> RRPair:
         """Give the pair without its secrets; the very same object where it has none."""
-        if _is_clean(pair):
+        if _is_clean(pair, self._learned):
             return pair
         kinds: set[str] = set()
         lost: list[str] = []
-        asked = Search()
+        asked = Search(Echoes(learned=self._learned))
         request = self._message(pair.request, "request", asked, lost)
         kinds |= asked.kinds
         told = asked.echoes
@@ -69,8 +71,11 @@ class Redactor:
         if pair.response:
             response, told = self._answer(pair.response, "response", told, kinds, lost)
             interim = [self._answer(part, "interim response", told, kinds, lost)[0] for part in interim]
+        if (request, response, tuple(interim)) != (pair.request, pair.response, pair.interim):
+            kinds = kinds or {"repeated"}
         if not kinds and not lost:
             return pair
+        self._learned.learn(told.told_since(asked.echoes))
         names = tuple(sorted({*pair.redacted, *kinds}))
         pair = self._retarget(pair, request)
         missing = (*pair.missing, *lost)
@@ -86,7 +91,7 @@ class Redactor:
 
     def request(self, message: Message) -> tuple[Message, bytes]:
         """Redact a request, and give what tells its secrets from others: see `engine.redaction.originals`."""
-        search = Search()
+        search = Search(Echoes())
         redacted = self._message(message, "request", search, [])
         return redacted, self._texts.originals(search)
 
@@ -246,8 +251,8 @@ def _anonymous(line: bytes) -> bytes:
     return line[:12] if line.startswith(b"HTTP/") else first + b" /REDACTED " + rest.rpartition(b" ")[2]
 
 
-def _is_clean(pair: RRPair) -> bool:
-    """Whether nothing in a pair hints at a secret, by one search through all its texts; False where that takes more."""
+def _is_clean(pair: RRPair, learned: Learned) -> bool:
+    """Whether nothing in a pair hints at a secret, by a search or two through all its texts; False where that takes more."""
     texts: list[bytes] = []
     for message in (pair.request, *((pair.response,) if pair.response else ()), *pair.interim):
         body = message.body
@@ -258,4 +263,5 @@ def _is_clean(pair: RRPair) -> bool:
                 return False
             texts.append(value)
         texts += (message.start_line, body)
-    return not rules.HINT_OR_BINARY.found(b"\n".join(texts))
+    text = b"\n".join(texts)
+    return not rules.HINT_OR_BINARY.found(text) and not learned.found(text)

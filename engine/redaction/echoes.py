@@ -17,6 +17,7 @@ from functools import lru_cache
 from urllib.parse import quote, quote_plus
 
 from engine.redaction import rules
+from engine.redaction.learned import Learned
 from engine.redaction.originals import Originals
 from engine.redaction.pattern import Pattern
 from engine.redaction.tokens import MARK
@@ -66,7 +67,9 @@ class _Secret:
 class Echoes:
     """The secrets that were recognised in some messages, and what stands in for each."""
 
-    def __init__(self, others: Echoes | None = None) -> None:
+    def __init__(self, others: Echoes | None = None, learned: Learned | None = None) -> None:
+        """`others`: those of the request that is answered. `learned`: what earlier answers told."""
+        self._learned: Learned = learned or (others._learned if others else Learned())
         self._secrets: dict[bytes, _Secret] = dict(others._secrets) if others else {}
         self._limit = len(self._secrets) + SECRETS_LIMIT
         self._longest_first: list[tuple[_Secret, bytes]] = []
@@ -82,6 +85,7 @@ class Echoes:
 
     def replaced(self, text: bytes, originals: Originals, depth: int = 0) -> bytes:
         """Give a text without these secrets; the same object where it has none. Short tokens are added to `originals`."""
+        text = self._learned.replaced(text)
         if not self._secrets:
             return text
         held, in_base64 = self._held(text)
@@ -94,6 +98,10 @@ class Echoes:
         if in_base64 and depth < BASE64_DEPTH:
             text = _BASE64_RUN.sub(lambda run: self._recoded(run[0], originals, depth), text)
         return text
+
+    def told_since(self, others: Echoes) -> dict[bytes, bytes]:
+        """The secrets that others had not, and what stands in for them."""
+        return {original: secret.token for original, secret in self._secrets.items() if original not in others._secrets}
 
     def found(self, text: bytes) -> bool:
         """Whether any of these secrets is in a text."""

@@ -53,9 +53,9 @@ _ESCAPES = {b"&quot;": XML, b"&#34;": XML, b"&#39;": XML}
 
 
 class Search:
-    """What came of looking through a message so far. `echoes`: the secrets of the request that it answers."""
+    """What came of looking through a message so far. `echoes`: the secrets of the request that it answers, or none yet."""
 
-    def __init__(self, echoes: Echoes | None = None) -> None:
+    def __init__(self, echoes: Echoes) -> None:
         self.kinds: set[str] = set()
         self.budget = Budget()
         self.checksums = Allowance()

@@ -1,0 +1,74 @@
+"""Secrets that the answers of a recording told: clients send them back in places where no name gives them away: a path, `?t=`.
+
+Only what a server made up is learned. A client under mock never has it, but the token that stands in for it, which its recorded
+request then has as well. What a client brings itself it brings again, so its requests must not depend on others before them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from urllib.parse import quote
+
+from engine.redaction.tokens import MARK
+
+SECRETS_LIMIT = 10_000
+"""Secrets that are remembered, the latest: some 4 MB."""
+SHORTEST, LONGEST = 12, 4096
+"""Bytes of a secret that is learned, and of its longest word at least."""
+
+PIECE = 64 * 1024
+"""Bytes of a text whose words are taken at a time."""
+
+_ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
+_IN_WORDS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+_ONLY_WORDS = bytes(byte if byte in _IN_WORDS else 32 for byte in range(256))
+_IDENTIFIES = re.compile(rb"(?=.*[A-Za-z])(?=.*[0-9]).*", re.DOTALL)
+"""What no ordinary word or number is."""
+
+
+class Learned:
+    """Secrets by their longest words, each with what stands in for it. A text is searched for all of them in one pass."""
+
+    def __init__(self) -> None:
+        self._by_word: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()
+
+    def learn(self, secrets: Mapping[bytes, bytes]) -> None:
+        """Remember secrets by what stands in for them. A number's token has no mark by which it would be known again."""
+        for original, token in secrets.items():
+            if not (SHORTEST <= len(original) <= LONGEST and token.startswith(MARK)):
+                continue
+            word = max((word for words in _words(original) for word in words), key=len, default=b"")
+            if len(word) >= SHORTEST and _IDENTIFIES.fullmatch(word):
+                self._by_word[word] = original, token
+                self._by_word.move_to_end(word)
+                if len(self._by_word) > SECRETS_LIMIT:
+                    self._by_word.popitem(last=False)
+
+    def replaced(self, text: bytes) -> bytes:
+        """Give a text without these secrets; the same object where it has none."""
+        if not self._by_word or len(text) < SHORTEST:
+            return text
+        for word in {word for words in _words(text) for word in self._by_word.keys() & words}:
+            original, token = self._by_word[word]
+            for spelling in dict.fromkeys((original, quote(original).encode(), quote(original, safe="").encode())):
+                text = text.replace(spelling, token)
+        return text
+
+    def found(self, text: bytes) -> bool:
+        """Whether any of these secrets may be in a text."""
+        return bool(self._by_word) and not all(self._by_word.keys().isdisjoint(words) for words in _words(text))
+
+
+def _words(text: bytes) -> Iterator[list[bytes]]:
+    """The words of a text, those of one piece of it after the other. What is percent-encoded is between words."""
+    if b"%" in text:
+        text = _ESCAPE.sub(b" ", text)
+    text = text.translate(_ONLY_WORDS)
+    at = 0
+    while at < len(text):
+        end = len(text) if len(text) - at <= PIECE else text.find(b" ", at + PIECE)
+        end = len(text) if end < 0 else end
+        yield text[at:end].split()
+        at = end
