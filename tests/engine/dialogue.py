@@ -191,7 +191,10 @@ def watch(choices: Choices) -> Seen:
             ways[call.way].append((None if lost else piece, piece, time))
     found = _deliver(said, start_known, ways, choices)
     last = len(said.truths)
-    if lossy or missed or (not start_known and (said.pipelined or not said.plain)):
+    client = next((call.way for call in calls if call.first), None)
+    # Where the role is not known, the rest of a request line that was cut there looks like an answer, its sender like the server.
+    misleading = said.role is Role.UNKNOWN and any(call.way is client and call.data.startswith(b"HTTP/") for call in calls[first:])
+    if lossy or missed or (not start_known and (said.pipelined or not said.plain or misleading)):
         return Seen(said, found, range(last, last))
     if start_known:
         return Seen(said, found, range(last))
