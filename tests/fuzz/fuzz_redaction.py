@@ -19,9 +19,9 @@ from engine.redaction import Redactor
 from engine.rrpair import Connection, Direction, Fields, Message, RRPair
 
 SECRET = b"Zq7hunter2Kx9"
-CALLS_FOR_A_BYTE = 500
-"""Calls that a byte may cost: a field costs about 20, and is gone into a few times; a byte of a secret some 100, for all ways to
-write it are looked for elsewhere; what atheris puts into the code counts as well. More is not linear."""
+CALLS_FOR_A_BYTE = 200
+"""Python calls that a byte may cost: a field costs about 20, and is gone into a few times; a byte of a secret 100, for all ways
+to write it are looked for elsewhere. More is not linear."""
 CALLS_FOR_A_MESSAGE = 20_000
 
 _REDACTOR = Redactor(b"k" * 32)
@@ -116,7 +116,7 @@ def _counted(pair: RRPair) -> tuple[int, RRPair]:
 
     def count(frame: FrameType, event: str, arg: object) -> None:
         nonlocal calls
-        calls += 1
+        calls += event == "call"  # of a function of Python: what atheris puts into the code calls functions of C
 
     before = sys.getprofile()
     sys.setprofile(count)
