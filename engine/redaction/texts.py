@@ -34,6 +34,9 @@ Redacted = TypeVar("Redacted")
 SHORTEST = 5
 """Bytes of the shortest text with something secret in it: `pin=1`."""
 
+NESTED_LENGTH, NESTED_LIMIT = 4096, 1000
+"""Bytes of the longest text within another that is remembered while its message is searched, and how many are."""
+
 ROUNDS_LIMIT = 8
 """Times that something is gone through until nothing changes any more: two, but for garbage in which a token makes one form of
 another."""
@@ -61,6 +64,8 @@ class Search:
         self.checksums = Allowance()
         self.originals = Originals()
         self.echoes = Echoes(echoes)
+        self.nested: dict[tuple[bytes, bool], bytes] = {}
+        """Short texts that were found within others, and what became of them."""
 
     def echoed(self, text: bytes) -> bytes:
         """Give a text without the secrets that were recognised so far."""
@@ -82,6 +87,17 @@ class Texts:
             return text
         if depth > TEXTS_LIMIT:
             raise NotInspected(Reason.TEXTS)
+        if not depth or media or len(text) > NESTED_LENGTH:
+            return self._searched(text, search, media, depth, bare)
+        # A field that holds a query is a part of a query, too: gone into by both ways, each level would double the work.
+        found = search.nested.get((text, bare))
+        if found is None:
+            found = self._searched(text, search, media, depth, bare)
+            if len(search.nested) < NESTED_LIMIT:
+                search.nested[text, bare] = found
+        return found
+
+    def _searched(self, text: bytes, search: Search, media: bytes, depth: int, bare: bool) -> bytes:
         if depth:
             search.budget.spend(FOUND_COST)
         bare = bare and not _PROGRAM.match(media[:256])
