@@ -21,8 +21,8 @@ TIMEOUT = 60.0
 
 WAIT = """
 import sys, time
-print("here", flush=True)
 try:
+    print("here", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
