@@ -223,7 +223,7 @@ def private_keys(text: bytes, budget: Budget) -> Iterator[Span]:
             yield end, covered
 
 
-_KEYS: tuple[Pattern, ...] = (rules.KEYS, rules.AWS_SECRET, rules.SLACK_HOOK, rules.BEARER)
+_KEYS: tuple[Pattern, ...] = (rules.KEYS, rules.AWS_SECRET, rules.HOOK, rules.BEARER)
 
 
 def keys(text: bytes, budget: Budget) -> Iterator[Span]:

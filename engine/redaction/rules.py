@@ -34,6 +34,8 @@ _ENDINGS = {
         " token_value secret_value secret_string secret_binary secure_string authorization connection_string session_id"
         " sess_id client_assertion code_verifier amz_signature amz_credential goog_signature goog_credential csrf xsrf"
         " credential credentials plaintext bearer jwt secret_id secret_hash client_key tokens secrets device_code assertion"
+        " saml_response saml_art mfa_code otp_code totp_code sms_code verification_code recovery_code"
+        " recovery_codes backup_code backup_codes auth_code authorization_code mnemonic seed_phrase recovery_phrase"
     ),
     "card": "cvc cvv cvv2 cvc2 security_code card_number card_no cc_number",
 }
@@ -195,7 +197,7 @@ _KEYS = (
     rb"(?:AKIA|ASIA)[A-Z0-9]{16}",  # AWS access key ids
     rb"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}",  # GitHub
     rb"xox[abeoprs]-[A-Za-z0-9\-]{10,}|xapp-[A-Za-z0-9\-]{10,}",  # Slack
-    rb"glpat-[A-Za-z0-9_\-]{16,}",  # GitLab
+    rb"gl(?:pat|rt|cbt|ptt|dt|soat|ft|imt|agent)-[A-Za-z0-9_\-]{16,}",  # GitLab
     rb"AIza[A-Za-z0-9_\-]{35,}|ya29\.[A-Za-z0-9_\-]{20,}|GOCSPX-[A-Za-z0-9_\-]{20,}",  # Google
     rb"pat-[a-z]{2}[0-9]-[0-9a-f\-]{36}",  # HubSpot
     rb"access-(?:sandbox|development|production)-[0-9a-f\-]{36}",  # Plaid
@@ -205,6 +207,13 @@ _KEYS = (
     rb"hvs\.[A-Za-z0-9_\-]{20,}|dop_v1_[0-9a-f]{64}",  # Vault, DigitalOcean
     rb"shp(?:at|ss|ca|pa)_[0-9a-fA-F]{32}|sq0(?:atp|csp)-[A-Za-z0-9_\-]{22,}",  # Shopify, Square
     rb"key-[0-9a-f]{32}|[0-9]{8,10}:AA[A-Za-z0-9_\-]{30,}",  # Mailgun, Telegram
+    rb"hf_[A-Za-z0-9]{30,}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}|r8_[A-Za-z0-9]{36,}",  # Hugging Face, Groq, xAI, Replicate
+    rb"EAA[B-Z][A-Za-z0-9]{40,}",  # Facebook
+    rb"ATATT3[A-Za-z0-9_=\-]{50,}|lin_api_[A-Za-z0-9]{40}|ntn_[A-Za-z0-9]{40,}",  # Atlassian, Linear, Notion
+    rb"glsa_[A-Za-z0-9]{32}_[0-9a-f]{8}|NRAK-[A-Z0-9]{27}|dapi[0-9a-f]{32}",  # Grafana, New Relic, Databricks
+    rb"PMAK-[0-9a-f]{24}-[0-9a-f]{34}|dckr_pat_[A-Za-z0-9_\-]{20,}|dp\.pt\.[A-Za-z0-9]{40,}",  # Postman, Docker, Doppler
+    rb"[0-9a-f]{32}-us[0-9]{1,2}|sk\.eyJ[A-Za-z0-9_\-]{20,}\.[A-Za-z0-9_\-]{16,}",  # Mailchimp, Mapbox
+    rb"AGE-SECRET-KEY-1[A-Z0-9]{58}",  # age
 )
 _KEY = rb"|".join(_KEYS)
 KEY = Pattern(rb"(?:" + _KEY + rb")")
@@ -214,8 +223,9 @@ KEYS = Pattern(rb"(?:^|[^A-Za-z0-9_])((?:bot)?(?:" + _KEY + rb"))\b")
 AWS_SECRET = Pattern(rb"A[KS]IA[A-Z0-9]{16}[\s,:;|\"'=\\]{1,4}([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)")
 """The secret that stands beside an AWS access key id, as in a list of credentials."""
 
-SLACK_HOOK = Pattern(rb"/services/T[A-Z0-9]+/B[A-Z0-9]+/([A-Za-z0-9]{16,})")
-"""The path of a Slack webhook is a credential."""
+_HOOK = rb"/services/T[A-Z0-9]+/B[A-Z0-9]+/|/(?:workflows|triggers)/T[A-Z0-9]+/|/webhooks/[0-9]+/|/IncomingWebhook/"
+HOOK = Pattern(rb"(?:" + _HOOK + rb")([A-Za-z0-9_\-]{16,}|[A-Z0-9]+/[A-Za-z0-9_\-/]{16,})")
+"""The path of a webhook (Slack, Discord, Teams) is a credential."""
 
 BEARER = Pattern(rb"(?i:bearer)(?:\s|\+|%20){1,4}([A-Za-z0-9._~+/\-]{16,}=*)")
 """RFC 6750 credentials in a text."""
@@ -235,7 +245,7 @@ CARD_GROUPED = Pattern(rb"(?:^|[^\w.%\-+])(" + _GROUPED + rb")(?:[^\w\-]|$)")
 CARD_NAMED = Pattern(rb"(?i:card|\bpan\b|\bccnum)[^0-9\n]{0,24}([2-6][0-9]{12,18})\b")
 """A card number in a text that says so. Others are ids, which stay as they are although one in ten is Luhn-valid."""
 FORMS = Pattern(
-    rb"(?:^|[^A-Za-z0-9_])(?:bot)?(?:" + _KEY + rb")|A[KS]IA[A-Z0-9]{16}|/services/T|(?i:bearer)(?:\s|\+|%20)|"
+    rb"(?:^|[^A-Za-z0-9_])(?:bot)?(?:" + _KEY + rb")|A[KS]IA[A-Z0-9]{16}|" + _HOOK + rb"|(?i:bearer)(?:\s|\+|%20)|"
     + _GROUPED + rb"|(?i:card|pan|ccnum)[^0-9\n]{0,24}[2-6][0-9]{12}"
 )  # fmt: skip
 """One of these is in every text with a key or a card number."""
@@ -319,9 +329,10 @@ _HINTS = (
     rb"&#",
     rb"[:\n]\\?/\\?/[^\s/\"'<>\\]*@|(?i:%3a%2f%2f)[^\s\"'<>\\]*%40",
     rb"(?:^|[\n ])[^\s/:@]*:[^\s/@]+@",
-    rb"\b(?:sk|rk)_(?:live|test)_|whsec_|A[KS]IA[A-Z0-9]|gh[pousr]_|github_pat_|xox[a-z]-|xapp-|glpat-|AIza|ya29\.|GOCSPX-",
+    rb"\b(?:sk|rk)_(?:live|test)_|whsec_|A[KS]IA[A-Z0-9]|gh[pousr]_|github_pat_|xox[a-z]-|xapp-|gl[a-z]{2,5}-|AIza|ya29\.|GOCSPX-",
     rb"pat-[a-z]{2}[0-9]|access-(?:sandbox|development|production)|\bsk-[A-Za-z0-9]|SG\.|npm_|pypi-|hvs\.|dop_v1_|shp[a-z]{2}_",
-    rb"sq0[a-z]|key-[0-9a-f]{32}|[0-9]{8,10}:AA|/services/T",
+    rb"sq0[a-z]|key-[0-9a-f]{32}|[0-9]{8,10}:AA|\bhf_|\bgsk_|xai-|\br8_|\bEAA[B-Z]|ATATT3|lin_api_|ntn_|glsa_|NRAK-",
+    rb"dapi[0-9a-f]{32}|PMAK-|dckr_|dp\.pt\.|[0-9a-f]{32}-us|AGE-SECRET|" + _HOOK,
     rb"eyJ[A-Za-z0-9]|PRIVATE KEY",
     rb"(?i:bearer)(?:\s|\+|%20|\\u)",
     _GROUPED,

@@ -87,6 +87,10 @@ def nested(value: object) -> str:
         (b"text/xml", b"<Url>https://b/x?X-Amz-Date=1&amp;X-Amz-Signature=%s</Url>"),
         (b"text/html", b'<input type="password" name="p" value="%s">'),
         (FORM, b"a=1&pass%%77ord=%s"),
+        (FORM, b"RelayState=x&SAMLResponse=%s"),
+        (JSON, b'{"mfaCode":"%s","username":"u"}'),
+        (JSON, b'{"wallet":{"mnemonic":"%s"},"recovery_codes":[]}'),
+        (JSON, b'{"recovery_codes":["a","%s"]}'),
         (FORM, b"Attribute.1.Name=Password&Attribute.1.Value=%s"),
         (FORM, b"payload=%%7B%%22token%%22%%3A%%22%s%%22%%7D"),
         (MULTIPART, b'--x\r\nContent-Disposition: form-data; name="private_key"; filename="id"\r\n\r\n%s\r\n--x--\r\n'),
@@ -216,6 +220,24 @@ def test_wide_charsets(charset: str) -> None:
         b"sk-proj-abcdefghijklmnopqrstuvwxyz0123456789",
         b"SG.abcdefghijklmnopqrstuv.abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG",
         b"glpat-" + b"x" * 20,
+        b"glrt-" + b"x" * 20,
+        b"hf_" + b"aB" * 17,
+        b"gsk_" + b"aB3" * 17,
+        b"xai-" + b"aB3" * 26,
+        b"r8_" + b"aB3" * 12 + b"x",
+        b"EAAG" + b"aB3" * 40,
+        b"ATATT3xFfGF0" + b"a_B-3=" * 20,
+        b"lin_api_" + b"aB3d" * 10,
+        b"ntn_" + b"aB3" * 15,
+        b"glsa_" + b"aB3d" * 8 + b"_0123abcd",
+        b"NRAK-" + b"AB3" * 9,
+        b"dapi" + b"0a1b" * 8,
+        b"PMAK-" + b"0a1b" * 6 + b"-" + b"ab" * 17,
+        b"dckr_pat_" + b"aB_-" * 6,
+        b"dp.pt." + b"aB3d" * 10,
+        b"0a1b" * 8 + b"-us21",
+        b"sk.eyJ1IjoiYWJjZGVmZ2hpamtsbW5vcCJ9.abcdefghijklmnopqrst",
+        b"AGE-SECRET-KEY-1" + b"AB" * 29,
     ],
 )
 @pytest.mark.parametrize("text", [b'{"x":"%s"}', b"x %s y", b"a=%s&b=1", b"<a>%s</a>", b'{"x":"a \\"%s\\""}'])
@@ -223,6 +245,28 @@ def test_keys_are_known_by_their_form(key: bytes, text: bytes) -> None:
     assert key not in body_of(text % key, b"")
     assert key not in REDACTOR.pair(pair(target=b"/" + key)).request.start_line
     assert key not in header_of(b"X-Other", b"v " + key)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/services/T0AB/B0CD/%s",
+        b"/workflows/T0AB/A0CD/12345/%s",
+        b"/triggers/T0AB/12345/%s",
+        b"/api/webhooks/123456789012345678/%s",
+        b"/api/v10/webhooks/123456789012345678/%s?wait=true",
+        b"/webhookb2/2f1c@9d/IncomingWebhook/%s/5b7a-11",
+    ],
+)
+def test_paths_of_webhooks(path: bytes) -> None:
+    secret = b"q8Zr4tXw1NbV6mLk"
+    assert secret not in REDACTOR.pair(pair(target=path % secret)).request.start_line
+    assert secret not in body_of(b'{"hook":"https://hooks.example.com' + path % secret + b'"}', JSON)
+
+
+def test_paths_beside_webhooks_stay() -> None:
+    for path in (b"/webhooks/7/deliveries", b"/services/T1/B2/short", b"/repos/a/b/hooks/1234567890123456789"):
+        assert path in REDACTOR.pair(pair(target=path)).request.start_line
 
 
 def test_an_aws_secret_beside_its_id() -> None:
