@@ -119,11 +119,17 @@ def _descriptors(pid: int) -> set[tuple[str, int]]:
     return found
 
 
+LISTINGS = 20
+"""Tries to list what others change meanwhile."""
 _BPF_NUMBER = re.compile(r"^(prog|link)_id:\s*(\d+)$", re.MULTILINE)
 
 
 def _bpf(kind: str, others: _Others) -> set[str]:
-    entries: list[dict[str, Any]] = json.loads(subprocess.check_output(["bpftool", "-j", kind]) or b"[]")
+    """bpftool fails where one of them goes while it lists them, as others' do at any time: then it is asked again."""
+    tries = (subprocess.run(["bpftool", "-j", kind], capture_output=True, check=False) for _ in range(LISTINGS))
+    listed = next((each.stdout for each in tries if not each.returncode), None)
+    assert listed is not None, f"bpftool {kind} failed {LISTINGS} times"
+    entries: list[dict[str, Any]] = json.loads(listed or b"[]")
     return {
         f"{entry['id']} {entry.get('type')} {entry.get('name', '')}" for entry in entries if not others.holds(kind, entry["id"])
     }

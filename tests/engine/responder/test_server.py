@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import select
 import socket
 import ssl
+import termios
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +20,7 @@ import pytest
 from engine.responder import server
 from engine.responder.answering import Plan
 from engine.responder.server import Responder
+from tests.e2e.machine import eventually
 from tests.engine.making import Exchange
 from tests.engine.responder.conftest import Serve
 
@@ -189,10 +192,15 @@ def test_bodies_of_all_clients_have_one_limit(serve: Serve, monkeypatch: pytest.
 
 
 def test_requests_that_wait_have_a_limit(serve: Serve) -> None:
+    """They come at once, while the loop is held: it stops reading long before where they come one by one."""
     responder = serve(Exchange("GET /a", b"answer"), speed=0.00001)  # the first is answered in minutes
+    go_on = threading.Event()
     with socket.create_connection((responder.address, responder.port), timeout=20) as client:
-        client.sendall(ASKED * 3000)
+        responder._loop.call_soon_threadsafe(go_on.wait, 20)
+        client.sendall(ASKED * 1400)
         client.shutdown(socket.SHUT_WR)
+        assert eventually(lambda: not fcntl.ioctl(client, termios.TIOCOUTQ, b"\0" * 4).strip(b"\0"), 20)
+        go_on.set()
         with contextlib.suppress(ConnectionResetError):
             assert b" 503 " in client.recv(1000).split(b"\r\n")[0]
     assert "requests at a time on one connection" in troubles(responder)
