@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from engine.matching.codings import chosen, without
 from engine.matching.fields import canonical
 from engine.matching.headers import accept_digest, accept_of, answer_headers, idempotency_key, may_select, short_digest
 from engine.rrpair import Message, RRPair
 
-SIGNATURE_VERSION = "4"
+SIGNATURE_VERSION = "5"
 """Rises whenever the same pair would get another signature: older ones are then made again from the pairs."""
 
 
@@ -21,7 +22,7 @@ def signature(pair: RRPair) -> dict[str, str]:
     signed = {
         "request": canonical(pair.method, pair.path, pair.query, request).digest.hex(),
         "headers": short_digest(may_select(request.headers)),
-        "answer": _answer(pair.status, pair.response) if pair.response else "",
+        "answer": _answer(pair.status, request, pair.response) if pair.response else "",
     }
     key, accept = idempotency_key(request.headers), accept_of(request.headers)
     if pair.signature.get("secrets"):
@@ -33,6 +34,9 @@ def signature(pair: RRPair) -> dict[str, str]:
     return signed
 
 
-def _answer(status: int, response: Message) -> str:
+def _answer(status: int, request: Message, response: Message) -> str:
+    """The same content is the same answer, whichever coding the server chose for it."""
+    if response.body and chosen(request.headers, response):
+        response = without(response)
     headers, trailers = answer_headers(response.headers, response.body), answer_headers(response.trailers, response.body)
     return short_digest(status, headers, response.body, trailers)

@@ -18,7 +18,7 @@ from engine.protocols.heads import request_words
 from engine.protocols.http1 import request_line, split_query, split_target
 from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
-from engine.redaction.content import Reason, decode_content
+from engine.redaction.content import Reason, codings_of, decode_content
 from engine.redaction.echoes import Echoes
 from engine.redaction.learned import Learned
 from engine.redaction.originals import Originals
@@ -27,7 +27,7 @@ from engine.redaction.texts import Search, Texts, settled
 from engine.redaction.tokens import Tokens
 from engine.rrpair import Fields, Message, RRPair
 
-__all__ = ["Redactor", "decode_content"]
+__all__ = ["Redactor", "codings_of", "decode_content"]
 
 JOINED_LIMIT = 64 * 1024
 """Longer bodies are searched by themselves: to put texts together copies them."""

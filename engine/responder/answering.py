@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from engine.matching.codings import accepted
 from engine.matching.explain import Difference, Explanation, explain
 from engine.matching.headers import idempotency_key
 from engine.matching.index import Refused, Request, Sequence
@@ -22,14 +23,15 @@ from engine.rrpair import Message
 class Plan:
     """How to answer a request, also when it comes again: each time the next answer of its sequence."""
 
-    __slots__ = ("_count", "_key", "_replies", "_sequence", "_way")
+    __slots__ = ("_accept", "_count", "_key", "_replies", "_sequence", "_way")
 
-    def __init__(self, sequence: Sequence, key: bytes, way: Way, replies: Replies, count: Count) -> None:
-        self._sequence, self._key, self._way, self._replies, self._count = sequence, key, way, replies, count
+    def __init__(self, sequence: Sequence, asked: Asked, replies: Replies, count: Count) -> None:
+        self._sequence, self._replies, self._count = sequence, replies, count
+        self._key, self._way, self._accept = idempotency_key(asked.headers), _way(asked), accepted(asked.headers)
 
     def take(self) -> Reply:
         """Give the answer, and count it. Raises SnapshotError."""
-        reply = self._replies.get(self._sequence.next(self._key), self._way)
+        reply = self._replies.get(self._sequence.next(self._key), self._way, self._accept)
         self._count.requests += 1
         self._count.matches += 1
         return reply
@@ -51,8 +53,7 @@ class Answering:
         index = self._backends.indexes.get(place)
         found = index.find(request) if index else None
         if isinstance(found, Sequence):
-            key = idempotency_key(asked.headers)
-            return Plan(found, key, _way(asked), self._replies, self._run.count(place))
+            return Plan(found, asked, self._replies, self._run.count(place))
         return self._missed(place, self._backends.speaks_tls(place, scope), request, found)
 
     def _redacted(self, asked: Asked, path: str, query: str) -> Request:

@@ -1,6 +1,7 @@
 """Recorded answers, encoded once: status line and headers as they were, in order and case; the body as on the wire.
 
-Only what a live answer cannot keep is made anew: the Date, whether the connection is kept, and what depends on the body.
+Only what a live answer cannot keep is made anew: the Date, whether the connection is kept, a coding that the client does not take,
+and what depends on the body.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import enum
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from engine.matching.codings import chosen, takes, without
 from engine.protocols.heads import is_chunked
 from engine.rrpair import Fields, Message
 from engine.store import Answer
@@ -36,7 +38,7 @@ class Way(enum.IntEnum):
 class Reply:
     """An answer as bytes; between `head` and `rest` goes the date, which may have no place in it. `delay`: recorded, in seconds.
 
-    `unread`: where it stops, its client had read enough; it does not end there.
+    `unread`: where it stops, its client had read enough; it does not end there. `codings`: those of the body that the server chose.
     """
 
     head: bytes
@@ -46,6 +48,7 @@ class Reply:
     close: bool
     delay: float
     unread: bool = False
+    codings: tuple[bytes, ...] = ()
 
     def parts(self, date: bytes) -> tuple[bytes, ...]:
         """What to send, one after the other."""
@@ -68,17 +71,24 @@ class Replies:
         self._size = 0
         self._made: OrderedDict[int, Reply] = OrderedDict()
 
-    def get(self, row: int, way: Way) -> Reply:
-        """Give the answer of a pair."""
-        key = row * len(Way) + way
-        return self._made.get(key) or self._make(key, row, way)
+    def get(self, row: int, way: Way, accept: bytes) -> Reply:
+        """Give the answer of a pair to a client; `accept`: its Accept-Encoding."""
+        key = (row * len(Way) + way) * 2
+        reply = self._made.get(key) or self._make(key, encode(self._load(row), way))
+        if reply.codings and not takes(accept, reply.codings):
+            return self._made.get(key + 1) or self._make(key + 1, encode(_plain(self._load(row)), way))
+        return reply
 
-    def _make(self, key: int, row: int, way: Way) -> Reply:
-        reply = self._made[key] = encode(self._load(row), way)
+    def _make(self, key: int, reply: Reply) -> Reply:
+        self._made[key] = reply
         self._size += reply.size
         while self._size > self._limit and len(self._made) > 1:
             self._size -= self._made.popitem(last=False)[1].size
         return reply
+
+
+def _plain(answer: Answer) -> Answer:
+    return replace(answer, response=without(answer.response))
 
 
 def encode(answer: Answer, way: Way) -> Reply:
@@ -95,7 +105,8 @@ def encode(answer: Answer, way: Way) -> Reply:
     head, rest, dated = _around_date(response.start_line, headers)
     if len(body) < JOINED_BELOW:
         head, rest, body = (head, rest + body, b"") if dated else (head + body, b"", b"")
-    return Reply(interim + head, rest, dated, body, close and not answer.unread, answer.delay / 1e9, answer.unread)
+    codings = () if bodiless or answer.unread else chosen(answer.asked, response)
+    return Reply(interim + head, rest, dated, body, close and not answer.unread, answer.delay / 1e9, answer.unread, codings)
 
 
 def _is_continue(interim: Message) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from engine.rrpair import Connection, Direction, Flow, Message, RRPair
+from engine.rrpair import Connection, Direction, Fields, Flow, Message, RRPair
 
 
 class SnapshotError(Exception):
@@ -90,7 +90,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer of a pair. `delay`: from the request's end to its first byte, nanoseconds. `unread`: see `RRPair.unread`."""
+    """The answer of a pair. `delay`: from the request's end to its first byte, nanoseconds. `unread`: see `RRPair.unread`.
+
+    `asked`: the headers of the request that got it.
+    """
 
     method: str
     status: int
@@ -98,6 +101,7 @@ class Answer:
     interim: tuple[Message, ...]
     delay: int
     unread: bool = False
+    asked: Fields = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,10 +148,11 @@ def answer_of(row: Values) -> Answer:
     method, status, request_ended, response_started, compressed, size, heads, body, missing = row
     _check_small(status)
     body = _body(body, size, bool(compressed & _RESPONSE_COMPRESSED))
-    _, response, interim = unpack_messages(heads, b"", body)
+    request, response, interim = unpack_messages(heads, b"", body)
     if response is None:
         raise ValueError("an answer that is not there")
-    return Answer(method, status, response, interim, max(response_started - request_ended, 0), missing == UNREAD)
+    delay = max(response_started - request_ended, 0)
+    return Answer(method, status, response, interim, delay, missing == UNREAD, request.headers)
 
 
 def pair_of(row: Values, service: str) -> RRPair:

@@ -145,7 +145,7 @@ def test_what_is_kept_is_bounded() -> None:
 
     replies = Replies(load, limit=4500)
     for row in (1, 2, 3, 3, 2, 4, 4, 1):
-        assert isinstance(replies.get(row, Way.KEEP).head, bytes)
+        assert isinstance(replies.get(row, Way.KEEP, b"").head, bytes)
     assert loaded == [1, 2, 3, 4, 1]
 
 
