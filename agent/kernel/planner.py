@@ -182,7 +182,7 @@ def _plan(image: _Image) -> Plan:
         return Plan("OpenSSL family", sites)
     for name, kind in _OTHER_FAMILIES.items():
         if name in functions:
-            return Plan(kind, reason=f"{kind} is not probed")
+            return Plan(kind, reason=f"{kind} cannot be read yet, OpenSSL can")
     found = _by_words(image, sections)
     if found:
         return found
@@ -229,11 +229,11 @@ def _by_words(image: _Image, sections: list[Section]) -> Plan | None:
     if any(section.name == b".go.buildinfo" for section in sections):
         # With -buildmode=pie the table of functions, which holds their names, lies in .data.rel.ro.
         places = (b".gopclntab", b".data.rel.ro.gopclntab", b".data.rel.ro", b".rodata")
-        return Plan("Go crypto/tls", reason="Go programs are not probed") if contains(b"crypto/tls.", places) else None
+        return Plan("Go crypto/tls", reason="TLS of Go cannot be read yet, that of OpenSSL can") if contains(b"crypto/tls.", places) else None
     if contains(b"ssl/ssl_lib.cc", (b".rodata",)):
         return Plan("BoringSSL", reason="its symbols are stripped")
     if contains(b"/rustls-", (b".rodata",)):
-        return Plan("rustls", reason="rustls is not probed")
+        return Plan("rustls", reason="rustls cannot be read yet, OpenSSL can")
     return None
 
 

@@ -9,7 +9,7 @@ from agent.workloads import Workload
 
 
 def library(pid: int, path: str = "/lib/libgnutls.so") -> Unseen:
-    return Unseen(Workload(pid, 1, "curl"), path, Plan("GnuTLS", reason="GnuTLS is not probed"))
+    return Unseen(Workload(pid, 1, "curl"), path, Plan("GnuTLS", reason="GnuTLS cannot be read yet, OpenSSL can"))
 
 
 def test_a_library_that_is_not_used_is_not_told() -> None:

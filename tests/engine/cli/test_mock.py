@@ -80,7 +80,7 @@ def test_answers_reports_and_ends(tmp_path: Path) -> None:
         assert (status, json.loads(text)["understudy"]["differs"]) == (418, [{"field": "path.1", "recorded": "a", "live": "b"}])
         assert running.get("https://other.example/a")[0] == 418
         assert running.stop() == MISSED
-    assert "left out: other.example:443" in running.told
+    assert "left out, so not mocked: other.example:443" in running.told
     assert "NO_MATCH GET /b (api.example.com:443)" in running.told
     assert "Responder rate 33.3 %: 1 of 3 requests" in running.told
     kept = json.loads(report.read_text())
