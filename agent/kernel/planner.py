@@ -229,7 +229,8 @@ def _by_words(image: _Image, sections: list[Section]) -> Plan | None:
     if any(section.name == b".go.buildinfo" for section in sections):
         # With -buildmode=pie the table of functions, which holds their names, lies in .data.rel.ro.
         places = (b".gopclntab", b".data.rel.ro.gopclntab", b".data.rel.ro", b".rodata")
-        return Plan("Go crypto/tls", reason="TLS of Go cannot be read yet, that of OpenSSL can") if contains(b"crypto/tls.", places) else None
+        reason = "TLS of Go cannot be read yet, that of OpenSSL can"
+        return Plan("Go crypto/tls", reason=reason) if contains(b"crypto/tls.", places) else None
     if contains(b"ssl/ssl_lib.cc", (b".rodata",)):
         return Plan("BoringSSL", reason="its symbols are stripped")
     if contains(b"/rustls-", (b".rodata",)):

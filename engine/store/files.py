@@ -98,7 +98,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def _missing(path: Path, error: OSError) -> str:
     partial = Path(f"{path}.partial")
     if isinstance(error, FileNotFoundError) and partial.exists():
-        return f"{path} does not exist, its recording was not finished: what had arrived is in {partial}, and can be used from there"
+        return f"{path} does not exist, its recording was not finished: what had arrived is in {partial} and can be used there"
     if isinstance(error, FileNotFoundError):
         return f"{path} does not exist: `understudy record -o {path} -- CMD` makes it"
     return f"{path} cannot be read: {error.strerror or error}"
