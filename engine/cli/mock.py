@@ -136,7 +136,7 @@ class MissWatch:
     "excluded",
     multiple=True,
     metavar="HOST",
-    help="Let this backend keep its real connection. HOST or HOST:PORT; by HOST:PORT also one that was not recorded. May be repeated.",
+    help="Let this backend keep its real connection. HOST or HOST:PORT; one that was not recorded as HOST:PORT.",
 )
 @click.option(
     "--timing", default="none", show_default=True, help="none, recorded, or a speed: 2x answers in half the recorded time."
