@@ -292,6 +292,8 @@ static __always_inline int return_tls(struct pt_regs *ctx)
 		note_carried(all, frame, depth, length);
 		if (length > frame->carried)
 			emit_tls(frame, length - frame->carried, capture);
+	} else if (length) {
+		break_tls(&frame->key); /* it is a target no more, and may be one again */
 	}
 	all->depth = depth;
 	if (!depth)

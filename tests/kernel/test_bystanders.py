@@ -131,6 +131,30 @@ def test_a_process_that_begins_to_be_recorded_in_a_call(
     probes.check_ledger()
 
 
+def test_a_process_that_ceases_to_be_recorded_in_a_call(
+    probes: Probing, libraries: list[Path], answering: Callable[[socket.socket], None]
+) -> None:
+    """What the call reads is not seen, so what is said when it is recorded again is another stream, whose start is not known."""
+    with serving(answering) as port:
+        process = probes.start(TALKS, *libraries, port)
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "inside\n"
+        probes.probes.forget_process(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "after it\n"
+        probes.probes.target_process(process.pid, CAPTURE)
+        process.communicate("\n", timeout=30)
+        assert process.returncode == 0
+    probes.wait_for_ends()
+    first, second = tls_streams(probes)
+    assert (first.start_known, second.start_known) == (True, False)
+    assert (probes.said(WRITE, first.stream), probes.said(READ, first.stream)) == (QUESTION * 2, ANSWER)
+    assert (probes.said(WRITE, second.stream), probes.said(READ, second.stream)) == (QUESTION, ANSWER)
+    probes.check_ledger()
+
+
 def tls_streams(probes: Probing) -> list[StreamOpened]:
     """In their order."""
     return [opened for opened in probes.opened() if opened.source is Source.TLS]
