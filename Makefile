@@ -65,7 +65,7 @@ bench: .venv/.ready build/.bench build/mitmproxy/.ready probes
 	set -e; for file in tests/bench/[a-z]*.py; do $(PY) -m tests.bench.$$(basename $$file .py); done
 
 # Breaks one promised rule of the probes at a time, and sees that a test turns red: a quarter of an hour.
-mutants: .venv/.ready probes
+mutants: .venv/.ready build/.e2e probes
 	$(PY) -m tests.kernel.mutants
 
 # The kernel tests on the kernels of Debian 12 and its backports, in an emulated machine: an hour each.
@@ -97,7 +97,7 @@ build/.toolchain: .ci/need
 	mkdir -p build && touch $@
 
 build/.e2e: .ci/need
-	.ci/need bpftool curl ip=iproute2 openssl runc sudo psql=postgresql wget
+	.ci/need bpftool curl g++ ip=iproute2 openssl runc sudo psql=postgresql wget
 	mkdir -p build && touch $@
 
 build/.stage: .ci/need

@@ -15,7 +15,7 @@ from agent.attach import not_capturable
 from agent.examiner import Examiner
 from agent.kernel.fanotify import Group
 from agent.kernel.planner import Plan
-from agent.kernel.probes import kernel_version, multi_supported, object_path
+from agent.kernel.probes import kernel_version, multi_supported, object_path, sessions_supported
 from agent.kernel.seccomp import returns_are_dangerous
 from agent.opens import may_hold
 from agent.workloads import Workload
@@ -72,6 +72,7 @@ def checks() -> Iterator[Check]:
     yield _hold_check()
     yield _takeover_check()
     yield seccomp_check(release)
+    yield _bystander_check()
     yield Check(
         "unix sockets",
         False,
@@ -109,6 +110,20 @@ def seccomp_check(release: str) -> Check:
         False,
         f"on Linux {release} a return probe may end a process under a seccomp filter: libraries of such processes are not probed",
         "run Linux 6.12.14, 6.13.3, 6.14 or later",
+        required=False,
+    )
+
+
+def _bystander_check() -> Check:
+    """Whether return probes are kept out of programs that nobody records."""
+    if sessions_supported():
+        return Check("bystanders", True, "return probes are in the calls of recorded programs only", required=False)
+    return Check(
+        "bystanders",
+        False,
+        "return probes are in every program that uses a probed library: while anything is recorded, one breaks that throws C++ "
+        "exceptions through TLS calls, cancels threads in them or switches stacks there",
+        "run Linux 6.13 or later",
         required=False,
     )
 

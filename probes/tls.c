@@ -2,7 +2,24 @@
  *
  * Plaintext is taken at the return of a call, with the length that the call reports: on an error or a retry nothing passed.
  * CPython >= 3.10 calls only the *_ex functions, so both kinds are probed. SSL_peek carries nothing: its bytes are read again.
- * SSL pointers are reused at once by allocators and by nginx: SSL_new, SSL_clear and the last SSL_free cut a stream. */
+ * SSL pointers are reused at once by allocators and by nginx: SSL_new, SSL_clear and the last SSL_free cut a stream.
+ *
+ * A return probe replaces the return address of the call, which a program may mind that unwinds or switches its stack. Since Linux 6.13,
+ * entry and return are one program, a session, whose entry keeps the return address of whoever is no target as it is. Before, they are
+ * two programs, and probes are in everybody's calls. */
+
+/* What a session answers at the entry of a call. */
+enum session_answer {
+	PROBE_RETURN = 0,
+	SPARE_RETURN = 1,
+};
+
+/* Whether a session runs at the return of a call: not at the function's first byte. (The kfunc that tells has another prototype since
+ * Linux 7.0, and libbpf compares them.) */
+static __always_inline bool is_return(struct pt_regs *ctx)
+{
+	return PT_REGS_IP(ctx) != bpf_get_func_ip(ctx);
+}
 
 static __always_inline void key_of(struct tls_key *key, u64 ssl, const struct process *process)
 {
@@ -68,7 +85,7 @@ static __always_inline int direction_of(u32 call)
 	return -1;
 }
 
-/* A call was left without a return (longjmp, an exception, a missed uretprobe). What it carried is unknown, so what follows is another
+/* A call was left without a return (longjmp, a missed uretprobe). What it carried is unknown, so what follows is another
  * stream, whose start is unknown. */
 static __noinline int abandon(struct frame *frame)
 {
@@ -104,12 +121,8 @@ static __always_inline int drop_abandoned(struct frames *all, u64 stack_pointer,
 	return depth;
 }
 
-SEC("uprobe")
-int tls_enter(struct pt_regs *ctx)
+static __always_inline int enter_tls(struct pt_regs *ctx, u32 capture)
 {
-	u32 capture = capture_of_current();
-	if (!capture)
-		return 0;
 	u64 thread = bpf_get_current_pid_tgid();
 	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
 	if (!all) {
@@ -249,8 +262,7 @@ static __noinline int tell_error(struct tls_key *key, u32 error)
 	return 0;
 }
 
-SEC("uretprobe")
-int tls_return(struct pt_regs *ctx)
+static __always_inline int return_tls(struct pt_regs *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
@@ -280,11 +292,38 @@ int tls_return(struct pt_regs *ctx)
 		note_carried(all, frame, depth, length);
 		if (length > frame->carried)
 			emit_tls(frame, length - frame->carried, capture);
+	} else if (length) {
+		break_tls(&frame->key); /* it is a target no more, and may be one again */
 	}
 	all->depth = depth;
 	if (!depth)
 		bpf_map_delete_elem(&frames, &thread);
 	return 0;
+}
+
+SEC("uprobe")
+int tls_enter(struct pt_regs *ctx)
+{
+	u32 capture = capture_of_current();
+	return capture ? enter_tls(ctx, capture) : 0;
+}
+
+SEC("uretprobe")
+int tls_return(struct pt_regs *ctx)
+{
+	return return_tls(ctx);
+}
+
+SEC("uprobe")
+int tls_session(struct pt_regs *ctx)
+{
+	if (is_return(ctx))
+		return return_tls(ctx);
+	u32 capture = capture_of_current();
+	if (!capture)
+		return SPARE_RETURN;
+	enter_tls(ctx, capture);
+	return PROBE_RETURN;
 }
 
 /* Begins a generation: what is heard of this pointer from now on has nothing to do with what was heard before. */
@@ -295,8 +334,7 @@ static __always_inline void begin_tls(struct tls_key *key, u32 capture, u32 refe
 	open_tls(key, capture, 1, references);
 }
 
-SEC("uretprobe")
-int tls_new(struct pt_regs *ctx)
+static __always_inline int return_new(struct pt_regs *ctx)
 {
 	u32 capture = capture_of_current();
 	u64 ssl = PT_REGS_RC(ctx);
@@ -308,6 +346,20 @@ int tls_new(struct pt_regs *ctx)
 	key_of(&key, ssl, &process);
 	begin_tls(&key, capture, 1);
 	return 0;
+}
+
+SEC("uretprobe")
+int tls_new(struct pt_regs *ctx)
+{
+	return return_new(ctx);
+}
+
+SEC("uprobe")
+int tls_new_session(struct pt_regs *ctx)
+{
+	if (is_return(ctx))
+		return return_new(ctx);
+	return capture_of_current() ? PROBE_RETURN : SPARE_RETURN;
 }
 
 SEC("uprobe")

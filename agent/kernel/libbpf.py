@@ -19,6 +19,7 @@ from typing import Self
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
 _BPF_LINK_CREATE = 28
 BPF_TRACE_UPROBE_MULTI = 48
+BPF_TRACE_UPROBE_SESSION = 57
 _BPF_F_UPROBE_MULTI_RETURN = 1
 _BPF_ANY = 0
 _BPF_F_ALLOW_MULTI = 2
@@ -68,6 +69,7 @@ def _library() -> ctypes.CDLL:
         "bpf_program__name": (c_char_p, [c_void_p]),
         "bpf_program__section_name": (c_char_p, [c_void_p]),
         "bpf_program__fd": (c_int, [c_void_p]),
+        "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
         "bpf_program__set_expected_attach_type": (c_int, [c_void_p, c_int]),
         "bpf_program__attach_raw_tracepoint": (c_void_p, [c_void_p, c_char_p]),
         "bpf_program__attach_uprobe_opts": (c_void_p, [c_void_p, c_int, c_char_p, c_size_t, c_void_p]),
@@ -189,9 +191,14 @@ class Program:
         """Of the loaded program."""
         return int(self._library.bpf_program__fd(self._handle))
 
-    def expect_uprobe_multi(self) -> None:
-        """Load it for links of many sites; before load()."""
-        self._library.bpf_program__set_expected_attach_type(self._handle, BPF_TRACE_UPROBE_MULTI)
+    def leave_out(self) -> None:
+        """Do not load it; before load()."""
+        self._library.bpf_program__set_autoload(self._handle, False)
+
+    def expect_uprobe_multi(self, *, session: bool = False) -> None:
+        """Load it for links of many sites, for a session (Linux 6.13) to run at entries and returns; before load()."""
+        kind = BPF_TRACE_UPROBE_SESSION if session else BPF_TRACE_UPROBE_MULTI
+        self._library.bpf_program__set_expected_attach_type(self._handle, kind)
 
     def _link(self, handle: int | None) -> Link:
         if not handle:
@@ -223,13 +230,13 @@ class Program:
         return self._link(handle)
 
     def attach_uprobe_multi(self, path: str, sites: Sequence[tuple[int, int]], returns: bool) -> Link:
-        """Attach to many places of a file at once: `sites` are (file offset, cookie). Linux 6.6."""
+        """Attach to many places of a file at once: `sites` are (file offset, cookie); a session's are its entries. Linux 6.6."""
         offsets = (c_uint64 * len(sites))(*(offset for offset, _ in sites))
         cookies = (c_uint64 * len(sites))(*(cookie for _, cookie in sites))
         name = ctypes.create_string_buffer(os.fsencode(path))
         attr = _MultiLink(
             prog_fd=self.fd,
-            attach_type=BPF_TRACE_UPROBE_MULTI,
+            attach_type=self._library.bpf_program__expected_attach_type(self._handle),
             path=ctypes.addressof(name),
             offsets=ctypes.addressof(offsets),
             cookies=ctypes.addressof(cookies),

@@ -16,7 +16,7 @@ import select
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_uint32, c_uint64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +36,7 @@ SMALL_EVENTS_SHARE = 8
 """One part in so many of the ring is kept for the small events, which tell how streams begin, bind and end."""
 
 CLOSERS_MAX = 32
-"""Threads that detach at the same time: more than a file has links (6; by perf events one a site, some 20)."""
+"""Threads that detach at the same time: more than a file has links (6 at most; by perf events one a site, some 20)."""
 
 LEVELS = 16
 """Depths of cgroups that the filter looks at; as in probes/streams.h."""
@@ -50,6 +50,10 @@ _RAW_TRACEPOINTS = (
     "syscall_exit",
     "syscall_enter",
 )
+
+_RETURN = "tls_return"
+_SESSIONS = {"tls_enter": "tls_session", "tls_new": "tls_new_session"}
+"""What is attached instead where there are sessions; that of an entry has its return, too, which is _RETURN elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,21 @@ def multi_supported() -> bool:
     return kernel_version(platform.release()) >= (6, 6)
 
 
+def sessions_supported() -> bool:
+    """Whether the kernel has programs that run at the entry of a call and then, if they want to, at its return (6.13).
+
+    Then the calls of processes that are no targets return as if there were no probes.
+    """
+    return kernel_version(platform.release()) >= (6, 13)
+
+
+def _as_sessions(sites: Iterable[Site]) -> list[Site]:
+    """The same probes, each entry with its return as one."""
+    return [
+        replace(site, program=_SESSIONS.get(site.program, site.program), returns=False) for site in sites if site.program != _RETURN
+    ]
+
+
 def close_all(links: Sequence[libbpf.Link]) -> None:
     """Detach all; returns when that is done.
 
@@ -180,16 +199,24 @@ class CoreProbes:
     """Probes from the prebuilt object."""
 
     def __init__(
-        self, ring_bytes: int = RING_BYTES, path: Path | None = None, multi: bool | None = None, *, probe_filtered: bool = False
+        self,
+        ring_bytes: int = RING_BYTES,
+        path: Path | None = None,
+        multi: bool | None = None,
+        *,
+        sessions: bool | None = None,
+        probe_filtered: bool = False,
     ) -> None:
         """Load and attach what is not bound to a file.
 
-        `ring_bytes` is a power of two, at least a page. `multi` False attaches uprobes by perf events, the legacy way.
+        `ring_bytes` is a power of two, at least a page. `multi` False attaches uprobes by perf events, the legacy way; `sessions`
+        False attaches entries and returns apart.
         `probe_filtered` attaches return probes on kernels, too, on which they end processes with a seccomp filter.
         """
         self._spare_filtered = not probe_filtered and seccomp.returns_are_dangerous()
         self._object = libbpf.Object(path or object_path())
         self._multi = multi_supported() if multi is None else multi
+        self._sessions = self._multi and (sessions_supported() if sessions is None else sessions)
         self._links: list[libbpf.Link] = []
         self._attached: set[_Links] = set()
         self._rings: list[libbpf.Ring] = []
@@ -204,10 +231,12 @@ class CoreProbes:
 
     def _load(self) -> None:
         self._programs = {program.name: program for program in self._object.programs()}
+        for name in (_RETURN, *_SESSIONS) if self._sessions else _SESSIONS.values():
+            self._programs.pop(name).leave_out()
         if self._multi:
             for program in self._programs.values():
                 if "probe" in program.section:
-                    program.expect_uprobe_multi()
+                    program.expect_uprobe_multi(session=program.name in _SESSIONS.values())
         self._object.set_max_entries("events", self.ring_bytes)
         self._object.load()
         self._maps = {
@@ -253,7 +282,8 @@ class CoreProbes:
         links: list[libbpf.Link] = []
         attachment = next(self._attachments) << 8  # see CALL_OF in probes/maps.h
         try:
-            for (name, returns), group in groupby(sites, key=lambda site: (site.program, site.returns)):
+            placed = _as_sessions(sites) if self._sessions else sites
+            for (name, returns), group in groupby(placed, key=lambda site: (site.program, site.returns)):
                 program = self._programs[name]
                 places = [(site.offset, site.cookie | attachment) for site in group]
                 if self._multi:

@@ -38,6 +38,13 @@ def test_a_kernel_that_ends_filtered_processes_is_named(monkeypatch: pytest.Monk
     seccomp.returns_are_dangerous.cache_clear()
 
 
+@pytest.mark.parametrize(("release", "ok"), [("6.12.14", False), ("6.13.0", True)])
+def test_whether_bystanders_are_spared_is_told(monkeypatch: pytest.MonkeyPatch, release: str, ok: bool) -> None:
+    monkeypatch.setattr(platform, "release", lambda: release)
+    (check,) = (check for check in describe.checks() if check.name == "bystanders")
+    assert (check.ok, check.required, bool(check.remedy)) == (ok, False, not ok)
+
+
 def hold_check() -> describe.Check:
     return next(check for check in describe.checks() if check.name == "hold")
 

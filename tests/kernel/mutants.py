@@ -15,9 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
 
-SOCKETS, TLS, LARGE, OVERFLOW, FULL = (
+SOCKETS, TLS, BYSTANDERS, LARGE, OVERFLOW, FULL = (
     "tests/kernel/test_sockets.py",
     "tests/kernel/test_tls.py",
+    "tests/kernel/test_bystanders.py",
     "tests/kernel/test_large.py",
     "tests/kernel/test_large.py::test_a_call_of_more_than_the_ring_holds_is_counted",
     "tests/kernel/test_large.py::test_a_full_ring_has_room_for_how_streams_begin_and_end",
@@ -67,7 +68,9 @@ MUTANTS = (
         "if (same_bytes || outer->call)",
         TLS,
     ),
-    Mutant("a call that was left breaks its stream", "tls.c", "\t\tbreak_tls(&frame->key);", "\t\t;", TLS),
+    Mutant("a call that was left breaks its stream", "tls.c", "\t\tbreak_tls(&frame->key);\n", "\t\t;\n", TLS),
+    Mutant("who is not recorded is left alone", "tls.c", "SPARE_RETURN = 1", "SPARE_RETURN = 0", BYSTANDERS),
+    Mutant("what ends unrecorded breaks its stream", "tls.c", "\t\tbreak_tls(&frame->key); /* it", "\t\t; /* it", BYSTANDERS),
     Mutant("what others move is a gap", "streams.h", "return emit_gap(stream, direction, foreign);", "return 0;", SOCKETS),
     Mutant("TLS that is not followed is told", "sockets.c", "stream->bypassed = 1;", "stream->bypassed = 0;", TLS),
     Mutant(

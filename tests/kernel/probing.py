@@ -53,8 +53,8 @@ def read_all(connection):
 class Probing:
     """Loaded probes, and everything that they told."""
 
-    def __init__(self, ring_bytes: int = 4 << 20, *, probe_filtered: bool = False) -> None:
-        self.probes = CoreProbes(ring_bytes, probe_filtered=probe_filtered)
+    def __init__(self, ring_bytes: int = 4 << 20, *, sessions: bool | None = None, probe_filtered: bool = False) -> None:
+        self.probes = CoreProbes(ring_bytes, sessions=sessions, probe_filtered=probe_filtered)
         self.streams = Streams()
         self.news: list[News] = []
         self._processes: list[subprocess.Popen[str]] = []
@@ -75,12 +75,15 @@ class Probing:
                 assert found.sites
                 self.probes.attach(str(library), found.sites)
 
-    def start(self, source: str, *arguments: object, before: list[str] | None = None) -> subprocess.Popen[str]:
-        """Start a Python program as the target; it waits until it is one."""
+    def start(
+        self, source: str, *arguments: object, before: list[str] | None = None, recorded: bool = True
+    ) -> subprocess.Popen[str]:
+        """Start a Python program as the target, or a bystander; it waits until it is one."""
         command = [*(before or []), sys.executable, "-c", PROGRAM + source, *map(str, arguments)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._processes.append(process)
-        self.probes.target_process(process.pid, CAPTURE)
+        if recorded:
+            self.probes.target_process(process.pid, CAPTURE)
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
@@ -158,9 +161,9 @@ class Probing:
 
 
 @contextlib.contextmanager
-def probing(ring_bytes: int = 4 << 20, *, probe_filtered: bool = False) -> Iterator[Probing]:
+def probing(ring_bytes: int = 4 << 20, *, sessions: bool | None = None, probe_filtered: bool = False) -> Iterator[Probing]:
     """Probes for a test."""
-    made = Probing(ring_bytes, probe_filtered=probe_filtered)
+    made = Probing(ring_bytes, sessions=sessions, probe_filtered=probe_filtered)
     try:
         yield made
     finally:

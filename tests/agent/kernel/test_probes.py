@@ -20,21 +20,22 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.mark.parametrize(
-    ("release", "version", "multi"),
+    ("release", "version", "multi", "sessions"),
     [
-        ("6.1-foo2", (6, 1), False),
-        ("6.1.0-13-amd64", (6, 1), False),
-        ("6.6.7", (6, 6), True),
-        ("6.12", (6, 12), True),
-        ("6.5rc3", (6, 5), False),
-        ("7.0-rc1", (7, 0), True),
-        ("of my own", (0, 0), False),
+        ("6.1-foo2", (6, 1), False, False),
+        ("6.1.0-13-amd64", (6, 1), False, False),
+        ("6.6.7", (6, 6), True, False),
+        ("6.12", (6, 12), True, False),
+        ("6.13.1", (6, 13), True, True),
+        ("6.5rc3", (6, 5), False, False),
+        ("7.0-rc1", (7, 0), True, True),
+        ("of my own", (0, 0), False, False),
     ],
 )
-def test_releases(monkeypatch: pytest.MonkeyPatch, release: str, version: tuple[int, int], multi: bool) -> None:
+def test_releases(monkeypatch: pytest.MonkeyPatch, release: str, version: tuple[int, int], multi: bool, sessions: bool) -> None:
     monkeypatch.setattr(platform, "release", lambda: release)
     assert probes.kernel_version(release) == version
-    assert probes.multi_supported() is multi
+    assert (probes.multi_supported(), probes.sessions_supported()) == (multi, sessions)
 
 
 def bpf_descriptors() -> int:
