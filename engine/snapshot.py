@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 
@@ -382,8 +383,14 @@ def _out_of_the_way(partial: Path) -> Path:
     if partial.exists():
         settle(partial)
         _remove_log(partial)
-        partial.replace(partial.with_name(partial.name + ".old"))
+        partial.replace(_aside(partial))
     return partial
+
+
+def _aside(partial: Path) -> Path:
+    """FILE.partial.old; where that has pairs, FILE.partial.2.old and so on: only people remove what was committed."""
+    names = (f"{partial.name}{f'.{number}' if number > 1 else ''}.old" for number in count(1))
+    return next(path for name in names if not _has_pairs(path := partial.with_name(name)))
 
 
 def _resumed(partial: Path, capture_id: str) -> Store | None:

@@ -186,6 +186,25 @@ def test_a_partial_of_another_capture_is_kept_aside(tmp_path: Path) -> None:
         assert s.info.capture_id == "c"
 
 
+def test_runs_that_are_killed_lose_nothing_of_those_before(tmp_path: Path) -> None:
+    """Whatever the third one kept: what was committed stays, and one without pairs takes the place of none that has some."""
+    path = tmp_path / "a.snapshot"
+    for capture, numbers in (("a", [1, 2]), ("b", []), ("c", [3]), ("d", []), ("e", [4]), ("f", [])):
+        w = writer(path, capture)
+        w.add([pair(n) for n in numbers])
+        w.close()
+    kept = {}
+    for each in tmp_path.iterdir():
+        with Snapshot(each) as s:
+            kept[each.name] = sorted(p.path for p in s.pairs())
+    assert kept == {
+        "a.snapshot.partial": [],
+        "a.snapshot.partial.old": ["/1", "/2"],
+        "a.snapshot.partial.2.old": ["/3"],
+        "a.snapshot.partial.3.old": ["/4"],
+    }
+
+
 def test_a_file_that_is_there_becomes_old(tmp_path: Path) -> None:
     path = tmp_path / "a.snapshot"
     for n in (1, 2):
