@@ -20,7 +20,7 @@ from engine.servicemap import ServiceMap, service_map
 from engine.store import NOTHING_REFUTED, Answer, Entry, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
 from engine.store.files import check_file, readable, settle
 from engine.store.rows import INTEGER_LIMIT, unstorable_flow
-from engine.store.sqlite import REPEATED, SqliteStore, amend
+from engine.store.sqlite import LOST, REPEATED, SqliteStore, amend
 
 __all__ = ["Info", "NotASnapshotError", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
 
@@ -28,14 +28,13 @@ KEY_BYTES = 32
 HELD_ITEMS = 10_000
 """Pairs and flows that wait for a disk that takes nothing, until they are dropped and counted."""
 HELD_BYTES = 64 * 1024 * 1024
-"""Of their bodies."""
+"""Of these, as they are stored: one body of the longest size, or the heads and bodies of 10,000 pairs of ordinary size."""
 SIGNED_AT_LEAST = 512 * 1024 * 1024
 """Bytes of bodies that are signed anew at a start, at least: some 5 seconds."""
 SIGNED_PER_BYTE = 100
 """And for each byte of the file: what people record is compressed to a tenth, zeros to a ten-thousandth."""
 _UNCHECKED = "unchecked_backends"
 _ADDED = "added_pairs"
-_LOST = "lost_pairs"
 _EDITED = "edited"
 """Version of the signatures of a snapshot that was changed by hand before pairs were added: they are made again at each start."""
 
@@ -81,9 +80,9 @@ class SnapshotWriter:
         self._redactor = _redactor(path, store)
         self.is_file = False
         """Whether it takes nothing any more: what is left of `finish` is to give the file its name."""
-        self._before = {name: int(self._store.get_meta(name) or 0) for name in (_ADDED, _LOST)}
+        self._added_before = int(self._store.get_meta(_ADDED) or 0)
         self.pairs, self.complete_pairs = self._store.counts()
-        self.lost_pairs = 0
+        self.lost_pairs = int(self._store.get_meta(LOST) or 0)
         """What could not be written: each pair is a flow with the reason, unless the disk took nothing at all."""
 
     @classmethod
@@ -135,7 +134,7 @@ class SnapshotWriter:
         flows = [item for item in items if isinstance(item, Flow)]
         again = self.holds
         try:
-            added = self._store.add(pairs, flows, progress, connections, refuted)
+            added = self._store.add(pairs, flows, progress, connections, refuted, self.lost_pairs)
         except SnapshotError:
             self.lost_pairs += self._store.drop_beyond(HELD_ITEMS, HELD_BYTES)
             raise
@@ -169,7 +168,7 @@ class SnapshotWriter:
 
     def note_added(self, pairs: int) -> None:
         """Keep that so many pairs are not of the capture that the ledger is of."""
-        self._store.set_meta(_ADDED, str(self._before[_ADDED] + pairs))
+        self._store.set_meta(_ADDED, str(self._added_before + pairs))
 
     def finish(self) -> Finished:
         """Make FILE of it. May be tried again. Raises SnapshotError and OSError; FILE.partial stays then.
@@ -178,7 +177,7 @@ class SnapshotWriter:
         """
         if not self.is_file:
             check_replaceable(self.path)
-            self._store.set_meta(_LOST, str(self._before[_LOST] + self.lost_pairs))
+            self._store.set_meta(LOST, str(self.lost_pairs))
             self._store.finish()
             self.is_file = True
         if not self.pairs and _has_pairs(self.path):
@@ -233,7 +232,7 @@ class Snapshot:
                 {str(name): _number(value) for name, value in json.loads(meta("ledger") or "{}").items()},
                 not self.path.name.endswith(".partial"),
                 _number(meta(_ADDED) or 0),
-                _number(meta(_LOST) or 0),
+                _number(meta(LOST) or 0),
                 _number(meta(REPEATED) or 0),
             )
 

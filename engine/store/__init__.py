@@ -139,11 +139,13 @@ class Store(Protocol):
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
         refuted: Mapping[str, int] = NOTHING_REFUTED,
+        lost: int = 0,
     ) -> Added:
         """Keep these in one transaction. `connections` are those of which more became known since pairs of theirs were kept.
 
         `refuted`: connections by id, and the time since when it is in doubt which of their responses answers which request:
         pairs of theirs that were complete are so no longer.
+        `lost`: how many pairs could not be kept until now. That is kept with the progress past them, as are those that this adds.
         A pair that no store can take costs only itself: it is kept as a flow that says why.
         Raises SnapshotError where nothing can be written: pairs and flows are held then, and go with the next.
         """
@@ -156,8 +158,8 @@ class Store(Protocol):
     def held(self) -> int:
         """How many pairs and flows are held."""
 
-    def drop_beyond(self, items: int, body_bytes: int) -> int:
-        """Drop what is held where it is more than this; gives the number of what was dropped."""
+    def drop_beyond(self, items: int, size: int) -> int:
+        """Drop what is held where it is more than this, or takes more bytes; gives the number of what was dropped."""
 
     def progress(self, agent: str, stream: int) -> Progress | None:
         """Up to where a stream is in."""

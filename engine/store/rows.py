@@ -30,6 +30,7 @@ _KINDS = {"str": str, "int": int, "bool": bool, "Role": int}
 _FACTS = {field.name: _KINDS[str(field.type)] for field in fields(Connection)}
 _REQUEST_COMPRESSED, _RESPONSE_COMPRESSED = 1, 2
 _SIGNED = ("request", "headers", "answer")
+_UNSTORABLE = "a pair that could not be stored"
 
 _ROW = (str, int, int, str, str, str, int, str, str, str, int, int)
 _ROWS = {(*_ROW, int, str), (*_ROW, type(None), str)}
@@ -105,8 +106,19 @@ def clamped(row: Values) -> Values:
 def unstorable_flow(pair: RRPair, reason: object) -> Flow:
     """What is left of a pair that cannot be stored: that it was there, and why it is not."""
     answered = len(pair.response.body) if pair.response else 0
-    reason = f"a pair that could not be stored: {reason}"
-    return Flow(pair.connection, pair.time, pair.protocol, reason, answered, len(pair.request.body))
+    return Flow(pair.connection, pair.time, pair.protocol, f"{_UNSTORABLE}: {reason}", answered, len(pair.request.body))
+
+
+def unstorable_row(row: Values, reason: object) -> Values:
+    """The same of a pair that is a row already: the row of a flow."""
+    _, time, _, _, protocol, _, _, connection, *_ = row
+    asked, answered = row[14:16]
+    return clamped((connection, time, protocol, f"{_UNSTORABLE}: {reason}", answered or 0, asked))
+
+
+def weight(row: Values) -> int:
+    """Bytes of a row, about: those of its texts."""
+    return sum([len(value) for value in row if isinstance(value, (bytes, str))])
 
 
 # -- from rows ---------------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ from engine.store.rows import (
     pair_row,
     row_of,
     storable,
-    unstorable_flow,
+    unstorable_row,
+    weight,
 )
 
 _COLUMNS = (
@@ -56,6 +57,7 @@ _COLUMNS = (
     " status, request_size, response_size, request_ended, response_started, redacted, signature, compressed, heads,"
     " request_body, response_body"
 )
+_SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _INSERT = f"INSERT INTO pairs VALUES ({', '.join('?' * 24)})"
 _SELECT = f"SELECT {_COLUMNS}, facts FROM pairs JOIN connections ON connections.id = pairs.connection"
 _SELECT = _SELECT.replace("SELECT id", "SELECT pairs.id")
@@ -96,10 +98,10 @@ _SEAL = "sealed"
 """Name of the fact that holds the file's change counter as it is once that fact is written."""
 REPEATED = "repeated_pairs"
 """Name of the fact that holds how many pairs were left out because they had been taken in before."""
+LOST = "lost_pairs"
+"""Name of the fact that holds how many pairs could not be written."""
 _UNSTORABLE = (UnicodeError, OverflowError, sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError)
 """A value that cannot be written: it says nothing of the rest, nor of the disk."""
-_Rows = list[tuple[RRPair, Values]]
-
 
 NUMBER_DIGITS = 8
 """A shorter run of digits is a pair's number, a longer one the beginning of an id, which has 16 characters."""
@@ -107,11 +109,12 @@ NUMBER_DIGITS = 8
 
 @dataclass(slots=True)
 class _Held:
-    """What is written next: made into rows once, however often it is tried."""
+    """What is written next: made into rows once, however often it is tried. `size`: bytes of what was tried in vain."""
 
-    pairs: _Rows = field(default_factory=list)
+    pairs: list[Values] = field(default_factory=list)
     flows: list[Values] = field(default_factory=list)
     connections: dict[str, Connection] = field(default_factory=dict)
+    size: int = 0
 
 
 def _progress_row(p: Progress) -> Values:
@@ -193,26 +196,35 @@ class SqliteStore:
         progress: Iterable[Progress] = (),
         connections: Iterable[Connection] = (),
         refuted: Mapping[str, int] = NOTHING_REFUTED,
+        lost: int = 0,
     ) -> Added:
         """Keep these in one transaction; see `Store.add`."""
         held = self._held
-        held.pairs += [(pair, pair_row(pair, held.connections)) for pair in pairs]
-        held.flows += [flow_row(flow, held.connections) for flow in flows]
-        self._check_in_place()
-        with writable(self._path):
-            added = self._add(held, list(connections), list(progress), refuted)
+        pair_rows = [pair_row(pair, held.connections) for pair in pairs]
+        flow_rows = [flow_row(flow, held.connections) for flow in flows]
+        held.pairs += pair_rows
+        held.flows += flow_rows
+        try:
+            self._check_in_place()
+            with writable(self._path):
+                added = self._add(held, list(connections), list(progress), refuted, lost)
+        except SnapshotError:
+            held.size += sum(map(weight, pair_rows)) + sum(map(weight, flow_rows))
+            raise
         self._held = _Held()
         return added
 
-    def _add(self, held: _Held, connections: list[Connection], progress: list[Progress], refuted: Mapping[str, int]) -> Added:
+    def _add(
+        self, held: _Held, connections: list[Connection], progress: list[Progress], refuted: Mapping[str, int], lost: int
+    ) -> Added:
+        known = held.connections.values()
         try:
-            rows = [row for _, row in held.pairs]
-            return Added(0, self._insert(rows, held.flows, held.connections.values(), connections, progress, refuted))
+            return Added(0, self._insert(held.pairs, held.flows, known, connections, progress, refuted, lost))
         except _UNSTORABLE:
             taken, refused = self._storable(held.pairs)
-            known = dict(held.connections)
-            flows = [*held.flows, *[flow_row(flow, known) for flow in refused]]
-            return Added(len(refused), self._insert(taken, map(clamped, flows), known.values(), connections, progress, refuted))
+            flows = [*map(clamped, held.flows), *refused]
+            lost += len(refused)
+            return Added(len(refused), self._insert(taken, flows, known, connections, progress, refuted, lost))
 
     @property
     def in_place(self) -> bool:
@@ -228,10 +240,10 @@ class SqliteStore:
         """How many pairs and flows are held."""
         return len(self._held.pairs) + len(self._held.flows)
 
-    def drop_beyond(self, items: int, body_bytes: int) -> int:
-        """Drop what is held where it is more than this; gives the number of what was dropped."""
+    def drop_beyond(self, items: int, size: int) -> int:
+        """Drop what is held where it is more than this; see `Store.drop_beyond`."""
         held = self.held
-        if held <= items and sum(pair.body_bytes for pair, _ in self._held.pairs) <= body_bytes:
+        if held <= items and self._held.size <= size:
             return 0
         self._held = _Held()
         return held
@@ -244,6 +256,7 @@ class SqliteStore:
         connections: Iterable[Connection],
         progress: Iterable[Progress],
         refuted: Mapping[str, int],
+        lost: int,
     ) -> int:
         """Write all this; gives how many pairs are complete no longer."""
         with self._database as database:
@@ -256,23 +269,24 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 map(_progress_row, progress),
             )
+            if lost:
+                database.execute(_SET_META, (LOST, str(lost)))
             if not refuted:
                 return 0
             database.execute(BY_CONNECTION)  # all pairs are looked through once, and not for each of these connections
             database.executemany(_REFUTE_OTHERS, refuted.items())
             return database.executemany(_REFUTE, refuted.items()).rowcount
 
-    def _storable(self, rows: _Rows) -> tuple[list[Values], list[Flow]]:
-        """The rows that can be written, as the database itself says of each, and what is left of the others."""
+    def _storable(self, rows: list[Values]) -> tuple[list[Values], list[Values]]:
+        """The rows that can be written, as the database itself says of each, and flows that are left of the others."""
         taken, refused = [], []
-        for pair, row in rows:
-            row = storable(row)
+        for row in map(storable, rows):
             try:
                 self._database.execute("BEGIN")
                 self._database.execute(_INSERT, row)
                 taken.append(row)
             except _UNSTORABLE as error:
-                refused.append(unstorable_flow(pair, error))
+                refused.append(unstorable_row(row, error))
             finally:
                 self._database.rollback()
         return taken, refused
@@ -285,7 +299,7 @@ class SqliteStore:
     def set_meta(self, name: str, value: str) -> None:
         """Keep a fact about the snapshot."""
         with writable(self._path):
-            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+            self._database.execute(_SET_META, (name, value))
 
     def finish(self) -> None:
         """Make it a single file that only needs to be read. Raises SnapshotError."""
@@ -397,7 +411,7 @@ def amend(path: Path, name: str, value: str) -> None:
         sealed = store.sealed
     with readable(path), closing(connect(path, "rw")) as database, database:
         database.execute("BEGIN IMMEDIATE")
-        database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+        database.execute(_SET_META, (name, value))
         if sealed:
             _seal(database, path)
 
@@ -412,4 +426,4 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _seal(database: sqlite3.Connection, path: Path) -> None:
     """Note that this is the last change: the transaction that holds the note raises the counter by one."""
-    database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_SEAL, str(change_counter(path) + 1)))
+    database.execute(_SET_META, (_SEAL, str(change_counter(path) + 1)))

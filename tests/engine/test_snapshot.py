@@ -439,6 +439,68 @@ def test_a_pair_that_cannot_be_stored_costs_itself_only(tmp_path: Path, change: 
     assert flow.connection == CONNECTION
 
 
+def test_pairs_that_were_lost_are_counted_though_their_writer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the transaction that moves on from them: nobody sends them again. Until then they are not lost, for they come again."""
+    monkeypatch.setattr("engine.snapshot.HELD_ITEMS", 2)
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    database = w._store._database  # type: ignore[attr-defined]
+    database.execute("PRAGMA query_only = 1")
+    for n in range(3):
+        with pytest.raises(SnapshotError):
+            w.add([pair(n)])
+    assert (w.lost_pairs, w._store.held) == (3, 0)
+    database.execute("PRAGMA query_only = 0")
+    with Snapshot(path.with_name("a.snapshot.partial")) as s:
+        assert s.info.lost_pairs == 0
+    w.add([replace(pair(3), time=2**70)], [Progress("a", 1, 10, 20)])
+    with Snapshot(path.with_name("a.snapshot.partial")) as s:
+        assert s.info.lost_pairs == 4
+    w.close()
+    w = writer(path, resume=True)
+    assert w.lost_pairs == 4
+    w.add([replace(pair(4), time=2**70)])
+    w.finish()
+    with Snapshot(path) as s:
+        assert (s.info.lost_pairs, len(list(s.flows()))) == (5, 2)
+    more = SnapshotWriter.extend(path)
+    more.add([replace(pair(5), time=2**70)])
+    more.finish()
+    with Snapshot(path) as s:
+        assert s.info.lost_pairs == 6
+
+
+def heavy(n: int, where: str, size: int) -> RRPair:
+    """A pair that is large in one place only, and cannot be made smaller."""
+    large = pair(n)
+    field = ((b"X", os.urandom(size)),)
+    if where == "header":
+        return replace(large, request=replace(large.request, headers=field))
+    if where == "trailer":
+        return replace(large, response=Message(b"HTTP/1.1 200 OK", (), b"", field))
+    if where == "interim":
+        return replace(large, interim=(Message(b"HTTP/1.1 103 Early", field),))
+    return replace(large, response=Message(b"HTTP/1.1 200 OK", (), os.urandom(size)))
+
+
+@pytest.mark.parametrize("where", ["header", "trailer", "interim", "body"])
+def test_whatever_waits_for_a_disk_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr("engine.snapshot.HELD_BYTES", 100_000)
+    w = writer(tmp_path / "a.snapshot")
+    w._store._database.execute("PRAGMA query_only = 1")  # type: ignore[attr-defined]
+    lost = []
+    for n in range(6):
+        with pytest.raises(SnapshotError):
+            w.add([heavy(n, where, 40_000)])
+        lost.append(w.lost_pairs)
+    assert lost == [0, 0, 3, 3, 3, 6]
+    w._store._database.execute("PRAGMA query_only = 0")  # type: ignore[attr-defined]
+    w.add([])
+    w.finish()
+    with Snapshot(tmp_path / "a.snapshot") as s:
+        assert (s.counts(), s.info.lost_pairs) == ((0, 0), 6)
+
+
 def test_text_that_is_no_utf_8_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "a.snapshot"
     named = replace(CONNECTION, command="\udcff", server_name="\ud83d")
