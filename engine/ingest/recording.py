@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from engine.ingest.counted import COUNTED_LIMIT, Counted
 from engine.ingest.unfinished import UNFINISHED_LIMIT, Unfinished
 from engine.pairing import Conversation
 from engine.pairing.description import host_and_port
@@ -78,6 +79,7 @@ class Recording:
         self._held: dict[StreamKey, int] = {}
         """Bytes that conversations keep of what is not finished, where they keep any."""
         self._opaque: dict[StreamKey, tuple[Connection, int]] = {}
+        self._counted: dict[StreamKey, Counted] = {}
         self._finished: list[RRPair | Flow] = []
         self._heard: list[RRPair | Flow] = []
         self._moved: set[StreamKey] = set()
@@ -125,16 +127,18 @@ class Recording:
     def opened(self, key: StreamKey, connection: Connection, time: int, *, start_known: bool, opaque: bool) -> None:
         """A stream begins, or is told of again."""
         known = self._position(key)
-        if key in self._conversations or key in self._opaque or known.finished:
+        if key in self._conversations or key in self._opaque or key in self._counted or known.finished:
             self._moved.add(key)
             return
+        read, write = known.read_offset - known.read_unstored, known.write_offset - known.write_unstored
         if len(self._conversations) + len(self._opaque) >= STREAMS_LIMIT:
-            self._give_up(key, Flow(connection, time, "", f"more than {STREAMS_LIMIT:,} streams at a time"))
+            reason = f"more than {STREAMS_LIMIT:,} streams at a time"
+            end = known.read_offset, known.write_offset
+            self._only_count(key, Counted(connection, time, reason, (read, write), end, known.by_turns_since))
             return
         if opaque:
             self._opaque[key] = (connection, time)
             return
-        read, write = known.read_offset - known.read_unstored, known.write_offset - known.write_unstored
         in_step = known.in_step and (start_known or known.by_turns_since is not None)
         conversation = Conversation(connection, self.service, in_step, read, write, known.by_turns_since)
         conversation.gap(Way.READ, read, known.read_unstored, LOST)  # with the engine that had them
@@ -146,6 +150,8 @@ class Recording:
         if key in self._opaque:
             connection, time = self._opaque[key]
             self._opaque[key] = (_merged(connection, facts), time)
+        elif key in self._counted:
+            self._counted[key].connection = _merged(self._counted[key].connection, facts)
         elif key in self._conversations:
             conversation = self._conversations[key]
             merged = self._located_behind_proxy(_merged(conversation.connection, facts))
@@ -161,6 +167,8 @@ class Recording:
             self._take(key, conversation.data(way, offset, data, time))
             if conversation.tunnel:
                 self._note_tunnel(conversation)
+        else:
+            self._count(key, way, offset + len(data))
 
     def gap(self, key: StreamKey, way: Way, offset: int, length: int, reason: str) -> None:
         """Missing bytes."""
@@ -168,12 +176,20 @@ class Recording:
         if conversation:
             self.missing_bytes += length
             self._take(key, conversation.gap(way, offset, length, reason))
+        else:
+            self._count(key, way, offset + length)
 
     def half_closed(self, key: StreamKey, way: Way, time: int) -> None:
         """One way has ended."""
         conversation = self._conversations.get(key) or self._going_on(key)
         if conversation:
             self._take(key, conversation.half_close(way, time))
+
+    def _count(self, key: StreamKey, way: Way, end: int) -> None:
+        """Take that a stream which is not read has come to `end`."""
+        if key in self._counted:
+            self._moved.add(key)
+            self.missing_bytes += self._counted[key].count(way, end)
 
     def _going_on(self, key: StreamKey) -> Conversation | None:
         cut = self._cut.pop(key, None)
@@ -194,30 +210,47 @@ class Recording:
             connection, began = self._opaque.pop(key)
             self._finished.append(Flow(connection, began, "tls", "its plaintext cannot be captured", *opaque))
         conversation = self._conversations.get(key)
-        if conversation is None:
-            self._end(key)
-            return
-        try:
-            self._finished += conversation.close(time, ended)
-        except Exception as error:
-            self.fail(key, time, error)
-            return
-        self._drop(key)
-        if conversation.tunnel:
-            self._tunnels.pop(_ends(conversation.connection), None)
-        self._note_position(key, conversation, finished=True)
+        if conversation:
+            try:
+                self._finished += conversation.close(time, ended)
+            except Exception as error:
+                self.fail(key, time, error)
+            else:
+                self._drop(key)
+                if conversation.tunnel:
+                    self._tunnels.pop(_ends(conversation.connection), None)
+                self._note_position(key, conversation, finished=True)
+                return
+        if key in self._counted:
+            for way, left_out in zip((Way.READ, Way.WRITE), opaque, strict=True):
+                self._count(key, way, self._counted[key].end[way - Way.READ] + left_out)
+            self._finished += self._counted.pop(key).tell()
+        self._end(key)
 
     def fail(self, key: StreamKey, time: int, error: Exception) -> None:
         """A stream cannot be read on, by a fault of its agent or of ours: it costs that stream only, and is told of."""
-        conversation = self._drop(key)
+        conversation = self._conversations.get(key)
         if conversation:
-            reason = f"understudy failed to read it ({type(error).__name__}: {error})"
-            self._give_up(key, Flow(conversation.connection, time, "", reason, *conversation.progress))
+            self._give_up(key, conversation, time, f"understudy failed to read it ({type(error).__name__}: {error})")
 
-    def _give_up(self, key: StreamKey, flow: Flow) -> None:
+    def _give_up(self, key: StreamKey, conversation: Conversation, time: int, reason: str) -> None:
+        """Read a stream no longer: what is kept of it goes, and what it says from now on is only counted."""
+        self.missing_bytes += conversation.held
+        self._note_refuted(conversation)
+        self._drop(key)
+        pairs = zip(conversation.progress, conversation.unreturned, strict=True)
+        read, write = (offset - unreturned for offset, unreturned in pairs)
+        since = conversation.by_turns_since
+        self._only_count(key, Counted(conversation.connection, time, reason, (read, write), conversation.seen, since))
+
+    def _only_count(self, key: StreamKey, counted: Counted) -> None:
         self._moved.add(key)
-        self._finished.append(flow)
-        self._end(key)
+        if len(self._counted) < COUNTED_LIMIT:
+            self._counted[key] = counted
+        else:
+            counted.reason += "; what it says is not counted"
+            self._finished += counted.tell()
+            self._end(key)
 
     def _end(self, key: StreamKey) -> None:
         self._progress[key] = replace(self._position(key), finished=True)
@@ -279,24 +312,25 @@ class Recording:
         self.missing_bytes += before - self._held.get(key, 0)
 
     def _give_up_unfinished(self, key: StreamKey, conversation: Conversation) -> None:
-        self.missing_bytes += self._held[key]
         reason = f"more than {UNFINISHED_LIMIT // 1024**2:,} MiB of messages that had not ended, of all streams"
-        self._drop(key)
-        self._give_up(key, Flow(conversation.connection, conversation.began, "", reason, *conversation.progress))
+        self._give_up(key, conversation, conversation.began, reason)
 
-    def _drop(self, key: StreamKey) -> Conversation | None:
-        """Follow a stream no longer."""
+    def _drop(self, key: StreamKey) -> None:
+        """Keep nothing more of a stream."""
         self._weigh(key, 0)
-        return self._conversations.pop(key, None)
+        del self._conversations[key]
 
     def _position(self, key: StreamKey) -> Progress:
         """How far a stream is in; of one that is over, and of what an earlier engine committed, that is in the file."""
         return self._progress.get(key) or self.writer.progress(*key) or Progress(*key, 0, 0)
 
-    def _note_position(self, key: StreamKey, conversation: Conversation, *, finished: bool = False) -> None:
+    def _note_refuted(self, conversation: Conversation) -> None:
         refuted = conversation.take_refuted()
         if refuted is not None:
             self._refuted[conversation.connection.id] = refuted
+
+    def _note_position(self, key: StreamKey, conversation: Conversation, *, finished: bool = False) -> None:
+        self._note_refuted(conversation)
         self._progress[key] = Progress(
             *key,
             *conversation.progress,
@@ -315,6 +349,8 @@ class Recording:
         for key in self._moved:
             if key in self._conversations:
                 self._note_position(key, self._conversations[key])
+            elif key in self._counted:
+                self._progress[key] = self._counted[key].progress(*key)
         try:
             return self._write()
         except SnapshotError as error:
@@ -372,6 +408,10 @@ class Recording:
         for key in [*self._conversations, *self._opaque]:
             self.closed(key, now, ended=False)
         self._cut |= cut
+        for key, counted in self._counted.items():
+            self._finished += counted.tell()
+            self._progress[key] = counted.progress(*key)
+        self._moved |= self._counted.keys()
         self._write()
 
     def discard(self) -> None:

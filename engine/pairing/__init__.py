@@ -126,6 +126,11 @@ class Conversation:
         return read, write
 
     @property
+    def seen(self) -> tuple[int, int]:
+        """Offsets of the first bytes that did not come yet: read way, write way."""
+        return self._ways[Way.READ].next_offset, self._ways[Way.WRITE].next_offset
+
+    @property
     def began(self) -> int:
         """Time of the first bytes; 0 before there are any."""
         return self._flow_time

@@ -458,3 +458,151 @@ def test_the_account_is_asked_for_by_others_while_agents_begin_and_end(tmp_path:
     begin_and_end()
     assert not got.capture_ended
     assert got.ledger == {"seen": 12}
+
+
+def flows(path: Path) -> list[tuple[str, int, int]]:
+    with Snapshot(path) as snapshot:
+        return [(flow.connection.id, flow.read, flow.written) for flow in snapshot.flows()]
+
+
+def say(got: Recording, key: tuple[str, int], numbers: range, offsets: dict[Way, int] | None = None) -> dict[Way, int]:
+    """Have a stream go on with these exchanges, from the offsets; gives those of its ends."""
+    offsets = dict(offsets or {Way.WRITE: 0, Way.READ: 0})
+    for n in numbers:
+        for way, data in zip((Way.WRITE, Way.READ), exchange(n), strict=True):
+            got.data(key, way, offsets[way], data, 10 * n + 2)
+            offsets[way] += len(data)
+    return offsets
+
+
+OTHER = ("agent", 8)
+
+
+def test_what_streams_say_that_are_too_many_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.ingest.recording.STREAMS_LIMIT", 1)
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.opened(OTHER, replace(CONNECTION, id="agent-8"), 1, start_known=True, opaque=False)
+    got.located(OTHER, Connection("", server_name="late.example"))
+    ends = say(got, OTHER, range(1))
+    again = say(got, OTHER, range(2))  # the first of them once more, as after a reconnection
+    said = sum(again.values())
+    assert (got.missing_bytes, got.received_bytes) == (said, 0)
+    [progress] = got.commit()
+    assert (progress.read_offset, progress.write_offset, progress.finished) == (again[Way.READ], again[Way.WRITE], False)
+    got.gap(OTHER, Way.READ, again[Way.READ], 1000, "lost")
+    got.opened(OTHER, replace(CONNECTION, id="agent-8"), 1, start_known=True, opaque=False)
+    got.half_closed(OTHER, Way.READ, 8)
+    got.closed(OTHER, 9)
+    assert got.commit()[0].finished
+    say(got, OTHER, range(3))  # what comes again of one that has ended counts no more
+    assert (got.missing_bytes, ends[Way.READ] > 0) == (said + 1000, True)
+    got.finish(10)
+    assert flows(tmp_path / "s") == [("agent-8", again[Way.READ] + 1000, again[Way.WRITE])]
+    with Snapshot(tmp_path / "s") as snapshot:
+        assert [(flow.reason, flow.connection.server_name) for flow in snapshot.flows()] == [
+            ("more than 1 streams at a time", "late.example")
+        ]
+
+
+def test_an_opaque_stream_that_is_one_too_many_is_counted_as_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.ingest.recording.STREAMS_LIMIT", 0)
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=True)
+    got.closed(KEY, 5, opaque=(900, 80))
+    got.finish(9)
+    assert (flows(tmp_path / "s"), got.missing_bytes) == ([("agent-7", 900, 80)], 980)
+
+
+def test_what_a_stream_says_after_it_failed_is_counted_and_what_is_in_pairs_is_not(tmp_path: Path) -> None:
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    before = say(got, KEY, range(2))
+    asked = exchange(2)[0]
+    got.data(KEY, Way.WRITE, before[Way.WRITE], asked, 30)
+    held = got._conversations[KEY].held
+    got.fail(KEY, 31, ValueError("as told"))
+    assert got.missing_bytes == held > 0
+    after = say(got, KEY, range(3, 5), {**before, Way.WRITE: before[Way.WRITE] + len(asked)})
+    got.fail(KEY, 32, ValueError("once more"))
+    got.closed(KEY, 90)
+    got.finish(99)
+    lost = {way: after[way] - before[way] for way in Way}
+    assert flows(tmp_path / "s") == [("agent-7", lost[Way.READ], lost[Way.WRITE])]
+    assert got.missing_bytes == held + lost[Way.READ] + lost[Way.WRITE] - len(asked)
+    with Snapshot(tmp_path / "s") as snapshot:
+        assert snapshot.counts() == (2, 2)
+        assert [flow.reason for flow in snapshot.flows()] == ["understudy failed to read it (ValueError: as told)"]
+
+
+def test_what_was_counted_of_a_stream_is_not_lost_with_the_engine_that_counted_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine that goes on joins it in the middle, and takes what was counted for lost."""
+    monkeypatch.setattr("engine.ingest.recording.STREAMS_LIMIT", 0)
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    ends = say(got, KEY, range(3))
+    [progress] = got.commit()
+    assert (progress.read_unstored, progress.write_unstored, progress.in_step) == (ends[Way.READ], ends[Way.WRITE], False)
+    got.abandon()
+    monkeypatch.undo()
+    got = recording(tmp_path / "s", resume=True)
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    got.closed(KEY, 90)
+    got.finish(99)
+    assert flows(tmp_path / "s") == [("agent-7", ends[Way.READ], ends[Way.WRITE])]
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_what_is_counted_goes_on_though_a_snapshot_could_not_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died: bool
+) -> None:
+    monkeypatch.setattr("engine.ingest.recording.STREAMS_LIMIT", 0)
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    first = say(got, KEY, range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(got.writer, "finish", Mock(side_effect=SnapshotError("no room")))
+        with pytest.raises(SnapshotError):
+            got.finish(50)
+    if died:
+        got.abandon()
+        got = recording(tmp_path / "s", resume=True)
+        got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    last = say(got, KEY, range(2, 5), first)
+    got.finish(60)
+    told = flows(tmp_path / "s")
+    assert sum(read for _, read, _ in told) == last[Way.READ]
+    assert sum(written for *_, written in told) == last[Way.WRITE]
+    assert got.missing_bytes == sum(last.values()) - died * sum(first.values())
+
+
+def test_a_stream_whose_end_cannot_be_read_is_told_of_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    got = recording(tmp_path / "s")
+    got.opened(KEY, CONNECTION, 1, start_known=True, opaque=False)
+    say(got, KEY, range(1))
+    asked = exchange(1)[0]
+    got.data(KEY, Way.WRITE, len(exchange(0)[0]), asked, 5)
+    monkeypatch.setattr(got._conversations[KEY], "close", Mock(side_effect=RecursionError))
+    got.closed(KEY, 6)
+    assert got.commit()[0].finished
+    assert not got._counted
+    got.finish(9)
+    assert flows(tmp_path / "s") == [("agent-7", 0, len(asked))]
+
+
+def test_streams_that_are_counted_have_a_bound_and_those_beyond_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.ingest.recording.STREAMS_LIMIT", 0)
+    monkeypatch.setattr("engine.ingest.recording.COUNTED_LIMIT", 2)
+    got = recording(tmp_path / "s")
+    for stream in range(4):
+        got.opened(("agent", stream), replace(CONNECTION, id=f"agent-{stream}"), 1, start_known=True, opaque=False)
+        say(got, ("agent", stream), range(1))
+    assert len(got._counted) == 2
+    got.finish(9)
+    with Snapshot(tmp_path / "s") as snapshot:
+        found = [
+            (flow.connection.id, flow.written > 0, "; what it says is not counted" in flow.reason) for flow in snapshot.flows()
+        ]
+    assert sorted(found) == [(f"agent-{n}", n < 2, n >= 2) for n in range(4)]

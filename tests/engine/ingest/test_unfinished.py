@@ -119,12 +119,21 @@ def test_where_heads_alone_are_too_many_streams_are_given_up(tmp_path: Path) -> 
     unfinished = Unfinished(LIMIT)
     got = recording(tmp_path / "s", unfinished)
     senders = [Sender(got, number) for number in range(20)]
+    head = b"GET / HTTP/1.1\r\nX-Long: " + b"x" * (HEAD_LIMIT - KIB) + b"\r\n\r\n"
     for sender in senders:
-        sender.send(b"GET / HTTP/1.1\r\nX-Long: " + b"x" * (HEAD_LIMIT - KIB) + b"\r\n\r\n")
+        sender.send(head)
         assert unfinished.size <= LIMIT
+    lost = got.missing_bytes
+    for sender in senders:
+        sender.answer(ANSWER)  # of those that were given up, this is lost as well
+    given_up = (got.missing_bytes - lost) // len(ANSWER)
+    assert 0 < given_up < len(senders)
+    assert lost == given_up * len(head)
     got.finish(9)
     with Snapshot(tmp_path / "s") as snapshot:
-        assert any("had not ended" in flow.reason for flow in snapshot.flows())
+        told = [(flow.read, flow.written) for flow in snapshot.flows() if "had not ended" in flow.reason]
+        assert told == [(len(ANSWER), len(head))] * given_up
+        assert snapshot.counts()[0] == len(senders) - given_up
 
 
 def test_the_recording_that_keeps_the_most_lets_go(tmp_path: Path) -> None:
