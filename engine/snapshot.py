@@ -17,7 +17,7 @@ from engine.matching.signature import SIGNATURE_VERSION, signature
 from engine.redaction import Redactor
 from engine.rrpair import Connection, Direction, Flow, RRPair
 from engine.servicemap import ServiceMap, service_map
-from engine.store import NOTHING_REFUTED, Answer, Entry, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
+from engine.store import NOTHING_REFUTED, Answer, Entry, Heads, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
 from engine.store.files import check_file, readable, settle
 from engine.store.rows import INTEGER_LIMIT, unstorable_flow
 from engine.store.sqlite import LOST, REPEATED, SqliteStore, amend
@@ -291,6 +291,14 @@ class Snapshot:
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""
         return self._store.at(row)
+
+    def asked(self, row: int) -> RRPair:
+        """The pair of an entry without the body of its answer."""
+        return self._store.asked(row)
+
+    def heads(self, row: int) -> Heads:
+        """The heads of an entry."""
+        return self._store.heads(row)
 
     def answer(self, row: int) -> Answer:
         """The answer of an entry."""

@@ -117,7 +117,7 @@ def _hints(differences: list[Difference]) -> str:
     return f" ({named} that the client makes anew: matching is exact)" if named else ""
 
 
-def _explain_headers(pair: RRPair, request: Request, names: tuple[bytes, ...]) -> Explanation:
+def _explain_headers(pair: RRPair, request: Request, names: frozenset[bytes]) -> Explanation:
     recorded, live = dict(_headers(pair.request, names)), dict(_headers(request.message, names))
     differences = tuple(_cut(each) for each in _compare(recorded, live)[:DIFFERENCES_SHOWN])
     reason = "recorded requests that differ in these headers only have different answers, and its values were not recorded"
@@ -131,7 +131,7 @@ def _explain_accept(pair: RRPair, request: Request) -> Explanation:
     return Explanation(reason, pair.id, pair.operation, (_cut(Difference("header.accept", *sent)),))
 
 
-def _headers(message: Message, names: tuple[bytes, ...]) -> Iterator[tuple[str, str]]:
+def _headers(message: Message, names: frozenset[bytes]) -> Iterator[tuple[str, str]]:
     for name, value in may_select(message.headers):
         if name in names:
             yield f"header.{name.decode('latin-1')}", value.decode("latin-1")

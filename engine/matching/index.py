@@ -10,7 +10,8 @@
    nor live: it gets what its own retries got, and then the last of these again.
 5. An answer of a type that the request's Accept does not ask for is none, unless it was recorded with the same Accept.
 
-An index keeps a digest and a number for a pair, whatever its size; the rest stays in the snapshot until it is asked for.
+An index keeps a digest and a number for a pair, whatever its size, and the headers that select; the rest stays in the snapshot
+until it is asked for. What takes time that grows with the snapshot is done before the first request: see `Index.settle`.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ from engine.matching.shape import shape
 from engine.protocols.operations import operation
 from engine.redaction.originals import fits
 from engine.rrpair import Fields, Message, RRPair
-from engine.store import Entry
+from engine.store import Entry, Heads
 
 PARTIAL_LIMIT = 100
-"""Pairs that were recorded incompletely and are looked through for a request that has no answer: each is read whole, once."""
+"""Pairs that were recorded incompletely and are looked through for a request that has no answer: what was asked is read, once."""
+PARTIAL_BYTES = 64 * 1024 * 1024
+"""Of their requests' bodies: after so many no further one is looked at. It is the longest that is recorded."""
+SETTLED_LATE = 1000
+"""Pairs of a group that may be put in order when it is asked for first, which takes a millisecond or two."""
 KEYS_LIMIT = 10_000
 """Idempotency keys of a sequence that a run remembers, the latest: services keep theirs for a day."""
 CLIENTS_LIMIT = 10_000
@@ -43,9 +48,9 @@ NOT_ACCEPTABLE = 406
 """What a server says to an Accept field that it has nothing for."""
 
 Load = Callable[[int], RRPair]
-"""Reads the pair of a row."""
-Values = tuple[tuple[bytes, ...], ...]
-"""Of each selecting header its values, none where it is not sent."""
+"""Reads the pair of a row; the body of its answer is not needed."""
+Values = tuple[tuple[bytes, bytes], ...]
+"""The selecting headers that are sent, each as often as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,7 @@ class Sequence:
 class Choice:
     """Sequences that headers choose from. `alike`: all of them give the same answers, so that any other client gets these."""
 
-    def __init__(self, names: tuple[bytes, ...], parts: dict[Values, Sequence], alike: bool) -> None:
+    def __init__(self, names: frozenset[bytes], parts: dict[Values, Sequence], alike: bool) -> None:
         self.names = names
         self.first = next(iter(parts.values()))
         self._parts, self._alike = parts, alike
@@ -138,7 +143,7 @@ class Choice:
 
     def get(self, headers: Fields) -> Sequence | None:
         """Give the sequence of a client; None where its values were not recorded, and those that were decide."""
-        values = _values(headers, self.names)
+        values = _values(may_select(headers), self.names)
         return self._parts.get(values) or (self._other(values) if self._alike else None)
 
     def _other(self, values: Values) -> Sequence:
@@ -154,7 +159,7 @@ class Choice:
 class Undecided:
     """No answer, for the request's values of these headers were never recorded. `row` is a pair that is equal but for them."""
 
-    names: tuple[bytes, ...]
+    names: frozenset[bytes]
     row: int
 
 
@@ -176,12 +181,12 @@ _NO_KEY = _NO_ACCEPT = bytes(8)
 class Index:
     """The pairs of one backend."""
 
-    def __init__(self, load: Load) -> None:
-        self.load = load
+    def __init__(self, load: Load, heads: Callable[[int], Heads]) -> None:
+        self.load, self.heads = load, heads
         self.rows_by_shape: dict[str, array[int]] = {}
         """Pairs that look alike: where to look for the nearest."""
         self._groups: dict[bytes, bytes | bytearray | Sequence | Choice] = {}
-        """By digest and secrets: packed members until somebody asks."""
+        """By digest and secrets: packed members until somebody asks, see `settle`."""
         self._secrets: dict[bytes, list[bytes]] = {}
         """The secrets of the groups of a digest, where they have any."""
         self._complete: frozenset[bytes] | None = None
@@ -222,10 +227,28 @@ class Index:
         if len(self._partial_rows) < PARTIAL_LIMIT:
             self._partial_rows.append(entry.row)
 
+    def settle(self) -> None:
+        """After all pairs and before the first request: put in order what would keep that one, and all others, waiting.
+
+        These are groups with many members, and those of which the heads have to be read.
+        """
+        for name, group in self._groups.items():
+            if isinstance(group, bytearray):
+                members = list(_MEMBER.iter_unpack(group))
+                if len(members) > SETTLED_LATE or _is_chosen_from(members):
+                    self._groups[name] = self._settled(members)
+
     def find_partial(self, request: Request) -> RRPair | None:
         """Find an incomplete recording of a request; where its body was cut, of one that is equal but for the body."""
         if self._partial is None:
-            self._partial = {_partial_digest(self.load(row)): row for row in reversed(self._partial_rows)}
+            self._partial = {}
+            left = PARTIAL_BYTES
+            for each in self._partial_rows:
+                pair = self.load(each)
+                self._partial.setdefault(_partial_digest(pair), each)
+                left -= len(pair.request.body)
+                if left < 0:
+                    break
         bodiless = canonical(request.method, request.path, request.query, _bodiless(request.message)).digest
         row = self._partial.get(request.form.digest, self._partial.get(_CUT + bodiless))
         return None if row is None else self.load(row)
@@ -237,7 +260,7 @@ class Index:
         if group is None:
             return None
         if isinstance(group, (bytes, bytearray)):
-            group = self._groups[name] = self._settle(list(_MEMBER.iter_unpack(group)))
+            group = self._groups[name] = self._settled(list(_MEMBER.iter_unpack(group)))
         headers = request.message.headers
         found = group if isinstance(group, Sequence) else group.get(headers)
         if not found:
@@ -256,7 +279,7 @@ class Index:
         if place not in self._taken:
             if len(self._taken) >= ACCEPTS_LIMIT:
                 self._taken.clear()
-            self._taken[place] = _is_taken(accept, self.load(place[0]))
+            self._taken[place] = _is_taken(accept, self.heads(place[0]))
         return self._taken[place]
 
     def _name(self, request: Request) -> bytes:
@@ -268,23 +291,27 @@ class Index:
         fitting = [secrets for secrets in self._secrets[digest] if fits(request.secrets, secrets)]
         return digest + fitting[0] if len(fitting) == 1 else name
 
-    def _settle(self, members: list[_Member]) -> Sequence | Choice:
+    def _settled(self, members: list[_Member]) -> Sequence | Choice:
         """Put a group in order."""
-        several = len({answer for _, _, answer, *_ in members}) > 1
-        if not several or len({headers for _, headers, *_ in members}) == 1:
-            return _sequence(members)
-        return self._choice(members)
+        return self._choice(members) if _is_chosen_from(members) else _sequence(members)
 
     def _choice(self, members: list[_Member]) -> Choice:
         """Part a group by the headers that differ."""
         first = {headers: row for row, headers, *_ in reversed(members)}
-        sent = {headers: self.load(row).request.headers for headers, row in first.items()}
-        names = _varying([may_select(fields) for fields in sent.values()])
+        sent = {headers: may_select(self.heads(row).request.headers) for headers, row in first.items()}
+        names = _varying(sent.values())
         parts: dict[Values, list[_Member]] = {}
         for member in members:
             parts.setdefault(_values(sent[member[1]], names), []).append(member)
         said = {tuple(tuple(answer for _, _, answer, *_ in turn) for turn in _turns(part)) for part in parts.values()}
         return Choice(names, {values: _sequence(part) for values, part in parts.items()}, alike=len(said) == 1)
+
+
+def _is_chosen_from(members: list[_Member]) -> bool:
+    """Whether the pairs of a group differ in headers and in answers."""
+    if len({answer for _, _, answer, *_ in members}) == 1:
+        return False
+    return len({headers for _, headers, *_ in members}) > 1
 
 
 _CUT = b"cut"
@@ -314,9 +341,9 @@ def _shared(accepts: frozenset[bytes]) -> frozenset[bytes]:
     return accepts
 
 
-def _is_taken(accept: bytes, pair: RRPair) -> bool:
-    media = pair.response.header(b"content-type") if pair.response else None
-    return not media or (pair.status != NOT_ACCEPTABLE and takes(accept, accept_of(pair.request.headers), media))
+def _is_taken(accept: bytes, heads: Heads) -> bool:
+    media = heads.response.header(b"content-type") if heads.response else None
+    return not media or (heads.status != NOT_ACCEPTABLE and takes(accept, accept_of(heads.request.headers), media))
 
 
 def _turns(members: list[_Member]) -> list[list[_Member]]:
@@ -336,16 +363,23 @@ def _turns(members: list[_Member]) -> list[list[_Member]]:
     return turns
 
 
-def _varying(sent: list[list[tuple[bytes, bytes]]]) -> tuple[bytes, ...]:
-    """Names of the headers that are not the same in all of these."""
-    names = {name for fields in sent for name, _ in fields}
-    return tuple(sorted(name for name in names if len({_of(fields, name) for fields in sent}) > 1))
+def _varying(sent: Iterable[list[tuple[bytes, bytes]]]) -> frozenset[bytes]:
+    """Names of the headers that are not the same in all of these; in time that is linear in them, for they may be anybody's."""
+    alike: dict[bytes, list[bytes]] | None = None
+    names: set[bytes] = set()
+    for fields in sent:
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in fields:
+            values.setdefault(name, []).append(value)
+        if alike is None:
+            alike = values
+            continue
+        others = [name for name in alike if alike[name] != values.get(name)]
+        names.update(others, values.keys() - alike.keys())
+        for name in others:
+            del alike[name]
+    return frozenset(names)
 
 
-def _of(fields: list[tuple[bytes, bytes]], name: bytes) -> tuple[bytes, ...]:
-    return tuple([value for each, value in fields if each == name])
-
-
-def _values(headers: Fields, names: tuple[bytes, ...]) -> Values:
-    fields = may_select(headers)
-    return tuple([_of(fields, name) for name in names])
+def _values(fields: list[tuple[bytes, bytes]], names: frozenset[bytes]) -> Values:
+    return tuple([field for field in fields if field[0] in names])

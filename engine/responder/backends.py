@@ -66,6 +66,8 @@ class Backends:
         for entry in snapshot.partial_entries():
             if entry.host and self._take(entry, snapshot):
                 self.indexes[entry.host, entry.port].add_partial(entry)
+        for index in self.indexes.values():
+            index.settle()
         self._take_flows(snapshot.flows())
         self.off = {place for place in self.addresses if not self._is_wanted(place)}
         self.unservable = self.addresses.keys() - self.indexes.keys() - self.off
@@ -86,7 +88,7 @@ class Backends:
             return False
         self._tls[place] = entry.tls
         if place not in self.indexes and self._is_wanted(place):
-            self.indexes[place] = Index(snapshot.at)
+            self.indexes[place] = Index(snapshot.asked, snapshot.heads)
         return place in self.indexes
 
     def _see(self, place: Place, address: str) -> None:

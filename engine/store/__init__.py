@@ -105,6 +105,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """A pair without its bodies: as much as is in the file of it is what it costs to read."""
+
+    status: int
+    request: Message
+    response: Message | None
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Pairs of one backend (or of one port of the service) that have the same technologies, counted."""
 
@@ -194,6 +203,12 @@ class Store(Protocol):
 
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""
+
+    def asked(self, row: int) -> RRPair:
+        """The pair of an entry without the body of its answer, which says nothing of what was asked."""
+
+    def heads(self, row: int) -> Heads:
+        """The heads of an entry."""
 
     def answer(self, row: int) -> Answer:
         """The answer of an entry: half the work of `at`."""

@@ -13,7 +13,7 @@ from typing import Any
 from engine.pairing.description import Place, placed
 from engine.protocols.http1 import query_of
 from engine.rrpair import UNREAD, Connection, Direction, Flow, Role, RRPair
-from engine.store import Answer, Entry, Group, Row
+from engine.store import Answer, Entry, Group, Heads, Row
 from engine.store.encoding import compress, decompress, pack_messages, unpack_messages, well_formed
 
 Values = tuple[Any, ...]
@@ -41,6 +41,7 @@ _PAIRS = {
 }
 _ENTRIES = {(int, str, str, int, str, str, str, str, int, str)}
 _ANSWERS = {(str, int, int, int, int, int, bytes, bytes, str)}
+_HEADS = {(int, int, bytes)}
 _FLOWS = {(str, int, str, str, int, int)}
 _GROUPS = {(str, str, str, int, str, int, int, str)}
 
@@ -165,6 +166,15 @@ def answer_of(row: Values) -> Answer:
         raise ValueError("an answer that is not there")
     delay = max(response_started - request_ended, 0)
     return Answer(method, status, response, interim, delay, missing == UNREAD, request.headers)
+
+
+def heads_of(row: Values) -> Heads:
+    """The heads of a pair."""
+    _check(row, _HEADS)
+    status, answered, heads = row
+    _check_small(status)
+    request, response, _ = unpack_messages(heads, b"", b"" if answered else None)
+    return Heads(status, request, response)
 
 
 def pair_of(row: Values, service: str) -> RRPair:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.rrpair import UNREAD, Connection, Direction, Flow, RRPair
-from engine.store import NOTHING_REFUTED, Added, Answer, Entry, Group, Kind, Progress, Row, SnapshotError
+from engine.store import NOTHING_REFUTED, Added, Answer, Entry, Group, Heads, Kind, Progress, Row, SnapshotError
 from engine.store.encoding import well_formed
 from engine.store.files import (
     APPLICATION_ID,
@@ -44,6 +44,7 @@ from engine.store.rows import (
     flow_of,
     flow_row,
     group_of,
+    heads_of,
     pair_of,
     pair_row,
     row_of,
@@ -61,6 +62,11 @@ _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _INSERT = f"INSERT INTO pairs VALUES ({', '.join('?' * 24)})"
 _SELECT = f"SELECT {_COLUMNS}, facts FROM pairs JOIN connections ON connections.id = pairs.connection"
 _SELECT = _SELECT.replace("SELECT id", "SELECT pairs.id")
+_ASKED = (
+    _SELECT.replace(" response_size", " response_size * 0")
+    .replace(" compressed", " compressed & 1")
+    .replace(" response_body", " CASE WHEN response_body IS NULL THEN NULL ELSE x'' END")
+)
 _ROW = (
     "SELECT pairs.id, time, duration, direction, protocol, host, port, technology, missing, operation,"
     " status, request_size, response_size, facts FROM pairs JOIN connections ON connections.id = pairs.connection"
@@ -80,6 +86,7 @@ _ANSWER = (
     "SELECT method, status, request_ended, response_started, compressed, response_size, heads, response_body, missing FROM pairs"
     " WHERE rowid = ?"
 )
+_HEADS = "SELECT status, response_size IS NOT NULL, heads FROM pairs WHERE rowid = ?"
 _REFUTE = (  # one that leads through a proxy has its pairs under ids that begin with its own: `engine.pairing.description`
     "UPDATE pairs SET missing = 'pairing', signature = '' WHERE missing = '' AND time >= ?2"
     " AND (connection = ?1 OR connection > ?1 || '>' AND connection < ?1 || '?')"
@@ -373,6 +380,15 @@ class SqliteStore:
     def at(self, row: int) -> RRPair:
         """The pair of an entry."""
         return next(self._pairs(_SELECT + " WHERE pairs.rowid = ?", (row,)))
+
+    def asked(self, row: int) -> RRPair:
+        """The pair of an entry without the body of its answer."""
+        return next(self._pairs(_ASKED + " WHERE pairs.rowid = ?", (row,)))
+
+    def heads(self, row: int) -> Heads:
+        """The heads of an entry."""
+        found: Heads = next(self._rows(_HEADS, (row,), heads_of))
+        return found
 
     def answer(self, row: int) -> Answer:
         """The answer of an entry: half the work of `at`."""

@@ -17,10 +17,14 @@ from engine.reassembly import LOST
 from engine.redaction.tokens import luhn_digit
 from engine.rrpair import Connection, Message, Role, RRPair, Way
 from engine.snapshot import Snapshot, SnapshotWriter
-from engine.store import Entry
+from engine.store import Entry, Heads
 from tests.engine.making import Exchange, Headers, pairs_of, write_snapshot
 
 JSON: Headers = (("Content-Type", "application/json"),)
+
+
+def index_of(snapshot: Snapshot) -> Index:
+    return Index(snapshot.asked, snapshot.heads)
 
 
 class Asked:
@@ -31,9 +35,10 @@ class Asked:
         path.unlink(missing_ok=True)
         self.snapshot = Snapshot(write_snapshot(path, *exchanges))
         self.redactor = self.snapshot.redactor()
-        self.index = Index(self.snapshot.at)
+        self.index = index_of(self.snapshot)
         for entry in self.snapshot.entries():
             self.index.add(entry)
+        self.index.settle()
 
     def request(self, exchange: Exchange) -> Request:
         [pair] = pairs_of(exchange)
@@ -198,11 +203,11 @@ def test_of_an_accept_field_that_was_not_recorded_an_answer_is_read_once(tmp_pat
     asked = Asked(tmp_path, get("json", ("Accept", "application/json")))
     loaded: list[int] = []
 
-    def load(row: int) -> RRPair:
+    def heads(row: int) -> Heads:
         loaded.append(row)
-        return asked.snapshot.at(row)
+        return asked.snapshot.heads(row)
 
-    asked.index.load = load
+    asked.index.heads = heads
     requests = [asked.request(get("", ("Accept", accept))) for accept in ("application/json", "*/*", "text/csv") for _ in range(5)]
     found = [isinstance(asked.index.find(request), Sequence) for request in requests]
     assert (found, len(loaded)) == ([True] * 10 + [False] * 5, 2)
@@ -393,7 +398,7 @@ def test_a_snapshot_without_signatures_is_signed_when_it_is_read() -> None:
     """Of format 1, before signatures were made."""
     path = Path(__file__).parents[2] / "corpus" / "snapshot-v1.snapshot"
     with Snapshot(path) as snapshot:
-        index = Index(snapshot.at)
+        index = index_of(snapshot)
         for entry in snapshot.entries():
             index.add(entry)
         pairs: list[RRPair] = list(snapshot.pairs())
@@ -457,7 +462,7 @@ def partial(folder: Path, request: bytes, *, request_lost: int = 0, response_los
     writer.finish()
     asked = Asked(folder)
     asked.snapshot = Snapshot(folder / "p")
-    asked.redactor, asked.index = asked.snapshot.redactor(), Index(asked.snapshot.at)
+    asked.redactor, asked.index = asked.snapshot.redactor(), index_of(asked.snapshot)
     assert not list(asked.snapshot.entries())
     for entry in asked.snapshot.partial_entries():
         asked.index.add_partial(entry)
@@ -497,13 +502,32 @@ def test_what_a_miss_costs_is_bounded(tmp_path: Path) -> None:
     def load(row: int) -> RRPair:
         nonlocal loaded
         loaded += 1
-        return asked.snapshot.at(row)
+        return asked.snapshot.asked(row)
 
     asked.index.load = load
     found = explain(asked.index, asked.request(post("", "[" + ",".join("2" * 20_000) + "]")))
     assert 0 < loaded < 10
     assert len(found.differences) <= 20
     assert all(len(each.field) <= 200 and len(each.live or "") <= 210 for each in found.differences)
+
+
+def test_incomplete_recordings_that_a_miss_is_compared_with_are_bounded_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "PARTIAL_BYTES", 250, raising=False)
+    asked = Asked(tmp_path, *[post("", f'["{n}{"x" * 100}"]') for n in range(10)])
+    index, loaded = index_of(asked.snapshot), []
+
+    def load(row: int) -> RRPair:
+        loaded.append(row)
+        return asked.snapshot.asked(row)
+
+    index.load = load
+    for entry in asked.snapshot.entries():
+        index.add_partial(entry)
+    found = [index.find_partial(asked.request(post("", f'["{n}{"x" * 100}"]'))) for n in range(10)]
+    assert [pair is not None for pair in found] == [True] * 3 + [False] * 7
+    assert len(loaded) == 3 + 3
 
 
 def test_what_a_miss_names_can_be_sent(tmp_path: Path) -> None:
@@ -550,7 +574,7 @@ def test_two_cards_with_one_token_are_two_requests(tmp_path: Path) -> None:
     pairs = [key.pair(pair) for pair in pairs_of(post("one", f'{{"card":"{one}"}}'), post("other", f'{{"card":"{other}"}}'))]
     assert pairs[0].request.body == pairs[1].request.body
     assert pairs[0].signature["secrets"] != pairs[1].signature["secrets"]
-    index = Index(lambda row: pairs[row])
+    index = Index(lambda row: pairs[row], lambda row: Heads(pairs[row].status, pairs[row].request, pairs[row].response))
     for row, pair in enumerate(pairs):
         index.add(Entry(row, "http/1.1", "h", 443, "", True, "POST", pair.path, pair.operation, 200, signature(pair)))
 

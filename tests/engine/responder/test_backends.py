@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from engine.matching import index as index_module
+from engine.matching.explain import explain
+from engine.matching.index import Request, Sequence, Undecided
 from engine.protocols import UNKNOWN
 from engine.responder.backends import Backends, Scope, named_by
 from engine.rrpair import Connection, Direction, Flow, Role
 from engine.snapshot import Snapshot, SnapshotWriter, uncheck
+from engine.store import rows
 from engine.store.rows import CONNECTIONS_KEPT, connection_of
+from engine.store.sqlite import SqliteStore
 from tests.engine.making import Exchange, pairs_of, write_snapshot
 
 OWN = 40000
@@ -177,3 +186,103 @@ def test_what_is_known_of_a_connection_is_read_once(tmp_path: Path) -> None:
     connection_of.cache_clear()
     assert list(backends(tmp_path / "s").indexes) == [("api.example.com", 443)]
     assert connection_of.cache_info().misses <= connections
+
+
+# -- what a request costs ----------------------------------------------------------------------------------------------
+
+PLACE = ("api.example.com", 443)
+
+
+def poll(n: int, *headers: tuple[str, str], size: int = 0) -> Exchange:
+    """Of a client of its own, with an answer of its own, which can be compressed."""
+    return Exchange("GET /poll", b"%d " % n + b"x" * size, (("Authorization", f"Bearer {n:030}"), *headers))
+
+
+def asked(snapshot: Snapshot, exchange: Exchange) -> Request:
+    [pair] = pairs_of(exchange)
+    message, secrets = snapshot.redactor().request(pair.request)
+    return Request.of(pair.method, pair.path, pair.query, message, secrets)
+
+
+@contextmanager
+def noted(monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> Iterator[list[object]]:
+    """The first argument of every call."""
+    calls: list[object] = []
+    original: Callable[..., object] = getattr(where, name)
+
+    def note(*arguments: object) -> object:
+        calls.append(arguments[0])
+        return original(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, name, note)
+        yield calls
+
+
+def test_no_request_waits_for_recordings_of_others_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whom an answer is for is read when the responder starts, and no body for it."""
+    path = write_snapshot(tmp_path / "a.snapshot", *[poll(n, size=5000) for n in range(40)])
+    with Snapshot(path) as snapshot:
+        requests = [asked(snapshot, poll(n)) for n in range(42)]
+        with noted(monkeypatch, rows, "decompress") as bodies:
+            index = Backends(snapshot).indexes[PLACE]
+            with noted(monkeypatch, SqliteStore, "_rows") as reads:
+                found = [index.find(request) for request in requests]
+        assert (bodies, reads) == ([], [])
+        answers = [snapshot.answer(each.next()).response.body.split()[0] for each in found if isinstance(each, Sequence)]
+    assert answers == [b"%d" % n for n in range(40)]
+    assert [type(each) for each in found[40:]] == [Undecided, Undecided]
+
+
+def test_a_long_sequence_is_put_in_order_before_the_first_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "SETTLED_LATE", 10, raising=False)
+    polls = [Exchange("GET /poll", b"%d" % n) for n in range(20)]
+    with Snapshot(write_snapshot(tmp_path / "a.snapshot", *polls)) as snapshot:
+        request = asked(snapshot, polls[0])
+        index = Backends(snapshot).indexes[PLACE]
+        with noted(monkeypatch, index_module, "_turns") as ordered:
+            found = index.find(request)
+        assert isinstance(found, Sequence)
+        assert ([snapshot.answer(found.next()).response.body for _ in polls], ordered) == ([each.answer for each in polls], [])
+
+
+def test_a_miss_reads_the_body_of_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanges = [replace(poll(n, ("Accept", "text/csv"), size=5000), request=f"GET /{n}") for n in range(20)]
+    with Snapshot(write_snapshot(tmp_path / "a.snapshot", *exchanges)) as snapshot:
+        index = Backends(snapshot).indexes[PLACE]
+        missed = [asked(snapshot, Exchange("GET /none")), asked(snapshot, replace(exchanges[0], headers=(("Accept", "text/xml"),)))]
+        with noted(monkeypatch, rows, "decompress") as bodies:
+            refused = [index.find(request) for request in missed]
+            explained = [
+                explain(index, request, why) for request, why in zip(missed, refused, strict=True) if not isinstance(why, Sequence)
+            ]
+    assert ["was not recorded" in explained[0].reason, "does not ask for" in explained[1].reason] == [True, True]
+    assert bodies == []
+
+
+def test_headers_of_whatever_names_are_told_apart_in_linear_time(tmp_path: Path) -> None:
+    """Counted in calls of functions: each recording has names that no other one has."""
+
+    def work(count: int) -> int:
+        named = [[(f"X-{n}-{each}", "1") for each in range(20)] for n in range(count)]
+        path = write_snapshot(tmp_path / f"{count}.snapshot", *[poll(n, *headers) for n, headers in enumerate(named)])
+        calls = 0
+
+        def note(frame: FrameType, event: str, arg: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        with Snapshot(path) as snapshot:
+            requests = [asked(snapshot, poll(n, *headers)) for n, headers in enumerate(named)]
+            before = sys.getprofile()
+            sys.setprofile(note)
+            try:
+                index = Backends(snapshot).indexes[PLACE]
+                found = [index.find(request) for request in requests]
+            finally:
+                sys.setprofile(before)
+            answers = [snapshot.answer(each.next()).response.body.strip() for each in found if isinstance(each, Sequence)]
+        assert answers == [b"%d" % n for n in range(count)]
+        return calls
+
+    assert work(80) < 3 * work(40)
