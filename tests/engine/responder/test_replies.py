@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.responder.replies import Replies, Way, encode
+from engine.rrpair import Message
 from engine.store import Answer
 from tests.engine.making import Exchange, pairs_of
 
@@ -161,3 +162,18 @@ def test_a_transfer_coding_without_chunks_ends_with_the_connection(fields: str, 
     assert body == b"all of it"
     assert reply.close
     assert b"content-length" not in head.lower()
+
+
+@pytest.mark.parametrize(
+    ("recorded_length", "sent"),
+    [
+        *[(sent, sent) for sent in (b"100", b"41", b"1" * 19)],
+        *[(wrong, b"41") for wrong in (b"40", b"7", b"soon", b"", b"-9", b"9" * 20)],
+    ],
+)
+def test_an_answer_that_was_not_read_to_its_end_does_not_end_whatever_its_length_said(recorded_length: bytes, sent: bytes) -> None:
+    """Redaction may have made longer what was read of it, and the length may be none."""
+    headers = ((b"Content-Length", recorded_length), (b"X", b"y"))
+    answer = Answer("GET", 200, Message(b"HTTP/1.1 200 OK", headers, b"x" * 40), (), 0, unread=True)
+    found = read(answer)
+    assert (found.headers, found.body, found.messages) == ([(b"Content-Length", sent), (b"X", b"y")], b"x" * 40, 0)
