@@ -10,13 +10,10 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.cli import as_person
-
-_INTERPRETERS = ("python", "node", "ruby", "perl", "php", "bash", "sh", "java", "deno", "bun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +144,3 @@ def _login_environment(uid: int) -> dict[bytes, bytes]:
 def as_text(name: str) -> str:
     """A name as messages and snapshots can hold it: what is no UTF-8 in a file's name, Python keeps as lone surrogates."""
     return os.fsencode(name).decode(errors="replace")
-
-
-def name_of(command: Sequence[str]) -> str:
-    """What people would call a command: `payment` for `python payment.py` and for `./payment --port 1`."""
-    program = Path(command[0]).name
-    if not program.startswith(_INTERPRETERS):
-        return Path(program).stem or program
-    rest = iter(command[1:])
-    for argument in rest:
-        if argument == "-m":
-            return next(rest, program).split(".")[-1]
-        if argument in ("-c", "-e", "-jar"):
-            return program if argument != "-jar" else Path(next(rest, program)).stem
-        if not argument.startswith("-"):
-            return Path(argument).stem or program
-    return program

@@ -17,9 +17,10 @@ import grpc
 from understudy.v1 import agent_pb2, control_pb2
 
 from engine.cli import OWN_FAILURE, Failure, as_typed
-from engine.cli.caller import Caller, as_text, caller, name_of
+from engine.cli.caller import Caller, as_text, caller
 from engine.cli.capturing import Capturing
 from engine.cli.launcher import Launcher, find_program, on_signals
+from engine.cli.naming import name_of, name_of_process
 from engine.cli.parts import Parts
 from engine.cli.remaining import left_behind
 from engine.cli.render import render_snapshot
@@ -65,8 +66,7 @@ class Aim:
             return name_of(self.command)
         if self.pid:
             with contextlib.suppress(OSError):
-                words = Path(f"/proc/{self.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-                return name_of([os.fsdecode(word) for word in words])
+                return name_of_process(Path(f"/proc/{self.pid}/cmdline").read_bytes()) or str(self.pid)
             return str(self.pid)
         return self.container[:12] or Path(self.cgroup).name
 
