@@ -236,17 +236,24 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
     render_not_mocked(console, mocking.responder, passes=settings.passes)
     _say(console, f"standing in for {counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
     watch, troubles, status = MissWatch(console), [], None
+
+    def lose(name: str) -> None:
+        troubles.append(name)
+        _say(console, f"the {name} ended: what CMD calls now fails", "red")
+
     while status is None:
         status = launcher.status(WATCH_SECONDS)
         for name, part in (("agent", parts.agent), ("engine", parts.engine)):
             if not part.alive and name not in troubles:
-                troubles.append(name)
-                _say(console, f"the {name} ended: what CMD calls now fails", "red")
+                lose(name)
         if takeover.trouble and not troubles:
             troubles.append("news")
             _say(console, f"what CMD calls now fails, and is not told of: {takeover.trouble}", "red")
         if not {"agent", "engine"}.intersection(troubles):
-            watch.tell(mocking.report().misses)
+            try:
+                watch.tell(mocking.report().misses)
+            except grpc.RpcError:
+                lose("engine")
     if takeover.trust_ended:
         _say(console, f"lists of certificates that showed late do not trust the responder: {takeover.trust_ended}", "yellow")
     if "engine" in troubles:

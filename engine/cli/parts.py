@@ -23,6 +23,8 @@ from engine.state import state_folder
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+LAST_SECONDS = 1.0
+"""How long a process may take to end after its connections broke."""
 _SOON = [(f"grpc.{name}_reconnect_backoff_ms", 50) for name in ("initial", "min", "max")]
 """The first try comes before the part listens; by default the second is a second later."""
 
@@ -76,7 +78,9 @@ class Part:
         return self.process.poll() is None
 
     def last_words(self) -> str:
-        """The last line that it printed."""
+        """The last line that it printed, once it has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(LAST_SECONDS)
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"it ended with status {self.process.poll()}"

@@ -8,19 +8,20 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
 import psutil
 import pytest
 import requests
 from click.testing import CliRunner
 from understudy.v1 import control_pb2
 
-from engine.cli import OWN_FAILURE, main
+from engine.cli import OWN_FAILURE, Failure, main
 from engine.cli.caller import Caller
 from engine.cli.mock import MISSED, Settings, _take_over
 from engine.cli.parts import Parts
@@ -129,24 +130,45 @@ def test_one_line_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(done.output.splitlines()) == 1
 
 
+class Broken(grpc.RpcError):
+    """As of an engine that is gone."""
+
+
+def run_without_parts(monkeypatch: pytest.MonkeyPatch, folder: Path, trouble: str, report: Callable[[], MockReport]) -> Any:
+    """Run a command to its end, with stand-ins for everything else; gives what `_take_over` does."""
+    fields: dict[str, Any] = dict.fromkeys(("refused", "passed", "unrecorded", "local", "departed"), tuple)
+    fields |= {"trouble": trouble, "trust_ended": "", "not_covered": [("/a", "why")] * 1000, "cgroup": folder, "variables": {}}
+    takeover = SimpleNamespace(**fields, more=More, stop=lambda: None, with_bundles=None)
+    launcher = SimpleNamespace(status=lambda _: 0, go=lambda _: None, signal=None)
+    mocking = SimpleNamespace(responder=control_pb2.Responder(), report=report, stop=report)
+    part = SimpleNamespace(alive=True, last_words=lambda: "killed, say")
+    parts = SimpleNamespace(agent=part, engine=part, look_after=lambda _: None)
+    for name, made in (("Takeover", takeover), ("Launcher", launcher), ("Mocking", mocking), ("on_signals", None)):
+        monkeypatch.setattr(f"engine.cli.mock.{name}", lambda *_, made=made, **__: made)
+    person = Caller(os.getuid(), os.getgid(), (), {})
+    return _take_over(cast("Parts", parts), Settings(folder / "a.snapshot"), "/bin/true", ("true",), person)
+
+
+def test_an_engine_that_ends_while_it_is_asked_is_told_of_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It lived when it was looked at last, and is not waited for yet."""
+
+    def report() -> MockReport:
+        raise Broken
+
+    with pytest.raises(Failure, match=r"^the engine ended: killed, say$"):
+        run_without_parts(monkeypatch, tmp_path, "", report)
+    assert "the engine ended: what CMD calls now fails" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("trouble", "status"), [("", 0), ("something of it could not be sent", OWN_FAILURE)])
 def test_a_command_whose_calls_are_no_longer_answered_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str, status: int
 ) -> None:
     """However it ends itself: the agent, which runs on, has refused what it called."""
-    fields: dict[str, Any] = dict.fromkeys(("refused", "passed", "unrecorded", "local", "departed"), tuple)
-    fields |= {"trouble": trouble, "trust_ended": "", "not_covered": [("/a", "why")] * 1000, "cgroup": tmp_path, "variables": {}}
-    takeover = SimpleNamespace(**fields, more=More, stop=lambda: None, with_bundles=None)
-    launcher = SimpleNamespace(status=lambda _: 0, go=lambda _: None, signal=None)
     report = MockReport("test", 0, 0, (), (), 0, ())
-    mocking = SimpleNamespace(responder=control_pb2.Responder(), report=lambda: report, stop=lambda: report)
-    part = SimpleNamespace(alive=True)
-    parts = SimpleNamespace(agent=part, engine=part, look_after=lambda _: None)
-    for name, made in (("Takeover", takeover), ("Launcher", launcher), ("Mocking", mocking), ("on_signals", None)):
-        monkeypatch.setattr(f"engine.cli.mock.{name}", lambda *_, made=made, **__: made)
-    settings = Settings(tmp_path / "a.snapshot")
-    person = Caller(os.getuid(), os.getgid(), (), {})
-    ended, found = _take_over(cast("Parts", parts), settings, "/bin/true", ("true",), person)
+    ended, found = run_without_parts(monkeypatch, tmp_path, trouble, lambda: report)
     assert (ended, found.news_ended, found.missed) == (status, trouble, bool(trouble))
     said = capsys.readouterr().err
     assert ("what CMD calls now fails" in said) is bool(trouble)
