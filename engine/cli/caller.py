@@ -75,6 +75,20 @@ class Caller:
         os.set_inheritable(fds[0], False)
         return fds[0]
 
+    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """Run a module of ours with their rights, in their environment; gives its output, and leaves it the terminal."""
+        other = os.geteuid() != self.uid
+        return subprocess.run(
+            [sys.executable, "-I", "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=self.environment,
+            check=False,
+            user=self.uid if other else None,
+            group=self.gid if other else None,
+            extra_groups=self.groups if other else None,
+        )
+
     def read(self, path: Path, limit: int) -> bytes:
         """Read a regular file with their rights; OSError where that is not possible, or it is longer."""
         fd = self.open(path, os.O_RDONLY)

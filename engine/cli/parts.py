@@ -54,8 +54,8 @@ class Part:
             self._log.close()
             who = caller.name if caller else "root"
             raise Failure(
-                f"{who} cannot run {sys.executable}, and only the agent runs as root: install understudy where every user may "
-                "go, such as /opt"
+                f"{who} cannot run {sys.executable}, but the engine runs as {who}: install understudy where every user may go, "
+                "such as /opt"
             ) from error
         self.channel = grpc.insecure_channel(self.address, _SOON)
 

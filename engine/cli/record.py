@@ -23,10 +23,8 @@ from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.naming import name_of, name_of_process
 from engine.cli.parts import Parts
 from engine.cli.remaining import left_behind
-from engine.cli.render import render_snapshot
 from engine.cli.terminal import console
 from engine.cli.text import clean, counted
-from engine.snapshot import Snapshot, SnapshotError
 
 LOOK_SECONDS = 1.0
 """How soon it shows that a recording cannot be written."""
@@ -274,11 +272,10 @@ class Recorder:
 
     def _summary(self, done: control_pb2.FinishSnapshotResponse) -> None:
         path = self._path.with_name(done.snapshot.name)
-        try:
-            with Snapshot(path) as snapshot:
-                render_snapshot(self._console, snapshot)
-        except SnapshotError as error:
-            raise Failure(str(error)) from error
+        shown = self._who.run("engine.cli.summary", str(path))
+        if shown.returncode:
+            why = shown.stdout.decode(errors="replace").strip() or f"its status is {shown.returncode}"
+            raise Failure(f"what was recorded cannot be shown: {why}")
         if path != self._path:
             self._say(f"no requests were recorded: {self._path} stays as it was, and this recording is in {path}")
             return
