@@ -35,6 +35,8 @@ LINE_LIMIT = 16 * 1024
 """Longest line of a chunk header, with its extensions (llhttp and h11 take 16 KiB)."""
 BODY_LIMIT = 64 * 1024 * 1024
 """Most bytes of a body that are kept: one message must not take the memory of the engine."""
+TOO_LONG = f"what is beyond {BODY_LIMIT // 1024**2} MiB"
+"""What is missing of a longer one."""
 
 MISSING = -1
 """The time of a byte that was lost."""
@@ -411,7 +413,7 @@ class Parser:
         data, start = self._data, self._at
         self._at = start + length
         if len(self._body) + length > self._body_limit:
-            self._missing = self._missing or (f"{self.part.value} body",)
+            self._missing = self._missing or (f"{self.part.value} body", TOO_LONG)
             length = self._body_limit - len(self._body)
         if not self._body:
             self._body = bytes(data) if length == len(data) else bytes(memoryview(data)[start : start + length])

@@ -182,6 +182,16 @@ def test_a_body_over_the_limit_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     [received] = feed(parser, [b"qrstuvwxyz"])
     assert isinstance(received, Received)
     assert received.message.body == b"abcdefghij"
+    assert received.missing == ("request body", "what is beyond 64 MiB")
+
+
+def test_a_gap_in_a_body_over_the_limit_is_not_what_is_missing_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "BODY_LIMIT", 10)
+    parser = RequestParser()
+    feed(parser, [b"POST / HTTP/1.1\r\nContent-Length: 26\r\n\r\n", b"ab"])
+    parser.skip(4)
+    [received] = feed(parser, [b"x" * 20])
+    assert isinstance(received, Received)
     assert received.missing == ("request body",)
 
 
