@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 from understudy.v1 import agent_pb2
@@ -14,6 +15,8 @@ from engine.cli import Failure
 from engine.cli.parts import Parts
 from engine.cli.remaining import remaining
 from engine.cli.text import clean
+
+Answer = TypeVar("Answer")
 
 SETTLE_SECONDS = 60.0
 """How long the agent may take to hand over what is left."""
@@ -75,7 +78,7 @@ class Capturing:
         request = agent_pb2.StopCaptureRequest(capture_id=self._capture_id)
         stopping = self._parts.agent_service.StopCapture.future(request, timeout=SETTLE_SECONDS)
         try:
-            stopped = _awaited(stopping, meanwhile)
+            stopped = awaited(stopping, meanwhile)
         except grpc.RpcError as error:
             return f"the agent could not settle its account: {self._trouble or error.details()}"
         self._thread.join(LAST_NEWS_SECONDS)
@@ -110,7 +113,8 @@ def _not_capturable(told: agent_pb2.NotCapturable) -> str:
     return f"{process.command} (process {process.pid}): its TLS is not captured: {library.kind}: {library.reason}"
 
 
-def _awaited(call: grpc.Future[agent_pb2.StopCaptureResponse], meanwhile: Callable[[], None]) -> agent_pb2.StopCaptureResponse:
+def awaited(call: grpc.Future[Answer], meanwhile: Callable[[], None]) -> Answer:
+    """Give the answer to a call. `meanwhile` is called while it lasts, and may raise. Raises grpc.RpcError."""
     while True:
         meanwhile()
         with contextlib.suppress(grpc.FutureTimeoutError):

@@ -25,6 +25,8 @@ START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 LAST_SECONDS = 1.0
 """How long a process may take to end after its connections broke."""
+HURRIED_STOP_SECONDS = 2.0
+"""The same of an engine where somebody waits for nothing but the end; its files can be gone on with."""
 _SOON = [(f"grpc.{name}_reconnect_backoff_ms", 50) for name in ("initial", "min", "max")]
 """The first try comes before the part listens; by default the second is a second later."""
 
@@ -85,13 +87,13 @@ class Part:
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"it ended with status {self.process.poll()}"
 
-    def stop(self) -> None:
-        """End it in good order, or by force."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """End it in good order, or after so many seconds by force."""
         self.channel.close()
         if self.process.stdin:
             self.process.stdin.close()
         try:
-            self.process.wait(STOP_SECONDS)
+            self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -150,11 +152,11 @@ class Parts:
         """Remove a cgroup at the end: the agent does so, and its keepers; where all of them were killed, it falls to us."""
         self._cgroups.append(cgroup)
 
-    def stop(self) -> None:
+    def stop(self, *, hurried: bool = False) -> None:
         """End both and remove their folder, and cgroups that are empty."""
-        for part in (getattr(self, "agent", None), getattr(self, "engine", None)):
-            if part:
-                part.stop()
+        for name, seconds in (("agent", STOP_SECONDS), ("engine", HURRIED_STOP_SECONDS if hurried else STOP_SECONDS)):
+            if part := getattr(self, name, None):
+                part.stop(seconds)
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._kept)
         for cgroup in self._cgroups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from understudy.v1 import agent_pb2, control_pb2
 
 from engine.cli import OWN_FAILURE, Failure, as_typed
 from engine.cli.caller import Caller, as_text, caller
-from engine.cli.capturing import Capturing
+from engine.cli.capturing import Capturing, awaited
 from engine.cli.launcher import Launcher, find_program, on_signals
 from engine.cli.naming import name_of, name_of_process
 from engine.cli.parts import Parts
@@ -84,7 +85,8 @@ def command(
     """Capture the traffic of CMD, from its first request until it ends, into a snapshot.
 
     TLS is read where the program encrypts and decrypts: no proxy, no certificate, no change to the program. CMD runs as you, also
-    under sudo. Exit status is that of CMD; 125 where recording failed.
+    under sudo. Signals are for CMD, as long as it runs; then Ctrl-C leaves the recording as it is, unfinished. Exit status is that
+    of CMD; 125 where recording failed.
     """
     aim = Aim(cmd, pid or 0, container, cgroup)
     if os.geteuid() != 0:
@@ -108,7 +110,9 @@ class Recorder:
         self._console = console(stderr=True)
         self._capture_id = uuid.uuid4().hex
         self._capturing: Capturing | None = None
+        self._launcher: Launcher | None = None
         self._stop = threading.Event()
+        self._concluding = self._interrupted = False
         self._troubles: list[str] = []
         self._engine_restarts = 0
         self._snapshot = control_pb2.Snapshot()
@@ -126,7 +130,7 @@ class Recorder:
         try:
             return self._record(parts, program)
         finally:
-            parts.stop()
+            parts.stop(hurried=self._interrupted)
             if self._capturing:
                 self._capturing.remove_cgroup()
 
@@ -135,11 +139,11 @@ class Recorder:
 
     def _record(self, parts: Parts, program: str) -> int:
         self._create(parts, resume=False)
-        launcher = Launcher(program, self._aim.command, self._who) if program else None
+        self._launcher = launcher = Launcher(program, self._aim.command, self._who) if program else None
         try:
             target = self._aim.target(launcher.process.pid if launcher else 0)
             self._capturing = Capturing(parts, self._capture_id, target, self._say)
-            on_signals(launcher.signal if launcher else lambda _: self._stop.set())
+            on_signals(self.on_signal)
             if launcher:
                 launcher.go()
             self._say(f"recording {self._service} to {self._path.name}")
@@ -150,7 +154,24 @@ class Recorder:
                 self._finish(parts, discard=True)
             raise
         status = self._watch(parts, launcher)
+        self._concluding = True
         return self._conclude(parts, status)
+
+    def on_signal(self, number: int) -> None:
+        """Pass it on to the command; end the recording of what runs without us; or end what is left to do.
+
+        Where a terminal is gone (SIGHUP) nobody waits, and what is left is done.
+        """
+        if self._concluding:
+            self._interrupted = self._interrupted or number != signal.SIGHUP
+        elif self._launcher:
+            self._launcher.signal(number)
+        else:
+            self._stop.set()
+
+    def _heed_interrupt(self) -> None:
+        if self._interrupted:
+            raise Failure(f"interrupted before the snapshot was finished: what arrived is in {self._path}.partial")
 
     def _create(self, parts: Parts, *, resume: bool) -> None:
         request = control_pb2.CreateSnapshotRequest(
@@ -245,7 +266,12 @@ class Recorder:
 
     def _conclude(self, parts: Parts, status: int) -> int:
         """Settle the ledger, finish the snapshot, print the summary."""
-        if self._capturing and (trouble := self._capturing.settle(lambda: self._keep_engine(parts))):
+
+        def meanwhile() -> None:
+            self._heed_interrupt()
+            self._keep_engine(parts)
+
+        if self._capturing and (trouble := self._capturing.settle(meanwhile)):
             self._trouble(trouble)
         self._tell_of_remaining()
         self._keep_engine(parts)
@@ -268,7 +294,7 @@ class Recorder:
 
     def _finish(self, parts: Parts, *, discard: bool = False) -> control_pb2.FinishSnapshotResponse:
         request = control_pb2.FinishSnapshotRequest(name=self._path.name, discard=discard)
-        return parts.control_service.FinishSnapshot(request)
+        return awaited(parts.control_service.FinishSnapshot.future(request), self._heed_interrupt)
 
     def _summary(self, done: control_pb2.FinishSnapshotResponse) -> None:
         path = self._path.with_name(done.snapshot.name)

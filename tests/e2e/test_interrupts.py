@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.machine import eventually
 from tests.e2e.programs import ROOT, environment
-from tests.e2e.recording import UNDERSTUDY, understudy
+from tests.e2e.recording import UNDERSTUDY, part, understudy
 from tests.engine.making import Exchange, write_snapshot
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
@@ -54,6 +56,28 @@ def test_an_interrupt_for_us_alone_reaches_the_command(mode: str, tmp_path: Path
         process.send_signal(signal.SIGINT)
         said, told = process.communicate(timeout=TIMEOUT)
     assert (said, process.returncode) == ("interrupted\n", 7), told
+
+
+def test_an_interrupt_ends_the_wait_for_an_engine_that_takes_nothing(tmp_path: Path) -> None:
+    with start("record", tmp_path, sys.executable, "-c", WAIT) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "here\n"
+        part(process.pid, "engine").suspend()
+        (command,) = [each for each in psutil.Process(process.pid).children() if WAIT in each.cmdline()]
+        process.send_signal(signal.SIGINT)
+        assert eventually(lambda: not psutil.pid_exists(command.pid), TIMEOUT)
+        for _ in range(2):  # one is lost that comes between the end of the command and the next line of ours
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TIMEOUT / 2)
+                break
+        _, told = process.communicate(timeout=TIMEOUT)
+    partial = tmp_path / "snapshot.partial"
+    assert (process.returncode, told.splitlines()[1:]) == (
+        125,
+        [f"understudy: interrupted before the snapshot was finished: what arrived is in {partial}"],
+    )
+    assert understudy("inspect", partial).status == 0
 
 
 @pytest.mark.parametrize("stage", ["engine", "agent"])
