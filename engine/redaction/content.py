@@ -37,6 +37,7 @@ class Reason(enum.StrEnum):
     TOO_MANY = "too many compressed members"
     CODINGS = "too many content codings"
     FIELDS = "too many fields"
+    ECHOES = "too many repeated secrets"
     TEXTS = "texts nested too deeply"
     PARTS = "parts nested too deeply"
     UNSETTLED = "text of no stable form"

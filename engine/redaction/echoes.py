@@ -1,7 +1,9 @@
 """Replaces what was recognised as a secret wherever else it stands in the same messages, in whatever way it is written there.
 
 A secret is looked for as it is, with escapes (of JSON, of URLs, of XML, also on top of each other), and in base64. The search is
-cheap where it is not there: each text is first searched for a piece of the secret that no escape can change.
+cheap where it is not there: each text is first searched for pieces of the secrets that no escape can change. Whatever the number of
+secrets, that is one pass; where a piece is found, it says which secrets are worth a pass of their own, and which base64 is decoded.
+What takes longer than a pass is counted for each message.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import json
 import re
 from base64 import b64decode, b64encode
 from binascii import Error
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, quote_plus
 
 from engine.redaction import rules
+from engine.redaction.content import NotInspected, Reason
+from engine.redaction.edits import Edit, apply
 from engine.redaction.learned import Learned
 from engine.redaction.originals import Originals
 from engine.redaction.pattern import Pattern
@@ -25,21 +29,36 @@ from engine.redaction.tokens import MARK
 SHORTEST = 8
 """Bytes of the shortest secret that is looked for elsewhere: shorter ones are in a text by accident."""
 SECRETS_LIMIT = 64
-"""Secrets of a message that are looked for, besides those of the request that it answers."""
-TOGETHER = 16
-"""Secrets that are looked for in one pass: the memory of their automaton is bounded."""
+"""Secrets of a message that are looked for, besides those of the messages before it."""
+TOTAL_LIMIT = 4 * SECRETS_LIMIT
+"""Secrets that are looked for in one message: those of its request, of interim responses, and its own."""
+TOGETHER = 4
+"""Secrets that are looked for in one pass: the automaton of more outgrows its memory on a text of their beginnings, and is then a
+hundred times slower.
+"""
 SPELT_LIMIT = 128
 """Bytes of a secret of which any may be escaped. A longer one is looked for as common encoders write it."""
 FINDS_LIMIT = 32 * 1024 * 1024
-"""Bytes that are searched for one piece of a secret after the other; more are searched for all pieces at once."""
+"""Bytes of a message that are searched for one piece of a secret after the other: some 30 ms. From then on it is worth the
+automaton that finds all pieces at once.
+"""
+FIND_COST = 256
+"""Bytes that can be searched in the time in which a search begins."""
 CORE_LIMIT = 64
 """Letters and digits of a secret that are looked for first."""
 BASE64_PIECE = 16
 """Characters of base64 by which a secret in it is found."""
 BASE64_DEPTH = 2
 """Base64 within base64 that is gone into."""
-REMEMBERED = 64
-"""Secrets whose spellings are remembered: a key is in every request of a program."""
+REMEMBERED, FEW = 64, 8
+"""Sets of some, and of all, secrets whose automata are remembered: a key is in every request of a program."""
+
+WORK_LIMIT = 200_000
+"""What may be done for the echoes of a message, in finds of a secret: a second or two of work."""
+DECODED_COST = 8
+"""Finds that base64 counts for that is decoded and searched."""
+PASS_BYTES, LOOSE_BYTES = 16 * 1024, 1024
+"""Bytes of a pass for some secrets that count as a find. Among escaped letters an automaton is slower, for it knows them all."""
 
 _WORD = re.compile(rb"[A-Za-z_\-]{8,20}")
 _WORD_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
@@ -48,96 +67,15 @@ _ALNUM = re.compile(rb"[A-Za-z0-9]+")
 _VARIED = re.compile(rb"([A-Za-z0-9])[^A-Za-z0-9]*+(?!\1)[A-Za-z0-9]")
 """Two letters or digits that differ."""
 _LETTER = rb"(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])"
-_ESCAPED_LETTER = Pattern(rb"%(?:25)*" + _LETTER + rb"|\\(?:u00|x)" + _LETTER + rb"|&(?:amp;)*#")
+_DECIMAL = rb"(?:4[89]|5[0-7]|6[5-9]|[78][0-9]|90|9[7-9]|1[01][0-9]|12[0-2])"
+_ESCAPED_LETTER = Pattern(
+    rb"%(?:25)*" + _LETTER + rb"|\\(?:u00|x)" + _LETTER + rb"|&(?:amp;)*#(?:0*" + _DECIMAL + rb"|[xX]0*" + _LETTER + rb");"
+)
 """A letter or digit that is written with an escape. Hardly any text has one."""
 _BASE64_RUN = re.compile(rb"(?:[A-Za-z0-9+/_\-]|\\/){10,}+={0,2}")
+_IN_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-\\"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _FROM_URL_SAFE = bytes.maketrans(b"+/", b"-_")
-
-
-@dataclass(frozen=True, slots=True)
-class _Secret:
-    """What is looked for. `number`: what stands in for one of digits where these are no string."""
-
-    original: bytes
-    token: bytes
-    number: bytes
-
-
-class Echoes:
-    """The secrets that were recognised in some messages, and what stands in for each."""
-
-    def __init__(self, others: Echoes | None = None, learned: Learned | None = None) -> None:
-        """`others`: those of the request that is answered. `learned`: what earlier answers told."""
-        self._learned: Learned = learned or (others._learned if others else Learned())
-        self._secrets: dict[bytes, _Secret] = dict(others._secrets) if others else {}
-        self._limit = len(self._secrets) + SECRETS_LIMIT
-        self._longest_first: list[tuple[_Secret, bytes]] = []
-        self._in_base64: list[bytes] = []
-
-    def add(self, original: bytes, token: bytes, number: bytes = b"") -> None:
-        """Note a secret that was recognised. One that is short, or nothing but a rule or a filler, is not looked for elsewhere."""
-        if len(original) < SHORTEST or original == token or len(self._secrets) >= self._limit or original in self._secrets:
-            return
-        if _VARIED.search(original) and not original.startswith(MARK):
-            self._secrets[original] = _Secret(original, token, number or token)
-            self._longest_first.clear()
-
-    def replaced(self, text: bytes, originals: Originals, depth: int = 0) -> bytes:
-        """Give a text without these secrets; the same object where it has none. Short tokens are added to `originals`."""
-        text = self._learned.replaced(text)
-        if not self._secrets:
-            return text
-        held, in_base64 = self._held(text)
-        long = [secret for secret in held if len(secret.original) > SPELT_LIMIT]
-        for secret in long:
-            for spelling in _common(secret.original):
-                text = text.replace(spelling, secret.token)
-        for at in range(len(long), len(held), TOGETHER):
-            text = _replaced(text, tuple(held[at : at + TOGETHER]), originals)
-        if in_base64 and depth < BASE64_DEPTH:
-            text = _BASE64_RUN.sub(lambda run: self._recoded(run[0], originals, depth), text)
-        return text
-
-    def told_since(self, others: Echoes) -> dict[bytes, bytes]:
-        """The secrets that others had not, and what stands in for them."""
-        return {original: secret.token for original, secret in self._secrets.items() if original not in others._secrets}
-
-    def found(self, text: bytes) -> bool:
-        """Whether any of these secrets is in a text."""
-        return self.replaced(text, Originals()) != text
-
-    def _held(self, text: bytes) -> tuple[list[_Secret], bool]:
-        """Which secrets a text may have in it, the longest first, and whether any may be in base64."""
-        if len(text) < SHORTEST:
-            return [], False
-        if not self._longest_first:
-            pieces = [(self._secrets[each], _pieces(each)) for each in sorted(self._secrets, key=len, reverse=True)]
-            self._longest_first = [(secret, each.core) for secret, each in pieces]
-            self._in_base64 = [piece for _, each in pieces for piece, _ in each.base64]
-        if len(text) * len(self._secrets) > FINDS_LIMIT and not _any_of(tuple(self._secrets)).found(text):
-            return [], False
-        loose = (b"\\" in text or b"%" in text or b"&" in text) and _ESCAPED_LETTER.found(text)
-        held = [secret for secret, core in self._longest_first if loose or core in text]
-        return held, True in [piece in text for piece in self._in_base64]
-
-    def _recoded(self, run: bytes, originals: Originals, depth: int) -> bytes:
-        """The same of a run of base64: what it holds is decoded, and coded again."""
-        plain = run.replace(b"\\/", b"/")
-        for original in self._secrets:
-            for piece, lead in _pieces(original).base64:
-                at = plain.find(piece.replace(b"\\/", b"/"))
-                if at < 0:
-                    continue
-                start = (at - lead) % 4
-                coded = plain[start:].rstrip(b"=")
-                coded = coded[: len(coded) - (len(coded) % 4 == 1)]
-                decoded = _decoded(coded)
-                new = self.replaced(decoded, originals, depth + 1)
-                if new != decoded:
-                    tail = plain[start + len(coded) :].rstrip(b"=")
-                    return _coded(new, like=run, before=plain[:start], after=tail)
-        return run
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +88,145 @@ class _Pieces:
     base64: tuple[tuple[bytes, int], ...]
 
 
-@lru_cache(REMEMBERED)
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """What is looked for. `number`: what stands in for one of digits where these are no string."""
+
+    original: bytes
+    token: bytes
+    number: bytes
+    pieces: _Pieces
+
+
+class Echoes:
+    """The secrets that were recognised in some messages, and what stands in for each, while one message is searched for them."""
+
+    def __init__(self, others: Echoes | None = None, learned: Learned | None = None) -> None:
+        """`others`: those of the request that is answered. `learned`: what earlier answers told."""
+        self._learned: Learned = learned or (others._learned if others else Learned())
+        self._secrets: dict[bytes, _Secret] = dict(others._secrets) if others else {}
+        self._limit = min(len(self._secrets) + SECRETS_LIMIT, TOTAL_LIMIT)
+        self._common: dict[bytes, tuple[bytes, ...]] = {}
+        self._looked = 0
+        self._left = WORK_LIMIT
+
+    def add(self, original: bytes, token: bytes, number: bytes = b"") -> None:
+        """Note a secret that was recognised. One that is short, or nothing but a rule or a filler, is not looked for elsewhere."""
+        if len(original) < SHORTEST or original == token or len(self._secrets) >= self._limit or original in self._secrets:
+            return
+        if _VARIED.search(original) and not original.startswith(MARK):
+            self._secrets[original] = _Secret(original, token, number or token, _pieces(original))
+
+    def replaced(self, text: bytes, originals: Originals, depth: int = 0) -> bytes:
+        """Give a text without these secrets; the same object where it has none. Short tokens are added to `originals`.
+
+        Raises NotInspected where that is more work than any real message makes.
+        """
+        text = self._learned.replaced(text, self._spend)
+        if not self._secrets or len(text) < SHORTEST:
+            return text
+        held, loose, in_base64 = self._held(text)
+        if held:
+            text = self._long_replaced(text, held)
+            text = self._spelt_replaced(text, held, originals, loose=loose)
+        return self._recoded(text, originals, depth) if in_base64 and depth < BASE64_DEPTH else text
+
+    def told_since(self, others: Echoes) -> dict[bytes, bytes]:
+        """The secrets that others had not, and what stands in for them."""
+        return {original: secret.token for original, secret in self._secrets.items() if original not in others._secrets}
+
+    def found(self, text: bytes) -> bool:
+        """Whether any of these secrets is in a text. Raises NotInspected."""
+        return self.replaced(text, Originals()) != text
+
+    def _spend(self, count: int = 1) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise NotInspected(Reason.ECHOES)
+
+    def _held(self, text: bytes) -> tuple[list[_Secret], bool, bool]:
+        """Which secrets a text may have in it, whether because letters are escaped, and whether any may be in base64."""
+        secrets = self._secrets.values()
+        self._looked += len(secrets) * (len(text) + FIND_COST)
+        at_once = self._looked > FINDS_LIMIT
+        if at_once and not _any_of(tuple(self._secrets)).found(text):
+            return [], False, False
+        loose = (b"\\" in text or b"%" in text or b"&" in text) and _ESCAPED_LETTER.found(text)
+        if at_once:
+            return list(secrets), loose, True
+        held = [secret for secret in secrets if loose or secret.pieces.core in text]
+        return held, loose, True in [piece in text for secret in secrets for piece, _ in secret.pieces.base64]
+
+    def _long_replaced(self, text: bytes, held: Collection[_Secret]) -> bytes:
+        """The same of long secrets, each by itself. No escape changes what is looked for first, and none makes them shorter."""
+        for secret in sorted(held, key=lambda secret: len(secret.original), reverse=True):
+            if not SPELT_LIMIT < len(secret.original) <= len(text) or secret.pieces.core not in text:
+                continue
+            if secret.original not in self._common:
+                self._common[secret.original] = tuple(dict.fromkeys(_common(secret.original)))
+            for spelling in self._common[secret.original]:
+                self._spend(1 + len(text) // PASS_BYTES)
+                text = text.replace(spelling, secret.token)
+        return text
+
+    def _spelt_replaced(self, text: bytes, held: Collection[_Secret], originals: Originals, *, loose: bool) -> bytes:
+        """The same of the others: some of them in a pass, then all that was found at once."""
+        spelt = [secret for secret in held if len(secret.original) <= SPELT_LIMIT]
+        found: list[tuple[int, int, _Secret]] = []
+        for at in range(0, len(spelt), TOGETHER):
+            some = spelt[at : at + TOGETHER]
+            if loose or any(secret.pieces.core in text for secret in some):
+                self._spend(len(text) // (LOOSE_BYTES if loose else PASS_BYTES))
+                found += self._spelt(text, sorted(some, key=lambda secret: len(secret.original), reverse=True))
+        edits: list[Edit] = []
+        for start, end, secret in sorted(found, key=lambda each: each[0]):
+            token = secret.number if _is_number(text, start, end) else secret.token
+            if MARK not in token:
+                originals.add(token, secret.original)
+            edits.append((start, end, token, ""))
+        return apply(text, edits) if edits else text
+
+    def _spelt(self, text: bytes, secrets: list[_Secret]) -> Iterator[tuple[int, int, _Secret]]:
+        pattern = _any_spelling_of(tuple([secret.original for secret in secrets]))
+        for (start, end), *groups in pattern.spans(text, *range(len(secrets) + 1)):
+            self._spend()
+            secret = next((secret for secret, group in zip(secrets, groups, strict=True) if group[0] >= 0), None)
+            if secret and _is_meant(text, start, end):
+                yield start, end, secret
+
+    # -- base64 --------------------------------------------------------------------------------------------------------------
+
+    def _recoded(self, text: bytes, originals: Originals, depth: int) -> bytes:
+        """The same of what is in base64: each run of it that has a piece of a secret is decoded, and coded again."""
+        pieces, leads = _in_base64(tuple(self._secrets))
+        edits: list[Edit] = []
+        at = 0
+        for ((start, end),) in pieces.spans(text, 0):
+            self._spend()
+            if start >= at:
+                run = _run_around(text, at, start)
+                at = run.end()
+                before = len(_plain(text[run.start() : start]))
+                new = self._run_recoded(run[0], before - leads[text[start:end]], originals, depth)
+                edits.append((run.start(), at, new, ""))
+        return apply(text, edits) if edits else text
+
+    def _run_recoded(self, run: bytes, begin: int, originals: Originals, depth: int) -> bytes:
+        """The same of one run, which has a group of four that begins at `begin`; others may begin elsewhere."""
+        plain = _plain(run)
+        for start in [(begin + turn) % 4 for turn in range(4)]:
+            self._spend(DECODED_COST)
+            coded = plain[start:].rstrip(b"=")
+            coded = coded[: len(coded) - (len(coded) % 4 == 1)]
+            decoded = _decoded(coded)
+            new = self.replaced(decoded, originals, depth + 1)
+            if new != decoded:
+                tail = plain[start + len(coded) :].rstrip(b"=")
+                return _coded(new, like=run, before=plain[:start], after=tail)
+        return run
+
+
+@lru_cache(TOTAL_LIMIT)
 def _pieces(original: bytes) -> _Pieces:
     found: dict[bytes, int] = {}
     begin = original[: BASE64_PIECE * 2]
@@ -161,7 +237,7 @@ def _pieces(original: bytes) -> _Pieces:
     return _Pieces(max(_ALNUM.findall(original), key=len)[:CORE_LIMIT], tuple(found.items()))
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(FEW)
 def _any_of(originals: tuple[bytes, ...]) -> Pattern:
     """What is in every text that may have one of these in it."""
     pieces = [_pieces(original) for original in originals]
@@ -169,19 +245,11 @@ def _any_of(originals: tuple[bytes, ...]) -> Pattern:
     return Pattern(b"|".join([re.escape(each) for each in literals]) + b"|" + _ESCAPED_LETTER.pattern)
 
 
-def _replaced(text: bytes, secrets: tuple[_Secret, ...], originals: Originals) -> bytes:
-    parts: list[bytes] = []
-    at = 0
-    for (start, end), *groups in _spelt(tuple([each.original for each in secrets])).spans(text, *range(len(secrets) + 1)):
-        secret = next((secret for secret, group in zip(secrets, groups, strict=True) if group[0] >= 0), None)
-        if secret is None or not _is_meant(text, start, end):
-            continue
-        token = secret.number if _is_number(text, start, end) else secret.token
-        if MARK not in token:
-            originals.add(token, secret.original)
-        parts += (text[at:start], token)
-        at = end
-    return b"".join([*parts, text[at:]]) if parts else text
+@lru_cache(FEW)
+def _in_base64(originals: tuple[bytes, ...]) -> tuple[Pattern, dict[bytes, int]]:
+    """What base64 has in it that has one of these in it, and how far behind the begin of a group of four."""
+    leads = {piece: lead for original in originals for piece, lead in _pieces(original).base64}
+    return Pattern(b"|".join([re.escape(piece) for piece in leads])), leads
 
 
 def _is_meant(text: bytes, start: int, end: int) -> bool:
@@ -207,7 +275,7 @@ def _is_number(text: bytes, start: int, end: int) -> bool:
 
 
 @lru_cache(REMEMBERED)
-def _spelt(originals: tuple[bytes, ...]) -> Pattern:
+def _any_spelling_of(originals: tuple[bytes, ...]) -> Pattern:
     """Matches each of them in a group of its own, and tokens in none: a secret may be a part of what a token has."""
     return Pattern(b"|".join([rules.TOKEN, *[b"(" + _any_spelling(original) + b")" for original in originals]]), MEMORY_LIMIT)
 
@@ -272,6 +340,16 @@ def _hex(digits: bytes) -> bytes:
 
 
 # -- base64 --------------------------------------------------------------------------------------------------------------
+
+
+def _run_around(text: bytes, low: int, at: int) -> re.Match[bytes]:
+    """The run of base64 that goes on at `at`; `low`: where the one before it ended."""
+    begin = low + len(text[low:at].rstrip(_IN_BASE64))
+    return next(run for run in _BASE64_RUN.finditer(text, begin) if run.end() > at)
+
+
+def _plain(run: bytes) -> bytes:
+    return run.replace(b"\\/", b"/")
 
 
 def _decoded(coded: bytes) -> bytes:

@@ -15,6 +15,7 @@ from engine.redaction import rules
 from engine.redaction.content import NotInspected, Reason
 from engine.redaction.csv_text import csv_fields
 from engine.redaction.echoes import Echoes
+from engine.redaction.edits import Edit, apply
 from engine.redaction.fields import FOUND_COST, TEXTS_LIMIT, Budget, Codec, Field, Group
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
 from engine.redaction.json_text import STRING, json_fields
@@ -26,8 +27,6 @@ from engine.redaction.xml_text import XML, xml_fields
 
 __all__ = ["Search", "Texts", "apply", "settled"]
 
-Edit = tuple[int, int, bytes, str]
-"""From, to, what to put there, and the name of it in a pair's `redacted`."""
 Reader = Callable[[bytes, Budget], Iterator[Field]]
 Redacted = TypeVar("Redacted")
 
@@ -385,18 +384,6 @@ def settled(redact: Callable[[Redacted], Redacted], given: Redacted) -> Redacted
         if given == before:
             return before
     raise NotInspected(Reason.UNSETTLED)
-
-
-def apply(text: bytes, edits: list[Edit]) -> bytes:
-    """Put the edits into a text. Of two that overlap the first one wins and takes in the other's bytes."""
-    parts: list[bytes] = []
-    at = 0
-    for start, end, replacement, _ in sorted(edits, key=lambda edit: (edit[0], -edit[1])):
-        if start >= at:
-            parts += (text[at:start], replacement)
-        at = max(at, end)
-    parts.append(text[at:])
-    return b"".join(parts)
 
 
 def _codec(quote: bytes) -> Codec:
