@@ -43,6 +43,7 @@ class TlsCall(enum.IntEnum):
     OTHER = 7
     WRITE_EARLY = 8
     ERROR = 9
+    EARLY_STATUS = 10
 
 
 class Counter(enum.IntEnum):
@@ -262,7 +263,8 @@ class StreamEntry(Structure):
         ("tagged", c_uint8),
         ("bypassed", c_uint8),
         ("turn", c_uint8),
-        ("padding", c_uint8 * 3),
+        ("early", c_uint8),
+        ("padding", c_uint8 * 2),
         ("sequence", c_uint32 * 2),
         ("active", c_uint32 * 2),
         ("entered", c_uint32 * 2),

@@ -38,6 +38,7 @@ enum tls_call {
 	TLS_OTHER,	 /* carries no application data, but may reach the socket */
 	TLS_WRITE_EARLY, /* as TLS_WRITE_EX, which it is built on */
 	TLS_ERROR,	 /* int SSL_get_error(SSL *, int): why a call carried nothing, such as that the peer has ended */
+	TLS_EARLY_STATUS, /* int SSL_get_early_data_status(const SSL *): what became of early data */
 };
 
 /* Identity of a process image: a process that executes another program is another one here. */
@@ -153,6 +154,13 @@ enum turn {
 	TURN_ANSWERED = 32, /* the other side has said something since */
 };
 
+/* Of a TLS stream with early data (RFC 8446 section 4.2.10). */
+enum early {
+	EARLY_NONE = 0,
+	EARLY_SENT, /* by a client; that the server took it is not known: if it did not, the client sends it again */
+	EARLY_READ, /* by a server, which is given what it accepted only */
+};
+
 /* What a stream's entry in a map holds; the agent reads what is left of them at the end. */
 struct stream {
 	u64 id;
@@ -173,7 +181,8 @@ struct stream {
 	u8 tagged;	  /* a socket that carries what a TLS library wrote into memory: the program sends it, where it likes */
 	u8 bypassed;	  /* a nested one that is not tagged, with TLS written outside of any followed call */
 	u8 turn;	  /* enum turn: of a plain socket, what was said last that may be followed by TLS */
-	u8 padding[3];
+	u8 early;	  /* enum early */
+	u8 padding[2];
 	/* Of a TCP socket, by direction: */
 	u32 sequence[2]; /* the kernel's count after the last byte that was accounted for */
 	u32 active[2];	 /* calls in progress */

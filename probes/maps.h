@@ -88,7 +88,8 @@ struct frame {
 	u32 attachment; /* which of the probes at its place told of it */
 	u8 call;	/* enum tls_call */
 	u8 left;	/* it was told that this call was left */
-	u8 padding[2];
+	u8 early;	/* a call for early data, or one that such a call is built on */
+	u8 padding;
 };
 
 /* The cookie of a probe: the call, and the number of its attachment, which tells apart the probes that are at one place. */

@@ -73,6 +73,7 @@ static __noinline int break_tls(struct tls_key *key)
 	stream->start_known = 0;
 	stream->announced = 0;
 	stream->read_ended = 0;
+	stream->early = EARLY_NONE;
 	return 0;
 }
 
@@ -157,6 +158,7 @@ static __always_inline int enter_tls(struct pt_regs *ctx, u32 capture)
 	frame->carried = 0;
 	frame->left = 0;
 	frame->call = CALL_OF(cookie);
+	frame->early = frame->call == TLS_READ_EARLY || frame->call == TLS_WRITE_EARLY;
 	frame->attachment = ATTACHMENT_OF(cookie);
 	all->depth = depth + 1;
 	return 0;
@@ -200,11 +202,42 @@ static __noinline int note_carried(struct frames *all, struct frame *inner, u32 
 		if (outer->key.ssl != inner->key.ssl || direction_of(outer->call) != direction_of(inner->call))
 			continue;
 		bool same_bytes = inner->buffer - outer->buffer <= outer->count;
-		if (same_bytes && outer->call != inner->call)
+		if (same_bytes && outer->call != inner->call) {
 			outer->carried += length;
-		else
+			inner->early |= outer->early;
+		} else {
 			abandon(outer);
+		}
 	}
+	return 0;
+}
+
+/* What a client says early may be refused. The client is told when it asks, and says it again: until it was told that all was accepted, the
+ * next that is said or heard belongs to a stream whose start is unknown. What a server writes before the handshake has ended cannot be refused. */
+static __noinline int place_early(struct frame *frame, struct stream *stream, int direction)
+{
+	if (!frame || !stream)
+		return 0;
+	if (!frame->early && stream->early == EARLY_SENT)
+		break_tls(&frame->key);
+	else if (frame->early && direction == DIRECTION_WRITE && stream->early != EARLY_READ)
+		stream->early = EARLY_SENT;
+	return 0;
+}
+
+#define SSL_READ_EARLY_DATA_ERROR 0
+#define SSL_EARLY_DATA_ACCEPTED 2
+
+/* Learns from a call's result what becomes of early data. That it was refused is also said of what was not answered yet. */
+static __noinline int settle_early(struct frame *frame, u32 result)
+{
+	struct stream *stream = frame ? bpf_map_lookup_elem(&tls_streams, &frame->key) : 0;
+	if (!stream)
+		return 0;
+	if (frame->call == TLS_READ_EARLY && result != SSL_READ_EARLY_DATA_ERROR)
+		stream->early = EARLY_READ;
+	if (frame->call == TLS_EARLY_STATUS && result == SSL_EARLY_DATA_ACCEPTED && stream->early == EARLY_SENT)
+		stream->early = EARLY_NONE;
 	return 0;
 }
 
@@ -217,8 +250,10 @@ static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
 		count(COUNT_UNATTRIBUTED, length);
 		return 0;
 	}
-	announce(stream, frame->key.ssl);
 	int direction = direction_of(frame->call);
+	if (frame->early || stream->early)
+		place_early(frame, stream, direction);
+	announce(stream, frame->key.ssl);
 	if (frame->call == TLS_SENDFILE)
 		return emit_gap(stream, DIRECTION_WRITE, length);
 	struct emission e = {
@@ -286,6 +321,8 @@ static __always_inline int return_tls(struct pt_regs *ctx)
 		return 0;
 	if (frame->call == TLS_ERROR)
 		tell_error(&frame->key, PT_REGS_RC(ctx));
+	if (frame->call == TLS_READ_EARLY || frame->call == TLS_EARLY_STATUS)
+		settle_early(frame, PT_REGS_RC(ctx));
 	u64 length = length_of(frame, PT_REGS_RC(ctx));
 	u32 capture = length ? capture_of_current() : 0;
 	if (capture) {

@@ -34,10 +34,17 @@ _CALLS = {
     b"SSL_peek_ex": TlsCall.OTHER,
     b"SSL_shutdown": TlsCall.OTHER,
     b"SSL_get_error": TlsCall.ERROR,
+    b"SSL_get_early_data_status": TlsCall.EARLY_STATUS,
 }
 """What a TLS call is to the probes. Those that carry nothing are followed because they may be the first to reach the socket."""
 
-_LIFE = {b"SSL_clear": "tls_clear", b"SSL_up_ref": "tls_up_ref", b"SSL_free": "tls_free", b"BIO_write": "bio_write"}
+_LIFE = {
+    b"SSL_clear": "tls_clear",
+    b"SSL_reset_early_data_reject": "tls_clear",  # of BoringSSL: nothing that was said early counts, "a logically fresh connection"
+    b"SSL_up_ref": "tls_up_ref",
+    b"SSL_free": "tls_free",
+    b"BIO_write": "bio_write",
+}
 _NEW = b"SSL_new"
 _OTHER_FAMILIES = {b"gnutls_record_send": "GnuTLS", b"SSL_ImportFD": "NSS"}
 _WANTED = frozenset((*_CALLS, *_LIFE, _NEW, *_OTHER_FAMILIES))

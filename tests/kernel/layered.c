@@ -39,3 +39,19 @@ EXPORTED int SSL_write_early_data(char *ssl, const char *buffer, size_t length, 
 {
 	return SSL_write_ex(ssl, buffer, length, done) + (*done == 0);
 }
+
+EXPORTED int SSL_get_early_data_status(const char *ssl)
+{
+	(void)ssl;
+	return 2; /* SSL_EARLY_DATA_ACCEPTED */
+}
+
+EXPORTED void SSL_reset_early_data_reject(char *ssl)
+{
+	(void)ssl;
+}
+
+EXPORTED void SSL_free(char *ssl)
+{
+	(void)ssl;
+}

@@ -15,9 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
 
-SOCKETS, TLS, BYSTANDERS, LARGE, OVERFLOW, FULL = (
+SOCKETS, TLS, EARLY, BYSTANDERS, LARGE, OVERFLOW, FULL = (
     "tests/kernel/test_sockets.py",
     "tests/kernel/test_tls.py",
+    "tests/kernel/test_tls_early.py",
     "tests/kernel/test_bystanders.py",
     "tests/kernel/test_large.py",
     "tests/kernel/test_large.py::test_a_call_of_more_than_the_ring_holds_is_counted",
@@ -68,9 +69,18 @@ MUTANTS = (
         "if (same_bytes || outer->call)",
         TLS,
     ),
-    Mutant("a call that was left breaks its stream", "tls.c", "\t\tbreak_tls(&frame->key);\n", "\t\t;\n", TLS),
+    Mutant("a call that was left breaks its stream", "tls.c", ">= 0)\n\t\tbreak_tls(&frame->key);\n", ">= 0)\n\t\t;\n", TLS),
     Mutant("who is not recorded is left alone", "tls.c", "SPARE_RETURN = 1", "SPARE_RETURN = 0", BYSTANDERS),
     Mutant("what ends unrecorded breaks its stream", "tls.c", "\t\tbreak_tls(&frame->key); /* it", "\t\t; /* it", BYSTANDERS),
+    Mutant("early data may be refused", "tls.c", "stream->early == EARLY_SENT)\n\t\tbreak_tls", "false)\n\t\tbreak_tls", EARLY),
+    Mutant(
+        "early data that was accepted breaks nothing",
+        "tls.c",
+        "\t\tstream->early = EARLY_NONE;\n\treturn 0;\n}\n\n/* Emits",
+        "\t\t;\n\treturn 0;\n}\n\n/* Emits",
+        EARLY,
+    ),
+    Mutant("a server's early data is what it accepted", "tls.c", "\t\tstream->early = EARLY_READ;", "\t\t;", EARLY),
     Mutant("what others move is a gap", "streams.h", "return emit_gap(stream, direction, foreign);", "return 0;", SOCKETS),
     Mutant("TLS that is not followed is told", "sockets.c", "stream->bypassed = 1;", "stream->bypassed = 0;", TLS),
     Mutant(

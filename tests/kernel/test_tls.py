@@ -407,26 +407,58 @@ def test_a_library_that_is_loaded_later(capturing: Callable[..., Capturing], lib
         assert (pair.request.start_line, pair.port) == (b"GET / HTTP/1.1", port)
 
 
-def test_a_call_that_is_built_on_others_carries_their_bytes_once(tmp_path: Path) -> None:
-    library = tmp_path / "layered.so"
-    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("layered.c")], check=True)
-    program = f"""
+LAYERED = f"""
 library = ctypes.CDLL(arguments[0])
 library.SSL_new.restype = ctypes.c_void_p
 ssl = ctypes.c_void_p(library.SSL_new({ANSWER!r}))
 buffer, done = ctypes.create_string_buffer(100), ctypes.c_size_t()
+"""
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy library, see its source."""
+    library = tmp_path_factory.mktemp("layered") / "layered.so"
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("layered.c")], check=True)
+    return library
+
+
+def test_a_call_that_is_built_on_others_carries_their_bytes_once(layered: Path) -> None:
+    program = f"""
 for write in (library.SSL_write_ex, library.SSL_write_early_data):
     assert write(ssl, {QUESTION!r}, ctypes.c_size_t({len(QUESTION)}), ctypes.byref(done)) == 1
     assert done.value == {len(QUESTION)}
+assert library.SSL_get_early_data_status(ssl) == 2  # SSL_EARLY_DATA_ACCEPTED
 assert library.SSL_read_ex(ssl, buffer, ctypes.c_size_t({len(ANSWER)}), ctypes.byref(done)) == 1
 """
     with probing() as probes:
-        probes.attach(library)
-        probes.run(program, library)
+        probes.attach(layered)
+        probes.run(LAYERED + program, layered)
         (opened,) = probes.opened()
         assert opened.start_known
         assert (probes.said(WRITE), probes.said(READ)) == (QUESTION * 2, ANSWER)
         assert probes.probes.counter(Counter.CALLS_UNRETURNED) == 0
+        probes.check_ledger()
+
+
+def test_a_connection_whose_early_data_was_refused_begins_anew(layered: Path) -> None:
+    """In BoringSSL and AWS-LC, whose early data is written by SSL_write, and said again after SSL_reset_early_data_reject."""
+    program = f"""
+for _ in range(2):
+    assert library.SSL_write(ssl, b"GET /", 5) == 5
+    library.SSL_reset_early_data_reject(ssl)
+assert library.SSL_write_ex(ssl, {QUESTION!r}, ctypes.c_size_t({len(QUESTION)}), ctypes.byref(done)) == 1
+assert library.SSL_read(ssl, buffer, {len(ANSWER)}) == {len(ANSWER)}
+library.SSL_free(ssl)
+"""
+    with probing() as probes:
+        probes.attach(layered)
+        probes.run(LAYERED + program, layered)
+        probes.wait_for_ends()
+        *refused, stream = streams_with_bytes(probes)
+        assert [opened.start_known for opened in probes.opened()] == [True, True, True]
+        assert [probes.said(WRITE, each) for each in refused] == [b"GET /", b"GET /"]
+        assert (probes.said(WRITE, stream), probes.said(READ, stream)) == (QUESTION, ANSWER)
         probes.check_ledger()
 
 
