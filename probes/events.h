@@ -158,6 +158,7 @@ enum turn {
 enum early {
 	EARLY_NONE = 0,
 	EARLY_SENT, /* by a client; that the server took it is not known: if it did not, the client sends it again */
+	EARLY_UNFLUSHED, /* the same, and the call that carried the last of it failed to flush it: the program makes that call again */
 	EARLY_READ, /* by a server, which is given what it accepted only */
 };
 

@@ -213,16 +213,18 @@ static __noinline int note_carried(struct frames *all, struct frame *inner, u32 
 }
 
 /* What a client says early may be refused. The client is told when it asks, and says it again: until it was told that all was accepted, the
- * next that is said or heard belongs to a stream whose start is unknown. What a server writes before the handshake has ended cannot be refused. */
+ * next that is said or heard belongs to a stream whose start is unknown. What a server writes before the handshake has ended cannot be refused.
+ * Returns 1 for bytes that were carried already. */
 static __noinline int place_early(struct frame *frame, struct stream *stream, int direction)
 {
-	if (!frame || !stream)
+	if (!frame || !stream || stream->early == EARLY_READ)
 		return 0;
-	if (!frame->early && stream->early == EARLY_SENT)
+	u8 before = stream->early;
+	if (!frame->early && before)
 		break_tls(&frame->key);
-	else if (frame->early && direction == DIRECTION_WRITE && stream->early != EARLY_READ)
+	else if (frame->early && direction == DIRECTION_WRITE)
 		stream->early = EARLY_SENT;
-	return 0;
+	return before == EARLY_UNFLUSHED && frame->call == TLS_WRITE_EARLY;
 }
 
 #define SSL_READ_EARLY_DATA_ERROR 0
@@ -236,7 +238,9 @@ static __noinline int settle_early(struct frame *frame, u32 result)
 		return 0;
 	if (frame->call == TLS_READ_EARLY && result != SSL_READ_EARLY_DATA_ERROR)
 		stream->early = EARLY_READ;
-	if (frame->call == TLS_EARLY_STATUS && result == SSL_EARLY_DATA_ACCEPTED && stream->early == EARLY_SENT)
+	if (frame->call == TLS_WRITE_EARLY && result != 1 && frame->carried)
+		stream->early = EARLY_UNFLUSHED;
+	if (frame->call == TLS_EARLY_STATUS && result == SSL_EARLY_DATA_ACCEPTED && stream->early != EARLY_READ)
 		stream->early = EARLY_NONE;
 	return 0;
 }
@@ -251,8 +255,8 @@ static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
 		return 0;
 	}
 	int direction = direction_of(frame->call);
-	if (frame->early || stream->early)
-		place_early(frame, stream, direction);
+	if ((frame->early || stream->early) && place_early(frame, stream, direction))
+		return 0;
 	announce(stream, frame->key.ssl);
 	if (frame->call == TLS_SENDFILE)
 		return emit_gap(stream, DIRECTION_WRITE, length);
@@ -321,7 +325,7 @@ static __always_inline int return_tls(struct pt_regs *ctx)
 		return 0;
 	if (frame->call == TLS_ERROR)
 		tell_error(&frame->key, PT_REGS_RC(ctx));
-	if (frame->call == TLS_READ_EARLY || frame->call == TLS_EARLY_STATUS)
+	if (frame->call == TLS_READ_EARLY || frame->call == TLS_WRITE_EARLY || frame->call == TLS_EARLY_STATUS)
 		settle_early(frame, PT_REGS_RC(ctx));
 	u64 length = length_of(frame, PT_REGS_RC(ctx));
 	u32 capture = length ? capture_of_current() : 0;

@@ -72,7 +72,10 @@ MUTANTS = (
     Mutant("a call that was left breaks its stream", "tls.c", ">= 0)\n\t\tbreak_tls(&frame->key);\n", ">= 0)\n\t\t;\n", TLS),
     Mutant("who is not recorded is left alone", "tls.c", "SPARE_RETURN = 1", "SPARE_RETURN = 0", BYSTANDERS),
     Mutant("what ends unrecorded breaks its stream", "tls.c", "\t\tbreak_tls(&frame->key); /* it", "\t\t; /* it", BYSTANDERS),
-    Mutant("early data may be refused", "tls.c", "stream->early == EARLY_SENT)\n\t\tbreak_tls", "false)\n\t\tbreak_tls", EARLY),
+    Mutant("early data may be refused", "tls.c", "!frame->early && before)", "false)", EARLY),
+    Mutant(
+        "early data whose flush is tried again is carried once", "tls.c", "\t\tstream->early = EARLY_UNFLUSHED;", "\t\t;", EARLY
+    ),
     Mutant(
         "early data that was accepted breaks nothing",
         "tls.c",

@@ -230,6 +230,18 @@ def answers(steps: list[str]) -> list[str]:
     return [path for what, _, path in (step.partition(" ") for step in steps) if what in ("read", "get")]
 
 
+def test_early_data_whose_flush_is_tried_again_is_carried_once(libraries: list[Path], pem: Path) -> None:
+    """The library has taken the bytes when its first attempt to send them fails."""
+    steps = ["hinder", "early /0", "help", "early /0", "connected", "status accepted", "read /0", "get /1"]
+    with answering(pem, "accept") as (port, _), probing() as probes:
+        probes.attach(*libraries)
+        probes.run(CLIENT, *libraries, port, *steps)
+        assert [opened.start_known for opened in probes.opened()] == [True, True]
+        assert probes.said(WRITE) == asked("/first", "/0", "/1")
+        assert probes.said(READ) == answered("/first", "/0", "/1")
+        probes.check_ledger()
+
+
 @pytest.mark.parametrize("how", ["accept", "refuse"])
 def test_a_server_is_given_early_data_that_it_accepted_only(libraries: list[Path], pem: Path, how: str) -> None:
     """And what it writes before the handshake has ended cannot be refused."""
