@@ -44,6 +44,7 @@ class TlsCall(enum.IntEnum):
     WRITE_EARLY = 8
     ERROR = 9
     EARLY_STATUS = 10
+    WRITE_EX2 = 11
 
 
 class Counter(enum.IntEnum):

@@ -39,6 +39,7 @@ enum tls_call {
 	TLS_WRITE_EARLY, /* as TLS_WRITE_EX, which it is built on */
 	TLS_ERROR,	 /* int SSL_get_error(SSL *, int): why a call carried nothing, such as that the peer has ended */
 	TLS_EARLY_STATUS, /* int SSL_get_early_data_status(const SSL *): what became of early data */
+	TLS_WRITE_EX2,	 /* int f(SSL *, const void *, size_t, u64 flags, size_t *length): 1 */
 };
 
 /* Identity of a process image: a process that executes another program is another one here. */

@@ -81,7 +81,7 @@ static __always_inline int direction_of(u32 call)
 {
 	if (call == TLS_READ || call == TLS_READ_EX || call == TLS_READ_EARLY)
 		return DIRECTION_READ;
-	if (call == TLS_WRITE || call == TLS_WRITE_EX || call == TLS_WRITE_EARLY || call == TLS_SENDFILE)
+	if (call == TLS_WRITE || call == TLS_WRITE_EX || call == TLS_WRITE_EX2 || call == TLS_WRITE_EARLY || call == TLS_SENDFILE)
 		return DIRECTION_WRITE;
 	return -1;
 }
@@ -101,7 +101,7 @@ static __noinline int abandon(struct frame *frame)
 
 /* Drops the frames of calls that were left: a stack frame that still runs lies above the current stack pointer. Returns how many are left,
  * or -1 where the top one is of this very call: a library that is probed by two inodes of an overlay tells of a call twice. */
-static __always_inline int drop_abandoned(struct frames *all, u64 stack_pointer, u64 ssl, u64 cookie)
+static __always_inline int drop_abandoned(struct frames *all, u64 stack_pointer, u64 ssl, u64 buffer, u64 cookie)
 {
 	u32 depth = all->depth;
 	for (int i = 0; i < FRAMES_MAX; i++) {
@@ -113,8 +113,10 @@ static __always_inline int drop_abandoned(struct frames *all, u64 stack_pointer,
 		if (top->stack_pointer == stack_pointer) {
 			if (top->key.ssl == ssl && top->call == CALL_OF(cookie) && top->attachment != ATTACHMENT_OF(cookie))
 				return -1;
-			if (direction_of(top->call) < 0)
-				top->left = 1; /* as SSL_connect, whose last act is to jump to SSL_do_handshake */
+			/* The last act of SSL_connect is to jump to SSL_do_handshake, that of SSL_write_ex to SSL_write_ex2. */
+			bool same_bytes = top->key.ssl == ssl && top->buffer == buffer;
+			if (direction_of(top->call) < 0 || (same_bytes && top->call == TLS_WRITE_EX && CALL_OF(cookie) == TLS_WRITE_EX2))
+				top->left = 1;
 		}
 		abandon(top);
 		depth--;
@@ -139,7 +141,7 @@ static __always_inline int enter_tls(struct pt_regs *ctx, u32 capture)
 	current_process(&process, capture);
 	struct tls_key key;
 	key_of(&key, PT_REGS_PARM1(ctx), &process);
-	int depth = all ? drop_abandoned(all, stack_pointer, key.ssl, cookie) : FRAMES_MAX;
+	int depth = all ? drop_abandoned(all, stack_pointer, key.ssl, PT_REGS_PARM2(ctx), cookie) : FRAMES_MAX;
 	if (depth < 0)
 		return 0;
 	if (!all || depth >= FRAMES_MAX) {
@@ -152,7 +154,9 @@ static __always_inline int enter_tls(struct pt_regs *ctx, u32 capture)
 	frame->key = key;
 	frame->buffer = PT_REGS_PARM2(ctx);
 	frame->count = PT_REGS_PARM3(ctx);
-	frame->length_pointer = PT_REGS_PARM4(ctx);
+	u64 fifth = PT_REGS_PARM5(ctx);
+	asm volatile("" : "+r"(fifth)); /* else one of two places in ctx is read, and the verifier wants constant ones */
+	frame->length_pointer = CALL_OF(cookie) == TLS_WRITE_EX2 ? fifth : PT_REGS_PARM4(ctx);
 	frame->stack_pointer = stack_pointer;
 	frame->time = bpf_ktime_get_ns();
 	frame->carried = 0;
@@ -174,6 +178,7 @@ static __always_inline u64 length_of(const struct frame *frame, u64 result)
 		return (s32)result > 0 ? (u32)result : 0;
 	case TLS_READ_EX:
 	case TLS_WRITE_EX:
+	case TLS_WRITE_EX2:
 	case TLS_WRITE_EARLY:
 		if ((s32)result == 1)
 			bpf_probe_read_user(&length, sizeof(length), (void *)frame->length_pointer);

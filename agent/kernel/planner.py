@@ -24,6 +24,7 @@ _CALLS = {
     b"SSL_write": TlsCall.WRITE,
     b"SSL_read_ex": TlsCall.READ_EX,
     b"SSL_write_ex": TlsCall.WRITE_EX,
+    b"SSL_write_ex2": TlsCall.WRITE_EX2,
     b"SSL_read_early_data": TlsCall.READ_EARLY,
     b"SSL_write_early_data": TlsCall.WRITE_EARLY,
     b"SSL_sendfile": TlsCall.SENDFILE,

@@ -72,6 +72,13 @@ MUTANTS = (
     Mutant("a call that was left breaks its stream", "tls.c", ">= 0)\n\t\tbreak_tls(&frame->key);\n", ">= 0)\n\t\t;\n", TLS),
     Mutant("who is not recorded is left alone", "tls.c", "SPARE_RETURN = 1", "SPARE_RETURN = 0", BYSTANDERS),
     Mutant("what ends unrecorded breaks its stream", "tls.c", "\t\tbreak_tls(&frame->key); /* it", "\t\t; /* it", BYSTANDERS),
+    Mutant(
+        "a call that ends by a jump is not left",
+        "tls.c",
+        "(same_bytes && top->call == TLS_WRITE_EX &&",
+        "(false && same_bytes &&",
+        TLS,
+    ),
     Mutant("early data may be refused", "tls.c", "!frame->early && before)", "false)", EARLY),
     Mutant(
         "early data whose flush is tried again is carried once", "tls.c", "\t\tstream->early = EARLY_UNFLUSHED;", "\t\t;", EARLY

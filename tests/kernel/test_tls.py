@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 import ssl
@@ -10,8 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.bindings import _rust
+from elftools.elf.elffile import ELFFile
 from understudy.v1 import agent_pb2
 
 from agent.attach import system_libraries
@@ -405,6 +409,53 @@ def test_a_library_that_is_loaded_later(capturing: Callable[..., Capturing], lib
         (pair,) = snapshot.pairs()
         assert pair.complete
         assert (pair.request.start_line, pair.port) == (b"GET / HTTP/1.1", port)
+
+
+NEWER = f"""
+import json
+library, places = ctypes.CDLL(arguments[0]), json.loads(arguments[1])
+start = ctypes.cast(library.PyInit__rust, ctypes.c_void_p).value - places["PyInit__rust"]
+pointer, done = ctypes.c_void_p, ctypes.c_size_t()
+
+def function(name, result=ctypes.c_int):
+    return ctypes.CFUNCTYPE(result)(start + places[name])
+
+def questions():
+    for _ in range(2):
+        yield {QUESTION!r}, ctypes.c_size_t({len(QUESTION)})
+
+context = function("SSL_CTX_new", pointer)(pointer(function("TLS_client_method", pointer)()))
+ssl = pointer(function("SSL_new", pointer)(pointer(context)))
+connection = connect(arguments[2])
+assert function("SSL_set_fd")(ssl, connection.fileno()) == 1
+assert function("SSL_connect")(ssl) == 1
+for question in questions():
+    assert function("SSL_write_ex2")(ssl, *question, ctypes.c_uint64(0), ctypes.byref(done)) == 1
+    assert function("SSL_write_ex")(ssl, *question, ctypes.byref(done)) == 1
+    assert function("SSL_write")(ssl, *question) == {len(QUESTION)}
+left, buffer = 6 * {len(ANSWER)}, ctypes.create_string_buffer(1000)
+while left:
+    assert function("SSL_read_ex")(ssl, buffer, ctypes.c_size_t(left), ctypes.byref(done)) == 1
+    left -= done.value
+"""
+"""OpenSSL 3.3 or later, as the cryptography wheel has it: by local symbols."""
+
+
+def test_a_call_that_ends_by_a_jump_to_another_is_not_left(over_tls: Serve, tmp_path: Path) -> None:
+    """SSL_write_ex jumps to SSL_write_ex2 since OpenSSL 3.3, and programs call that one, too."""
+    library = Path(shutil.copy(_rust.__file__, tmp_path))
+    with library.open("rb") as file:
+        table: Any = ELFFile(file).get_section_by_name(".symtab")
+        places = {
+            symbol.name: symbol["st_value"] for symbol in table.iter_symbols() if symbol.name.startswith(("SSL_", "TLS_", "PyInit"))
+        }
+    with serving(over_tls(answer)) as port, probing() as probes:
+        probes.attach(library)
+        probes.run(NEWER, library, json.dumps(places), port)
+        (stream,) = streams_with_bytes(probes)
+        assert (probes.said(WRITE, stream), probes.said(READ, stream)) == (QUESTION * 6, ANSWER * 6)
+        assert [opened.start_known for opened in probes.opened()] == [True]
+        probes.check_ledger()
 
 
 LAYERED = f"""
