@@ -176,6 +176,19 @@ static __noinline int begin_call(u64 sock, u64 inode, u8 direction)
 	return 1;
 }
 
+/* A call that is not followed for want of room is what other ways to move bytes are: the kernel's count tells what it moved. Where that does
+ * not, what follows is another stream, whose start is unknown. */
+static __noinline int leave_out_call(u64 sock, u8 direction)
+{
+	struct stream *stream = bpf_map_lookup_elem(&sockets, &sock);
+	if (!stream)
+		return 0;
+	__sync_fetch_and_add(&stream->active[direction & 1], -1);
+	if (!stream->encrypted && !is_counted((struct sock *)sock))
+		end_socket(sock);
+	return 0;
+}
+
 /* Notes a call that is to be looked at when it returns. */
 static __noinline int note_call(struct pt_regs *regs, u32 number, int fd)
 {
@@ -196,8 +209,11 @@ static __noinline int note_call(struct pt_regs *regs, u32 number, int fd)
 	}
 	call.counted = begin_call(call.sock, call.facts.inode, call_direction(number));
 	u64 thread = bpf_get_current_pid_tgid();
-	if (bpf_map_update_elem(&calls, &thread, &call, BPF_ANY))
-		count(COUNT_CALLS_UNTRACKED, 1);
+	if (!bpf_map_update_elem(&calls, &thread, &call, BPF_ANY))
+		return 0;
+	count(COUNT_CALLS_UNTRACKED, 1);
+	if (call.counted)
+		leave_out_call(call.sock, call_direction(number));
 	return 0;
 }
 

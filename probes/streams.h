@@ -389,11 +389,17 @@ static __noinline int reconcile_direction(struct stream *stream, struct sock *sk
 	return emit_gap(stream, direction, foreign);
 }
 
-/* Both directions of a plain TCP socket, while its counts are those of a connection: a FIN of ours is in the count of what was written,
- * and a socket in the hands of the kernel (sk_user_data: a sockmap, say) counts in its own way. */
+/* Whether the kernel counts a socket's bytes: not MPTCP's, and a socket in the hands of the kernel (sk_user_data: a sockmap, say) counts in its
+ * own way. */
+static __always_inline bool is_counted(struct sock *sk)
+{
+	return is_tcp(sk) && !BPF_CORE_READ(sk, sk_user_data);
+}
+
+/* Both directions of a plain socket, while its counts are those of a connection: a FIN of ours is in the count of what was written. */
 static __noinline int reconcile(struct stream *stream, struct sock *sk, u8 state)
 {
-	if (!stream || !sk || stream->encrypted || !is_tcp(sk) || BPF_CORE_READ(sk, sk_user_data))
+	if (!stream || !sk || stream->encrypted || !is_counted(sk))
 		return 0;
 	bool open = state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT;
 	if (open)

@@ -92,6 +92,13 @@ MUTANTS = (
     ),
     Mutant("a server's early data is what it accepted", "tls.c", "\t\tstream->early = EARLY_READ;", "\t\t;", EARLY),
     Mutant("what others move is a gap", "streams.h", "return emit_gap(stream, direction, foreign);", "return 0;", SOCKETS),
+    Mutant(
+        "a call without room is not in progress",
+        "sockets.c",
+        "\tif (call.counted)\n\t\tleave_out_call(",
+        "\tif (false)\n\t\tleave_out_call(",
+        SOCKETS,
+    ),
     Mutant("TLS that is not followed is told", "sockets.c", "stream->bypassed = 1;", "stream->bypassed = 0;", TLS),
     Mutant(
         "ciphertext binds",

@@ -18,7 +18,8 @@ import trustme
 from understudy.v1 import agent_pb2
 
 from agent.events import Counter, Source
-from agent.streams import StreamClosed, StreamHalfClosed
+from agent.kernel import libbpf
+from agent.streams import StreamClosed, StreamGap, StreamHalfClosed
 from tests.e2e.conftest import Authority
 from tests.kernel.conftest import Capturing
 from tests.kernel.probing import CAPTURE, PROGRAM, READ, WRITE, Probing, probing, read_exactly, read_to_end, serving
@@ -642,6 +643,47 @@ connection.close()
     probes.only()
     assert (probes.said(WRITE), probes.gaps(WRITE)) == (QUESTION, gap)
     probes.check_ledger()
+
+
+@pytest.mark.parametrize("protocol", [0, 262], ids=["TCP", "MPTCP"])
+def test_a_call_that_is_not_followed_hides_nothing(monkeypatch: pytest.MonkeyPatch, protocol: int) -> None:
+    """There is room for one call at a time. What another carries is a gap, or what follows is a stream whose start is unknown."""
+    load = libbpf.Object.load
+
+    def load_small(made: libbpf.Object) -> None:
+        made.set_max_entries("calls", 1)
+        load(made)
+
+    program = f"""
+import threading
+waiting, connection = connect(), connect(protocol={protocol})
+connection.sendall(b"first")
+reader = threading.Thread(target=waiting.recv, args=(1,))
+reader.start()
+in_call = hex(waiting.fileno())
+while open(f"/proc/self/task/{{reader.native_id}}/syscall").read().split()[1:2] != [in_call]:
+    pass
+connection.sendall(b"lost")
+waiting.shutdown(socket.SHUT_RD)
+reader.join()
+for _ in range(2):
+    connection.sendall(b"last")
+"""
+    monkeypatch.setattr(libbpf.Object, "load", load_small)
+    heard: list[bytes] = []
+    with serving(lambda connection: heard.append(read_to_end(connection)), protocol) as port, probing() as probes:
+        probes.run(program, port)
+        probes.wait_for_ends()
+        said = [probes.said(WRITE, opened.stream) for opened in probes.opened() if probes.said(WRITE, opened.stream)]
+        if protocol:
+            assert said == [b"first", b"lastlast"]
+            assert not probes.opened()[-1].start_known
+        else:
+            assert (said, probes.gaps(WRITE)) == ([b"firstlastlast"], 4)
+            gap = next(item for item in probes.news if isinstance(item, StreamGap))
+            assert (gap.offset, gap.length) == (5, 4)
+        assert probes.probes.missed().calls == 1
+    assert sorted(heard) == [b"", b"firstlostlastlast"]
 
 
 def test_threads_that_share_a_socket_leave_no_gap(probes: Probing) -> None:
