@@ -230,7 +230,7 @@ class _Session:
         )
 
     def _missed(self, missed: Missed) -> int:
-        return missed.runs + missed.calls + missed.processes + self.failures.count - self.failures_before
+        return missed.runs + missed.calls + missed.events + missed.processes + self.failures.count - self.failures_before
 
 
 class Captures:

@@ -236,6 +236,9 @@ def _notes(info: Info) -> list[str]:
         notes.append(f"{info.lost_pairs:,} pairs could not be written, and are not here")
     if info.repeated_pairs:
         notes.append(f"{info.repeated_pairs:,} pairs had been taken in before, and are here once")
-    names = {"unattributed": "bytes lost that no stream could be named for", "missed_runs": "probe runs missed",
-             "unknown_starts": "streams whose start was not seen"}  # fmt: skip
+    names = {
+        "unattributed": "bytes lost that no stream could be named for",
+        "missed_runs": "calls, events, processes and files that the probes missed",
+        "unknown_starts": "streams whose start was not seen",
+    }
     return notes + [f"{text}: {ledger[name]:,}" for name, text in names.items() if ledger.get(name)]

@@ -38,6 +38,7 @@ class FakeProbes:
         self.process_room = 1 << 20
         self.events: list[bytes] = []
         self.waits = 0
+        self.missed_so_far = Missed(0, 0, 0, 0)
         self.closed = False
 
     def attach(self, path: str, sites: Iterable[Site]) -> FakeAttached:
@@ -107,7 +108,7 @@ class FakeProbes:
 
     def missed(self) -> Missed:
         """See Probes."""
-        return Missed(0, 0, 0, 0)
+        return self.missed_so_far
 
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
         """See Probes."""

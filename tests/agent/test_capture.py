@@ -17,6 +17,7 @@ from agent.capture import Capture, Captures, Target, _Session
 from agent.events import Kind, Opened, Source
 from agent.examiner import Examiner
 from agent.failures import Failures
+from agent.kernel.probes import Missed
 from agent.streams import Process, StreamChunk, StreamOpened
 from agent.uplink import Uplink
 from tests.agent.probing import FakeProbes
@@ -72,6 +73,15 @@ def test_an_event_that_cannot_be_taken_is_counted_and_the_others_are_taken() -> 
     assert pieces.failures.count == 1
     assert len(pieces.session.streams) == 1
     assert pieces.session._ledger(1).missed == 1
+
+
+@pytest.mark.parametrize("captures", [1, 2])
+def test_whatever_the_probes_missed_is_in_the_ledger(captures: int) -> None:
+    """Small events too: one may have told of a library, which is not probed then."""
+    pieces = Pieces()
+    pieces.session.captures = captures
+    pieces.probes.missed_so_far = Missed(runs=1, calls=10, events=100, processes=1000)
+    assert pieces.session._ledger(1).missed == 1111
 
 
 def test_aiming_takes_the_process_and_all_below_it() -> None:

@@ -699,7 +699,9 @@ class Ledger(_message.Message):
     opaque: _builtins.int
     """Ciphertext left out on purpose; not part of seen."""
     missed_runs: _builtins.int
-    """Program runs that the kernel reports as missed, and calls whose return was not seen: what they carried is unknown."""
+    """What was missed, in number: runs of the probes, calls that were not followed to their return, events that found no room, such as those
+    that tell of a library to probe, processes that were not followed, files and events that could not be handled. What passed there is unknown.
+    """
     unknown_starts: _builtins.int
     """Streams whose beginning was not observed."""
     def __init__(

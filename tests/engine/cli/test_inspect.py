@@ -66,7 +66,7 @@ def snapshot(tmp_path: Path) -> Path:
             )
         ]
     )
-    writer.set_ledger({"seen": 1000, "delivered": 990, "lost": 10, "unknown_starts": 2})
+    writer.set_ledger({"seen": 1000, "delivered": 990, "lost": 10, "unknown_starts": 2, "missed_runs": 3})
     writer.finish()
     return path
 
@@ -88,6 +88,7 @@ def test_the_overview(snapshot: Path) -> None:
         "60 of 61 pairs complete; besides them 1 stream could not be read",
         "bytes seen 1,000 = delivered 990 + lost 10",
         "streams whose start was not seen: 2",
+        "calls, events, processes and files that the probes missed: 3",
         "POST /49",
         "11 more: --all lists them",
     ):
