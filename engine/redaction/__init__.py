@@ -259,7 +259,7 @@ def _is_clean(pair: RRPair, learned: Learned) -> bool:
         if message.trailers or len(body) > JOINED_LIMIT:
             return False
         for name, value in message.headers:
-            if rules.NOTES[name]:
+            if rules.NOTES[name] and not rules.is_no_coding(name, value):
                 return False
             texts.append(value)
         texts += (message.start_line, body)

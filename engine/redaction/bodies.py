@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
 from engine.redaction import rules
-from engine.redaction.content import NotInspected, Reason, codings_of, decode, encode
+from engine.redaction.content import NotInspected, Reason, beginning, codings_of, decode, encode
 from engine.redaction.fields import TEXTS_LIMIT
 from engine.redaction.multipart import Part, boundary_of, parts
 from engine.redaction.plain import name_before
@@ -24,7 +23,7 @@ BINARY_NAME_AT_LEAST = 5
 _UTF_16 = re.compile(rb"(?i)charset=\"?utf-?16(le|be)?")
 _ESCAPED = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 _BOM = b"\xef\xbb\xbf"
-_MAGIC = ((b"\x1f\x8b", b"gzip"), (b"\x28\xb5\x2f\xfd", b"zstd"))
+_MAGIC = ((b"\x1f\x8b\x08", b"gzip"), (b"\x28\xb5\x2f\xfd", b"zstd"))
 _IN_NAMES = b".-/"
 _IS_NAME = re.compile(rb"[A-Za-z0-9_.\-]+")
 
@@ -38,8 +37,9 @@ class Bodies:
     def body(self, headers: Fields, body: bytes, search: Search) -> tuple[bytes, bytes, bytes]:
         """Give the body without its secrets, and what lies below its codings before and after. Raises NotInspected."""
         media = b", ".join([value for name, value in headers if len(name) == 12 and name.lower() == b"content-type"])
-        coded = b", ".join([value for name, value in headers if len(name) == 16 and name.lower() == b"content-encoding"])
-        codings = codings_of(coded) if coded else ()
+        coded = [value for name, value in headers if len(name) == 16 and name.lower() == b"content-encoding"]
+        coded += [value for name, value in headers if len(name) == 17 and name.lower() == b"transfer-encoding"]  # lies on top
+        codings = codings_of(b", ".join(coded)) if coded else ()
         content = decode(body, codings) if codings else body
         if not codings:
             codings, content = _unnamed_coding(body, media)
@@ -167,14 +167,25 @@ def _is_utf_8(content: bytes) -> bool:
 
 
 def _unnamed_coding(body: bytes, media: bytes) -> tuple[tuple[bytes, ...], bytes]:
-    """The coding of a text that is compressed without a word, and the text. Compressed archives are not opened."""
+    """The coding of a text that is compressed without a word, and the text. Compressed archives are not opened.
+
+    What is damaged or too long to tell is an archive if it begins as one; else NotInspected is raised.
+    """
     for magic, coding in _MAGIC:
         if body.startswith(magic):
-            with suppress(NotInspected):
+            try:
                 content = decode(body, (coding,))
-                if _wide_charset(content, media) or not _is_binary(content, media):
+            except NotInspected:
+                if _is_text(beginning(body, coding), media):
+                    raise
+            else:
+                if _is_text(content, media):
                     return (coding,), content
     return (), body
+
+
+def _is_text(content: bytes, media: bytes) -> bool:
+    return bool(_wide_charset(content, media)) or not _is_binary(content, media)
 
 
 def _variants(content: bytes) -> Iterator[bytes]:

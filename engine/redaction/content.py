@@ -12,7 +12,7 @@ import zstandard
 
 from engine.redaction.refit import Allowance, Refit
 
-__all__ = ["NotInspected", "Reason", "codings_of", "decode", "decode_content", "encode"]
+__all__ = ["NotInspected", "Reason", "beginning", "codings_of", "decode", "decode_content", "encode"]
 
 DECODED_LIMIT = 16 * 1024 * 1024
 """Longest content that is taken out of a coded body. It bounds what a few coded bytes can cost; uncoded bodies may be longer."""
@@ -24,6 +24,8 @@ MEMBERS_LIMIT = 1000
 """Members of a gzip body, frames of a zstd body: blocks of 64 KiB, as BGZF has them, of the longest content are 256."""
 PIECE = 16 * 1024
 """Bytes that are decompressed at a time."""
+BEGINNING, BEGINNING_CODED = 512, 4096
+"""Bytes that tell a text from an archive (those of one entry of a tar), and those of the coded body that they are looked for in."""
 CHUNKS_LIMIT = 100_000
 """Chunks of an aws-chunked body; those of 64 KiB make 6 GB."""
 
@@ -52,9 +54,9 @@ class NotInspected(Exception):
 
 
 def codings_of(value: bytes) -> tuple[bytes, ...]:
-    """The codings in a Content-Encoding header, in the order in which they were put on."""
+    """The codings in a Content-Encoding or Transfer-Encoding header, in the order in which they were put on; `chunked` is off."""
     names = (name.strip().lower() for name in value.split(b","))
-    return tuple([name for name in names if name and name != b"identity"])
+    return tuple([name for name in names if name not in (b"", b"identity", b"chunked")])
 
 
 def decode_content(body: bytes, value: bytes) -> bytes | None:
@@ -77,6 +79,25 @@ def decode(body: bytes, codings: tuple[bytes, ...]) -> bytes:
         if len(body) > DECODED_LIMIT:
             raise NotInspected(Reason.TOO_LONG)
     return body
+
+
+def beginning(body: bytes, coding: bytes) -> bytes:
+    """What gzip or zstd that could not be decoded begins with; empty where not even that can be told."""
+    if coding == b"zstd":
+        decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT)
+        try:
+            return decompressor.stream_reader(io.BytesIO(body)).read(BEGINNING)
+        except zstandard.ZstdError:
+            return b""
+    decoder, found = zlib.decompressobj(31), b""
+    for at in range(min(len(body), BEGINNING_CODED)):
+        try:
+            found += decoder.decompress(body[at : at + 1])
+        except zlib.error:
+            break
+        if len(found) >= BEGINNING:
+            break
+    return found
 
 
 def encode(content: bytes, codings: tuple[bytes, ...], body: bytes) -> bytes:

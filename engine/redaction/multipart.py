@@ -8,6 +8,7 @@ from base64 import b64decode, encodebytes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from engine.redaction.content import NotInspected, Reason
 from engine.redaction.fields import PLAIN, Budget, Codec
 from engine.rrpair import Fields
 
@@ -37,7 +38,7 @@ def boundary_of(media: bytes) -> bytes:
 
 
 def parts(text: bytes, boundary: bytes, budget: Budget) -> Iterator[Part]:
-    """Every part. What the last boundary is missing for ends with the text."""
+    """Every part. What the last boundary is missing for ends with the text. Its codec raises NotInspected."""
     mark = b"--" + boundary
     at = text.find(mark)
     while at >= 0 and not text.startswith(b"--", at + len(mark)):
@@ -66,10 +67,11 @@ def _part(text: bytes, begin: int, end: int) -> Part:
 
 
 def _from_base64(text: bytes) -> bytes:
+    coded = b"".join(text.split()).rstrip(b"=")  # some leave the padding out
     try:
-        return b64decode(text)
+        return b64decode(coded + b"=" * (-len(coded) % 4), validate=True)
     except ValueError:
-        return text
+        raise NotInspected(Reason.DAMAGED) from None
 
 
 _CODECS = {

@@ -310,13 +310,19 @@ class _Notes(dict[bytes, bool]):
     """Header names as spelt to whether a message with one must be looked at: its value is secret, or its body is coded."""
 
     def __missing__(self, name: bytes) -> bool:
-        noted = HEADERS[name] not in (PLAIN_HEADER, HOST_HEADER) or name.lower() == b"content-encoding"
+        noted = HEADERS[name] not in (PLAIN_HEADER, HOST_HEADER) or name.lower() in (b"content-encoding", b"transfer-encoding")
         if len(self) < NAMES_LIMIT and len(name) <= NAME_LENGTH:
             self[name] = noted
         return noted
 
 
 NOTES = _Notes()
+
+
+def is_no_coding(name: bytes, value: bytes) -> bool:
+    """Whether it says that a body is in chunks and nothing more: these are off when it is looked at."""
+    return name.lower() == b"transfer-encoding" and value.lower() in (b"chunked", b"identity")
+
 
 # -- hints ---------------------------------------------------------------------------------------------------------------
 
@@ -346,4 +352,5 @@ BINARY = Pattern(_CONTROL + rb"|\A[\x80-\xbf]")
 """Controls that no text has, and bytes that none in UTF-8 begins with: CBOR and MessagePack do."""
 BINARY_NAME = Pattern(rb"(?:" + _LONGER + rb"|" + _NAME + rb")[\x80-\xff]")
 """A name before what may be the length of a value: MessagePack needs no controls for it."""
-HINT_OR_BINARY = Pattern(rb"|".join((_CONTROL, rb"(?:\A|\n)[\x80-\xbf]", rb"(?i:cbor)", *_HINTS)))
+HINT_OR_BINARY = Pattern(rb"|".join((_CONTROL, rb"(?:\A|\n)[\x80-\xbf]", rb"(?i:cbor|content-transfer-encoding)", *_HINTS)))
+"""And one that tells it of a body, which may be no text, or have parts that are coded."""

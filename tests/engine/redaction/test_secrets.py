@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import quopri
 import random
 import zlib
 from collections.abc import Callable
@@ -423,6 +424,86 @@ def test_two_headers_of_codings_are_one_list() -> None:
     headers = ((b"Content-Encoding", b"deflate"), (b"content-encoding", b"gzip"))
     redacted = body_of(gzip.compress(zlib.compress(b'{"password":"%s"}' % S)), JSON, headers)
     assert S not in zlib.decompress(gzip.decompress(redacted))
+
+
+@pytest.mark.parametrize(("coding", "encode", "decode"), CODINGS[:-1])
+def test_transfer_codings(coding: bytes, encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> None:
+    """RFC 9112 section 7: they are the same codings, and lie on top of those of the content."""
+    headers = ((b"transfer-encoding", coding + b", Chunked"),)
+    redacted = REDACTOR.pair(pair(encode(b'{"password":"%s"}' % S), JSON, headers))
+    assert not redacted.missing
+    assert json.loads(decode(redacted.request.body))["password"].startswith("REDACTED-")
+
+
+def test_a_transfer_coding_lies_on_top_of_a_content_coding() -> None:
+    headers = ((b"Transfer-Encoding", b"gzip"), (b"Transfer-Encoding", b"chunked"), (b"Content-Encoding", b"deflate"))
+    redacted = REDACTOR.pair(pair(gzip.compress(zlib.compress(b'{"password":"%s"}' % S)), JSON, headers))
+    assert json.loads(zlib.decompress(gzip.decompress(redacted.request.body)))["password"].startswith("REDACTED-")
+
+
+def test_an_unknown_transfer_coding_is_not_stored() -> None:
+    assert REDACTOR.pair(pair(b"\x1f\x9d{}", JSON, ((b"Transfer-Encoding", b"compress, chunked"),))).missing
+
+
+@pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"identity"])
+def test_no_transfer_coding_costs_nothing(value: bytes) -> None:
+    before = pair(b'{"a":1}', JSON, ((b"Transfer-Encoding", value),))
+    assert REDACTOR.pair(before) is before
+
+
+SMALL = b'{"password":"%s"}' % S
+UNNAMED: list[tuple[bytes, str]] = [
+    (gzip.compress(SMALL + b" " * (17 << 20)), "too long when decoded"),
+    (zstandard.compress(SMALL + b" " * (17 << 20)), "too long when decoded"),
+    (gzip.compress(SMALL) + b"\ntrailer", "damaged content coding"),
+    (gzip.compress(SMALL)[:-3], "damaged content coding"),
+    (gzip.compress(SMALL)[:-8] + bytes(8), "damaged content coding"),
+    (zstandard.compress(SMALL) + b"trailer", "damaged content coding"),
+    (gzip.compress(SMALL.decode().encode("utf-16")) + b"x", "damaged content coding"),
+    (gzip.compress(SMALL) * 1100, "too many compressed members"),
+]
+
+
+@pytest.mark.parametrize(("body", "reason"), UNNAMED)
+def test_a_text_below_an_unnamed_coding_that_cannot_be_taken_off_is_not_stored(body: bytes, reason: str) -> None:
+    redacted = REDACTOR.pair(pair(body, JSON))
+    assert redacted.missing == (f"request body: {len(body)} bytes not stored, {reason}",)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_an_archive_is_stored_whatever_its_length(compress: Callable[[bytes], bytes]) -> None:
+    """Archives are not opened, as README says."""
+    archive = b"a.txt" + bytes(600) + b"ustar" + random.Random(1).randbytes(17 << 20)
+    for body in (compress(archive), compress(archive)[:-9]):
+        before = pair(body, b"application/octet-stream")
+        assert REDACTOR.pair(before).request.body == body
+
+
+ENCODED = """password=%s&user=bob
+<password>%s</password>
+api_key: %s
+{"password":"%s"}"""
+
+
+@pytest.mark.parametrize("content", ENCODED.encode().split(b"\n"))
+@pytest.mark.parametrize("coding", ["base64", "unpadded base64", "quoted-printable"])
+def test_encoded_parts(content: bytes, coding: str) -> None:
+    """Nothing in the clear hints at what is in such a part."""
+    coded = base64.encodebytes(content % S) if "base64" in coding else (content % S).replace(b"a", b"=61").replace(b"h", b"=68")
+    coded = coded.replace(b"=", b"") if coding == "unpadded base64" else coded
+    head = b'--x\r\nContent-Disposition: form-data; name="d"\r\ncontent-transfer-encoding: ' + coding.split()[-1].encode()
+    redacted = body_of(head + b"\r\n\r\n" + coded + b"\r\n--x--\r\n", MULTIPART)
+    kept = redacted.split(b"\r\n\r\n")[1].split(b"\r\n--x--")[0]
+    decoded = base64.b64decode(kept) if "base64" in coding else quopri.decodestring(kept)
+    assert decoded.startswith(content.partition(b"%s")[0])
+    assert S not in decoded
+    assert b"REDACTED-" in decoded
+    assert body_of(redacted, MULTIPART) == redacted
+
+
+def test_a_part_that_is_no_base64_is_not_stored() -> None:
+    body = b'--x\r\nContent-Transfer-Encoding: base64\r\n\r\n{"password":"%s"}\r\n--x--\r\n' % S
+    assert REDACTOR.pair(pair(body, MULTIPART)).missing[0].endswith("damaged content coding")
 
 
 @pytest.mark.parametrize(
