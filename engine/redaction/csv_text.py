@@ -20,7 +20,7 @@ def csv_fields(text: bytes, budget: Budget) -> Iterator[Field]:
     mark = max(_MARKS, key=head.count)
     names: list[bytes] = []
     in_head, column = True, 0
-    row = Group(b"", None, None)
+    row = Group(b"")
     for cell in _CELLS[mark].finditer(text):
         budget.spend()
         value = 1 if cell.start(1) >= 0 else 2
@@ -30,7 +30,7 @@ def csv_fields(text: bytes, budget: Budget) -> Iterator[Field]:
             yield Field(*cell.span(value), names[column], row, CELL)
         column += 1
         if cell[3] != mark:
-            in_head, column, row = False, 0, Group(b"", None, None)
+            in_head, column, row = False, 0, Group(b"")
 
 
 def _unquoted(text: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from engine.redaction import rules
 from engine.redaction.content import NotInspected, Reason
+from engine.redaction.words import is_opaque
 
 FIELDS_LIMIT = 200_000
 """Fields and brackets of a message that are read. Only texts that may hold a secret are read at all: a second of work."""
@@ -41,18 +42,25 @@ class Budget:
 
 
 class Group:
-    """What fields stand in: an object, a list, an element. `named`: names of fields that another one says are secret."""
+    """What fields stand in: an object, a list, an element.
 
-    __slots__ = ("kind", "name", "named", "parent")
+    `kind`: that of a secret whose name, `secret`, it has, or what it stands in itself. `named`: names of fields that are secret
+    because another field says so, which calls them `naming`.
+    """
 
-    def __init__(self, name: bytes, parent: Group | None, kind: str | None) -> None:
-        self.name, self.parent, self.kind = name, parent, kind
+    __slots__ = ("kind", "name", "named", "naming", "parent", "secret")
+
+    def __init__(self, name: bytes, parent: Group | None = None, *, is_secret: bool = False) -> None:
+        self.name, self.parent = name, parent
+        self.secret: bytes = name if is_secret else parent.secret if parent and not rules.describes(name) else b""
+        self.kind = rules.kind_of(self.secret, container=True) if self.secret else None
         self.named: frozenset[bytes] = frozenset()
+        self.naming = b""
 
     @classmethod
     def below(cls, parent: Group | None, name: bytes) -> Group:
-        """One that stands in another. What is below a secret name is secret: {"password": {"S": "…"}}."""
-        return cls(name, parent, (parent.kind if parent else None) or (rules.kind_of(name, container=True) if name else None))
+        """One that stands in another."""
+        return cls(name, parent, is_secret=bool(name) and rules.kind_of(name, container=True) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +86,53 @@ class Field:
     number: bool = False
     inner: bool = False
 
+    def kind(self, raw: bytes, naming: bytes | None, *, parameter: bool = False) -> str | None:
+        """Which kind of secret it is by its name, by what it stands in, or by `naming`, what another field calls it.
+
+        In an object of a secret name it may have a name that says nothing. Then it is one if it looks so, or is in a password.
+        """
+        name = self.name
+        kind = rules.kind_of(name, parameter=parameter)
+        if not kind and self.group.kind:
+            name, kind = self.group.secret, self.group.kind
+            if self.name.lower() not in rules.HOLDERS and (
+                self.number or rules.describes(self.name) or not (kind == "password" or is_opaque(raw))
+            ):
+                kind = None
+        if not kind and naming:
+            name, kind = naming, rules.kind_of(naming)
+        if kind and self.number:
+            return kind if rules.is_secret_number(name, kind, raw) else None
+        return None if kind and rules.is_count(name, raw) else kind
+
     def note(self, value: bytes) -> bool:
         """Whether this says that another field of its group is secret; the group then knows."""
         group = self.group.parent if self.inner else self.group
-        if not group or not rules.kind_of(value):
+        if self.name == b"kty":
+            named, value = rules.JWK_PRIVATE if value in rules.JWK_TYPES else frozenset(), b"private_key"
+        else:
+            named = rules.values_of(self.name) if rules.kind_of(value) else frozenset()
+        if not group or not named:
             return False
-        group.named |= rules.values_of(self.name)
+        group.named |= named
+        group.naming = value
         return True
 
     def in_cards(self) -> bool:
         """Whether it stands where card numbers do."""
         return rules.is_about_cards(self.name) or rules.is_about_cards(self.group.name)
 
-    def named(self) -> str | None:
-        """Which kind of secret it is by what another field says of it."""
+    def named(self) -> bytes | None:
+        """What another field calls it, where that is the name of a secret."""
         if self.inner and self.group.named:
-            return "token"
+            return self.group.naming
         name = self.name
         group: Group | None = self.group
         for _ in range(ANCESTORS_LIMIT):
             if group is None:
                 return None
             if name.lower() in group.named:
-                return "token"
+                return group.naming
             name, group = group.name, group.parent
         return None
 

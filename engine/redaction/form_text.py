@@ -20,7 +20,7 @@ def form_fields(text: bytes, budget: Budget) -> Iterator[Field]:
         name = unquote(pair[1]).rstrip(b"]")
         cut = max(name.rfind(b"["), name.rfind(b".")) + 1
         before = name[:cut].rstrip(b"[.]")
-        group = groups.get(before) or groups.setdefault(before, Group(before, None, None))
+        group = groups.get(before) or groups.setdefault(before, Group(before))
         yield Field(*pair.span(2), name[cut:], group, FORM)
 
 

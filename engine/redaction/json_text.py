@@ -18,7 +18,7 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 def json_fields(text: bytes, budget: Budget, start: int = 0, group: Group | None = None) -> Iterator[Field]:
     """Every string and number with its name. From a `start` on, one value only, which stands in `group`."""
-    root = top = group or Group(b"", None, None)
+    root = top = group or Group(b"")
     key: bytes | None = None
     for token in _TOKEN.finditer(text, start):
         budget.spend()

@@ -14,13 +14,16 @@ __all__ = ["Assignment", "assignments", "keys", "name_before", "named_values", "
 
 
 class Assignment(NamedTuple):
-    """A name and the span of its value. `quote` is empty for a bare word. `json`: the name was in double quotes."""
+    """A name and the span of its value. `quote` is empty for a bare word. `json`: the name was in double quotes; `escaped`: with
+    backslashes.
+    """
 
     name: bytes
     start: int
     end: int
     quote: bytes
     json: bool
+    escaped: bool
 
 
 RECORD_LIMIT = 4096
@@ -98,7 +101,7 @@ def _assignment(
             return None
     else:
         return None
-    return Assignment(name, at, end, quote, json)
+    return Assignment(name, at, end, quote, json, b"\\" in operator[0])
 
 
 def named_values(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]:

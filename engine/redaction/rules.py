@@ -52,7 +52,7 @@ version versions stage stages count counts limit limits length size used usage t
 expired expire exp ttl age lifetime at on date time timestamp created updated modified changed rotated rotation required enabled
 disabled valid invalid verified status state method methods algorithm alg format field fields label placeholder hint message
 error errors reset strength rule rules attempts supported issuer audience scope scopes index offset position mode provider
-metadata description tags ref refs reference source remaining manager store stream class
+metadata description tags ref refs reference source remaining manager store stream class title pattern logprob logprobs
 balance price amount supply cost costs rate symbol address decimals"""
 _NOT_BEFORE = frozenset(_AFTER.split())
 _COUNTED = ("tokens", "secrets")
@@ -64,15 +64,31 @@ _PARAMETERS = "key sig signature code"
 _PAGE = "next page paging pagination continuation request idempotency idempotent cursor sync start starting marker scroll change"
 """Tokens of these words are places in lists, or names of requests, and no secrets: `NextToken`, `ClientRequestToken`."""
 _TEXT_ONLY = frozenset(("credential", "credentials", "plaintext", "authorization", "bearer", "jwt", "auth", "session"))
-"""Names that are secret where they hold a text; what is in an object of that name is judged by its own name."""
+"""Names that are secret where they hold a text; an object of that name says nothing of what is in it."""
+_PER = frozenset(("k", "m", "b", "thousand", "million", "billion"))
+"""What may stand between `per` and a unit: `cost_per_1k_tokens`."""
+
+_DIGITS = {"password": 3, "card": 3, "token": 6}
+_DIGITS_BY_ENDING = {"securitycode": 3, "pass": 5, "pin": 4, "otp": 4, "code": 4, "pan": 12}
+"""Digits of the shortest number that is a secret, by its kind, but for names that end so: `"pass": 412` counts tests, `"pin": 17`
+is one of a chip, `"token": 50256` a word of a model."""
 
 NAMING = frozenset(
     b"name key field fieldname fieldid param parameter parametername header headername attribute type k id path".split()
 )
 """In {"name": "password", "value": "…"} these say what the value is."""
-NAMING_AS_SPELT = NAMING | {name.capitalize() for name in NAMING} | {name.upper() for name in NAMING} | {b"fieldName", b"FieldName"}
+JWK_TYPES = frozenset(b"oct RSA EC OKP AKP".split())
+JWK_PRIVATE = frozenset(b"k d p q dp dq qi oth priv".split())
+"""In an object whose `kty` is one of these, these are secret (RFC 7518 section 6, RFC 8037)."""
+NAMING_AS_SPELT = (
+    {b"kty"} | NAMING | {name.capitalize() for name in NAMING} | {name.upper() for name in NAMING} | {b"fieldName", b"FieldName"}
+)
 VALUES = frozenset(b"value values val v content data text stringvalue defaultvalue s n b".split())
 """And these hold it."""
+HOLDERS = VALUES | frozenset(
+    b"#text _text __text #cdata $t $ _ string raw plain current old new previous binaryvalue ns ss bs l m".split()
+)
+"""In an object of a secret name these hold the secret: `{"password": {"S": "…"}}`."""
 PATCHED = frozenset((b"value",))
 """What holds it where the name is a `path` (JSON Patch, SCIM); requests have a path, too, beside their content."""
 
@@ -120,26 +136,46 @@ def _kind_of(name: bytes, parameter: bool, container: bool) -> str | None:
     word = re.sub("[^a-z0-9]", "", last.lower()).rstrip("0123456789")
     if parameter and word in _KINDS_OF_PARAMETERS:
         return _KINDS_OF_PARAMETERS[word]
+    words = _words(last)
+    if "per" in words[-2:-1] or ("per" in words[-3:-2] and words[-2] in _PER):
+        return None  # a unit
     if word.endswith(_ENDINGS_ALONE):
         if word.endswith(_NO_TOKENS) or (container and (word in _TEXT_ONLY or word.endswith(_COUNTED))):
             return None
         return next(kind for ending, kind in _KINDS_BY_ENDING if word.endswith(ending))
-    words = _WORDS.findall(last)
-    if not words or (container and words[-1].lower() in _TEXT_ONLY):
+    if not words or (container and words[-1] in _TEXT_ONLY):
         return None
-    return _KINDS_BY_WORD.get(words[-1].lower()) or (None if container else _kind_before(words))
+    return _KINDS_BY_WORD.get(words[-1]) or (None if container else _kind_before(words))
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORDS.findall(name)]
 
 
 def _kind_before(words: list[str]) -> str | None:
     """Which kind it is by a secret name that other words come after."""
-    lower = [word.lower() for word in words]
-    for end in range(len(lower) - 1, 0, -1):
-        if lower[end] in _NOT_BEFORE:
+    for end in range(len(words) - 1, 0, -1):
+        if words[end] in _NOT_BEFORE:
             return None
-        start = "".join(lower[:end])
+        start = "".join(words[:end])
         if start.endswith(_STEMS_ALONE):
             return None if start.endswith(_NO_TOKENS) else next(kind for name, kind in _KINDS_BY_ENDING if start.endswith(name))
     return None
+
+
+@lru_cache(NAMES_LIMIT)
+def describes(name: bytes) -> bool:
+    """Whether a field of that name says something of what it stands in, as names, times, states and the like do."""
+    words = _words(name[-NAME_LIMIT:].decode("latin-1"))
+    return bool(words) and words[-1] in _NOT_BEFORE
+
+
+def is_secret_number(name: bytes, kind: str, number: bytes) -> bool:
+    """Whether a JSON number is a secret where its name, or that of what it stands in, is one of a kind."""
+    if not number.isdigit() or is_count(name, number):
+        return False
+    word = re.sub("[^a-z]", "", name[-NAME_LIMIT:].decode("latin-1").lower())
+    return len(number) >= next((digits for end, digits in _DIGITS_BY_ENDING.items() if word.endswith(end)), _DIGITS[kind])
 
 
 def is_count(name: bytes, value: bytes) -> bool:
@@ -329,7 +365,7 @@ def is_no_coding(name: bytes, value: bytes) -> bool:
 _LETTER = rb"(?:[46][1-9A-Fa-f]|[57][0-9Aa]|3[0-9]|5[Ff]|2[Dd])"
 _HINTS = (
     rb"(?:" + _LONGER + rb"|" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)",
-    rb"grant_type|(?i:identified)\s",
+    rb"grant_type|(?i:identified)\s|\bkty\b",
     rb"(?:[?&#]|amp;|u0026|%(?:25)*(?:26|3[fF]))(?i:" + _spelt(_PARAMETERS) + rb")(?:=|%(?:25)*3[dD]|\\u003[dD])",
     rb"(?i:\\u00)" + _LETTER + rb"|%" + _LETTER,  # a name may be spelt with escapes of ordinary letters
     rb"&#",

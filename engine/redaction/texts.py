@@ -23,6 +23,7 @@ from engine.redaction.originals import Originals
 from engine.redaction.plain import Assignment, assignments, keys, named_values, private_keys
 from engine.redaction.refit import Allowance
 from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
+from engine.redaction.words import is_word
 from engine.redaction.xml_text import XML, xml_fields
 
 __all__ = ["Search", "Texts", "apply", "settled"]
@@ -102,7 +103,7 @@ class Texts:
         bare = bare and not _PROGRAM.match(media[:256])
         reader = _reader(text, media)
         changed = self._fields(text, list(reader(text, search.budget)), search, depth, bare) if reader else text
-        return self._plain(changed, search, depth, bare)
+        return self._plain(changed, search, depth, bare, read=reader is not None)
 
     def query(self, query: bytes, search: Search) -> bytes:
         """The same of a URL's query."""
@@ -190,17 +191,22 @@ class Texts:
             granted = granted or field.name == b"grant_type"
         for field in fields:
             raw = text[field.start : field.end]
-            kind = field.group.kind or rules.kind_of(field.name, parameter=parameters) or (field.named() if named else None)
+            kind = self._kind(text, field, raw, field.named() if named else None, parameter=parameters)
             if granted and field.name == b"code":
                 kind = "token"  # RFC 6749 section 4.1.3
             if not kind and rules.CARD_WHOLE.fullmatch(raw) and self._is_card(raw) and field.in_cards():
                 kind = "card"
-            if kind and rules.is_count(field.name, raw):
-                kind = None
             new = self._number(raw, kind, search) if field.number else self._value(field, raw, kind, search, depth, bare)
             if new != raw:
                 edits.append((field.start, field.end, new, ""))
         return apply(text, edits) if edits else text
+
+    @staticmethod
+    def _kind(text: bytes, field: Field, raw: bytes, naming: bytes | None, *, parameter: bool = False) -> str | None:
+        kind = field.kind(raw, naming, parameter=parameter)
+        if kind and field.codec is STRING and is_word(text, field.name, field.start, field.end, STRING.decode(raw)):
+            return None
+        return kind
 
     def _number(self, raw: bytes, kind: str | None, search: Search) -> bytes:
         new = self._tokens.number(raw, search.originals) if kind else raw
@@ -228,12 +234,12 @@ class Texts:
 
     # -- texts without structure -------------------------------------------------------------------------------------------
 
-    def _plain(self, text: bytes, search: Search, depth: int, bare: bool) -> bytes:
-        """One pass for each kind of thing, each over what the one before left."""
+    def _plain(self, text: bytes, search: Search, depth: int, bare: bool, *, read: bool) -> bytes:
+        """One pass for each kind of thing, each over what the one before left. `read`: whether its fields were read before."""
         text = self._private_keys(text, search)
         text = self._edited(text, self._parameters(text, search, depth), search)
         for find in (assignments, named_values):
-            text = self._edited(text, self._assigned(text, find(text, bare, search.budget), search, bare), search)
+            text = self._edited(text, self._assigned(text, find(text, bare, search.budget), search, bare, read), search)
         text = self._edited(text, self._statements(text, search), search)
         text = self._edited(text, self._serialized(text, search), search)
         text = self._edited(text, self._encoded(text, search, depth), search)
@@ -267,29 +273,37 @@ class Texts:
                 if new != decoded:
                     yield (*value, FORM.encode(new, raw), "token")
 
-    def _assigned(self, text: bytes, values: Iterable[Assignment], search: Search, bare: bool) -> Iterator[Edit]:
+    def _assigned(self, text: bytes, values: Iterable[Assignment], search: Search, bare: bool, was_read: bool) -> Iterator[Edit]:
         read = 0
         for found in values:
             container = found.quote in (b"{", b"[")
-            kind = rules.kind_of(found.name, container=container)
+            kind = rules.kind_of(found.name, container=found.quote == b"{")
             if not kind or (container and found.start < read):
                 continue
+            if container and was_read and found.escaped:
+                continue  # a text within, which was gone into
             if container:
-                top = Group(found.name, None, kind)
+                top = Group(found.name, is_secret=rules.kind_of(found.name, container=True) is not None)
                 for field in json_fields(text, search.budget, found.start, top):
-                    raw = text[field.start : field.end]
-                    new = self._number(raw, kind, search) if field.number else self._value(field, raw, kind, search, 0, bare)
-                    yield field.start, field.end, new, kind
                     read = field.end
+                    raw = text[field.start : field.end]
+                    kind = self._kind(text, field, raw, None)
+                    if kind:
+                        new = self._number(raw, kind, search) if field.number else self._value(field, raw, kind, search, 0, bare)
+                        yield field.start, field.end, new, kind
                 continue
             raw = text[found.start : found.end]
             if not raw or rules.is_count(found.name, raw):
                 continue
             if found.json and not found.quote and _NUMBER.fullmatch(raw):
-                yield found.start, found.end, self._number(raw, kind, search), kind
+                word = is_word(text, found.name, found.start, found.end, raw)
+                if rules.is_secret_number(found.name, kind, raw) and not word:
+                    yield found.start, found.end, self._number(raw, kind, search), kind
                 continue
             codec = _codec(found.quote)
             value = _decoded(raw, found.quote)
+            if found.json and is_word(text, found.name, found.start, found.end, value):
+                continue
             new = self.secret(found.name, value, kind, search)
             if new != value:
                 yield found.start, found.end, codec.encode(new, raw), kind
@@ -307,7 +321,8 @@ class Texts:
             for name, length, number in search.budget.each(rules.PHP.spans(text, 1, 2, 3)):
                 kind = rules.kind_of(text[slice(*name)]) if name[0] >= read else None
                 if kind and number[0] >= 0:
-                    yield (*number, self._number(text[slice(*number)], kind, search), kind)
+                    if rules.is_secret_number(text[slice(*name)], kind, text[slice(*number)]):
+                        yield (*number, self._number(text[slice(*number)], kind, search), kind)
                 elif kind:
                     read = length[1] + int(text[length[0] : length[1] - 2])
                     if text[read : read + 1] != b'"':  # what was changed before, or is cut

@@ -24,7 +24,7 @@ _NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 
 def xml_fields(text: bytes, budget: Budget) -> Iterator[Field]:
     """Every text and attribute. An element's name is that of its text; `<param name="password">` names it as well."""
-    stack = [Group(b"", None, None)]
+    stack = [Group(b"")]
     tags = [b""]
     at = 0
     key: bytes | None = None

@@ -109,11 +109,11 @@ def test_json_fields_keep_everything_else() -> None:
 
 
 def test_dynamodb_values_and_arrays() -> None:
-    text = b'{"Item":{"id":{"S":"7"},"password":{"S":"hunter2"},"token":["hunter2",{"x":"hunter2"}]}}'
+    text = b'{"Item":{"id":{"S":"7"},"password":{"S":"hunter2"},"token":["hunter2",{"value":"hunter2"}]}}'
     redacted = json.loads(body_of(text, b"application/x-amz-json-1.0"))
     token = redacted["Item"]["password"]["S"]
     assert token.startswith("REDACTED-")
-    assert redacted["Item"]["token"] == [token, {"x": token}]
+    assert redacted["Item"]["token"] == [token, {"value": token}]
     assert redacted["Item"]["id"] == {"S": "7"}
 
 

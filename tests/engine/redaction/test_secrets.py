@@ -181,6 +181,153 @@ def test_what_is_no_secret_stays(body: bytes) -> None:
     assert REDACTOR.pair(before) is before
 
 
+@pytest.mark.parametrize(
+    ("key", "members"),
+    [
+        ({"kty": "oct", "kid": "a", "k": S.decode()}, "k"),
+        ({"kty": "EC", "crv": "P-256", "x": "eHg", "y": "eXk", "d": S.decode()}, "d"),
+        ({"kty": "OKP", "crv": "Ed25519", "d": S.decode(), "x": "eHg"}, "d"),
+        ({"n": "bm4", "e": "AQAB", "kty": "RSA", "d": f"{S.decode()}0", "p": f"{S.decode()}1", "dp": f"{S.decode()}2"}, "d p dp"),
+        ({"n": "bm4", "e": "AQAB", "kty": "RSA", "q": f"{S.decode()}0", "dq": f"{S.decode()}1", "qi": f"{S.decode()}2"}, "q dq qi"),
+        ({"kty": "RSA", "n": "bm4", "oth": [{"r": "cnI", "d": S.decode(), "t": "dHQ"}]}, ""),
+        ({"kty": "AKP", "alg": "ML-DSA-44", "pub": "cHVi", "priv": S.decode()}, "priv"),
+    ],
+)
+@pytest.mark.parametrize("around", ['{"keys":[%s]}', '{"jwk":%s,"d":"x"}', "%s"])
+def test_private_members_of_a_jwk(key: dict[str, object], members: str, around: str) -> None:
+    """RFC 7518 section 6, RFC 8037."""
+    text = body_of((around % json.dumps(key)).encode(), JSON)
+    assert S not in text
+    redacted = json.loads(text)
+    made = redacted["keys"][0] if "keys" in redacted else redacted.get("jwk", redacted)
+    assert {name for name, value in key.items() if made[name] != value} == set(members.split() or ["oth"])
+    assert redacted.get("d", "x") in ("x", made.get("d"))
+
+
+def test_public_keys_and_other_letters_stay() -> None:
+    for text in (b'{"kty":"RSA","n":"bm5ubm4","e":"AQAB","kid":"a"}', b'{"d":"day","k":"key","p":1}', b'{"kty":"other","d":"x1"}'):
+        assert body_of(text, JSON) == text
+
+
+ORDINARY = {
+    "kubernetes": {
+        "spec": {
+            "volumes": [
+                {"name": "tls", "secret": {"secretName": "web-tls", "defaultMode": 420, "items": [{"key": "a.crt", "path": "c"}]}},
+                {"name": "api", "projected": {"sources": [{"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}}]}},
+            ]
+        }
+    },
+    "tgi": {"token": {"id": 22557, "text": " Hello", "logprob": -0.3, "special": False}, "generated_text": None},
+    "tgi word": {"token": {"id": 22557, "text": "Understanding", "logprob": -3, "special": False}},
+    "logprobs": {
+        "choices": [
+            {
+                "message": {"content": "Understanding is deep understanding."},
+                "logprobs": {
+                    "content": [
+                        {"token": "Understanding", "logprob": -0.1, "bytes": [85, 110], "top_logprobs": []},
+                        {"token": " understanding", "logprob": -2e-07, "bytes": [32], "top_logprobs": []},
+                        {"token": ".", "logprob": -1, "top_logprobs": [{"token": "9", "logprob": 0.0}]},
+                        {"bytes": None, "logprob": -9999.0, "token": "2026", "top_logprobs": None},
+                    ]
+                },
+            }
+        ]
+    },
+    "completions": {"logprobs": {"tokens": [" Hello", "!"], "token_logprobs": [-0.3, None], "text_offset": [0, 6]}},
+    "tokenize": {"tokens": ["▁under", "stand", "##ing", "Ġdeep", " deep", "你好", "..."], "count": 7},
+    "fill mask": [{"score": 0.9, "token": 101996, "token_str": "understanding", "sequence": "deep understanding"}],
+    "analyze": {"tokens": [{"token": "elasticsearch", "start_offset": 0, "end_offset": 13, "type": "word", "position": 0}]},
+    "lite llm": {"model_info": {"max_tokens": 4096, "input_cost_per_token": 2.5e-06, "output_cost_per_token": 1}},
+    "rates": {"cost_per_1k_tokens": 700000, "costPerMillionTokens": "0.25", "cost_per_token": "0.01", "pagesPerSession": 1234567},
+    "test report": {"summary": {"pass": 412, "fail": 3, "total": 415}, "session": 12},
+    "gpio": {"pin": 17, "value": 1, "pan": -0.5, "tilt": 12},
+    "defi": {
+        "token": {
+            "address": "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48", "symbol": "USDC", "name": "USD Coin", "decimals": 6,
+            "totalSupply": 26000000000, "logoURI": "https://example.com/usdc.png", "tags": ["stablecoin"], "category": "defi",
+        },
+        "price": 1.0,
+    },
+    "schema": {"properties": {"password": {"type": "string", "minLength": 8, "description": "At least 8", "title": "Password"}}},
+    "session": {"session": {"user": "bob", "started": 1764000000}, "session_id": 42},
+    "counts": {"secret": {"version": 1234567, "createdTime": "2026-01-01T00:00:00Z"}, "tokens": 123456, "secrets": 7},
+}  # fmt: skip
+"""What answers hold that no secret is in, under names of secrets."""
+STREAMED = ("tgi", "tgi word", "logprobs", "analyze")
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_ordinary_answers_stay(name: str, ascii_only: bool) -> None:
+    text = json.dumps(ORDINARY[name], ensure_ascii=ascii_only)
+    compact = json.dumps(ORDINARY[name], ensure_ascii=ascii_only, separators=(",", ":"))
+    pretty = json.dumps(ORDINARY[name], ensure_ascii=ascii_only, indent=4)
+    in_text = json.dumps({"message": text, "other": json.dumps({"m": compact})})
+    for body in (text, compact, pretty, f"{text}\n{text}\n", in_text):
+        assert body_of(body.encode(), JSON).decode() == body
+    if name in STREAMED:
+        for body in (f"data: {text}\n\ndata: {compact}\n\ndata: [DONE]\n\n", f"event: a\r\nid: 1\r\ndata:{compact}\r\n\r\n"):
+            assert body_of(body.encode(), b"text/event-stream").decode() == body
+
+
+HOLDERS = [
+    {"token": {"value": "%s"}}, {"token": {"id": 7, "text": "%s"}}, {"password": {"S": "%s"}}, {"secret": {"stringValue": "%s"}},
+    {"password": {"#text": "%s", "@type": "x"}}, {"api_key": {"v": ["%s"]}}, {"password": {"L": [{"S": "%s"}]}},
+    {"apiToken": {"production": "%s"}}, {"secrets": [{"token": {"current": {"data": "%s"}}}]}, {"passwords": {"alice": "%s"}},
+    {"token": [["a", "%s"]]}, {"secret": {"old": "%s", "new": "x"}}, {"accessToken": {"token": "%s", "expires": 1764000000}},
+    {"token": "%s", "logprob": -0.1}, {"token": " %s", "start_offset": 0}, {"tokens": ["%s"]}, {"password": {"S": "one two %s"}},
+    {"developer_token": "%s"}, {"helperToken": "%s"}, {"per_user_token": "%s"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("held", HOLDERS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_holds_a_secret_in_an_object(held: dict[str, object], stream: bool) -> None:
+    text = json.dumps(held).encode() % S
+    redacted = body_of(b"data: %b\n\n" % text if stream else text, b"text/event-stream" if stream else JSON)
+    assert S not in redacted
+    assert b"REDACTED-" in redacted
+
+
+@pytest.mark.parametrize("word", ["sunshine", "correct horse", "hunter2", "x", "Wort"])
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"password": {"old": "W", "new": "W"}}, {"password": {"value": "W"}}, {"password": ["W"]}, {"db_password": {"S": "W"}},
+        {"secret": {"value": "W"}}, {"api_key": "W"}, {"access_token": "W"}, {"credentials": {"password": "W", "user": "bob"}},
+    ],
+)  # fmt: skip
+def test_words_are_secret_where_their_name_leaves_no_doubt(held: object, word: str) -> None:
+    redacted = body_of(json.dumps(held).replace("W", word).encode(), JSON)
+    assert f'"{word}"'.encode() not in redacted
+
+
+NUMBERS = """pin 1234 y; pin 123456789012 y; pin 17 n; pin -1234 n; user_pin 4711 y; cvc 123 y; csc 1234 y; cvv2 12 n;
+security_code 123 y; otp 123456 y; otp 0 n; totp 1234 y; sms_code 4711 y; password 123 y; password 12.5 n; passcode 4711
+y; dbPass 12345 y; pass 123456 y; pass 1412 n; token 123456 y; token 50256 n; token -123456 n; session_id 48151623 y;
+session 12 n; api_key 1234567 y; pan 4000056655665556 y; pan 180 n; access_token 123456.5 n; max_tokens 123456 n;
+cost_per_token 123456 n"""
+"""Name, number, and whether it is a secret."""
+
+
+@pytest.mark.parametrize("line", NUMBERS.replace("\n", " ").split("; "))
+def test_numbers_under_secret_names(line: str) -> None:
+    name, lexeme, secret = line.split()
+    number = json.loads(lexeme)
+    for before in (
+        json.dumps({name: number}),
+        json.dumps({name: {"value": number, "N": number}}),
+        json.dumps({name: [number]}),
+        json.dumps([{"name": name, "value": number}]),
+        f"data: {json.dumps({name: number})}\n\n",
+    ):
+        redacted = body_of(before.encode(), JSON if before[0] in "{[" else b"text/event-stream").decode()
+        assert (redacted != before) == (secret == "y"), before
+        assert redacted == before or lexeme not in redacted
+
+
 def test_long_names_are_not_kept() -> None:
     before = len(rules.HEADERS), len(rules.NOTES)
     name = b"x-" + b"a" * 5000 + b"-token"
@@ -194,12 +341,12 @@ def test_long_names_are_not_kept() -> None:
 
 @pytest.mark.parametrize("name", ["password", "cvc", "pin", "token", "secret"])
 def test_numbers_stay_numbers(name: str) -> None:
-    redacted = json.loads(body_of(json.dumps({name: 998877665544, "n": {"m": json.dumps({name: 123})}}).encode(), JSON))
+    redacted = json.loads(body_of(json.dumps({name: 998877665544, "n": {"m": json.dumps({name: 123456})}}).encode(), JSON))
     assert redacted[name] != 998877665544
     assert redacted[name] < 2**53, "a double holds it exactly"
     inner = json.loads(redacted["n"]["m"])[name]
     assert isinstance(inner, int)
-    assert inner != 123
+    assert inner != 123456
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
