@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from urllib.parse import quote
 
+from engine.redaction.alone import Alone
 from engine.redaction.edits import Edit, apply
 from engine.redaction.tokens import MARK
 
@@ -35,11 +36,13 @@ class Learned:
 
     def __init__(self) -> None:
         self._by_word: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()
+        self._alone = Alone()
 
     def learn(self, secrets: Mapping[bytes, bytes]) -> None:
-        """Remember secrets by what stands in for them. A number's token has no mark by which it would be known again."""
+        """Remember secrets by what stands in for them."""
         for original, token in secrets.items():
             if not (SHORTEST <= len(original) <= LONGEST and token.startswith(MARK)):
+                self._alone.learn(original, token)
                 continue
             word = max((word for _, piece in _pieces(original) for word in piece.split()), key=len, default=b"")
             if len(word) >= SHORTEST and _IDENTIFIES.fullmatch(word):
@@ -47,9 +50,12 @@ class Learned:
                 self._by_word.move_to_end(word)
                 if len(self._by_word) > SECRETS_LIMIT:
                     self._by_word.popitem(last=False)
+            else:
+                self._alone.learn(original, token)
 
     def replaced(self, text: bytes, spend: Callable[[], None] = lambda: None) -> bytes:
         """Give a text without these secrets; the same object where it has none. `spend` is called for each that may be one."""
+        text = self._alone.replaced(text, spend)
         if not self._by_word or len(text) < SHORTEST:
             return text
         edits: list[Edit] = []
@@ -71,6 +77,8 @@ class Learned:
 
     def found(self, text: bytes) -> bool:
         """Whether any of these secrets may be in a text."""
+        if self._alone.found(text):
+            return True
         return bool(self._by_word) and any(self._standing(text))
 
 

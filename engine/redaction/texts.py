@@ -132,8 +132,7 @@ class Texts:
     def _token(self, secret: bytes, search: Search, *, echoes: bool = True) -> bytes:
         token = self._tokens.value(secret, search.originals)
         if echoes:
-            number = self._tokens.number(secret, Originals()) if secret.isdigit() else b""
-            search.echoes.add(secret, token, number)
+            search.echoes.add(secret, token)
             if rules.CARD_WHOLE.fullmatch(secret):
                 search.echoes.add(secret.translate(None, b" -"), token.translate(None, b" -"))
         return token

@@ -60,7 +60,10 @@ class Tokens:
         return originals.digest(self._key)
 
     def value(self, secret: bytes, originals: Originals) -> bytes:
-        """Give the token of a secret; its form decides of what kind. A token stays as it is."""
+        """Give the token of a secret; its form decides of what kind. A token stays as it is.
+
+        Digits stay digits, in a text as well: what an answer has as a number goes into a path or a form as a text.
+        """
         if is_token(secret):
             return secret
         jwt = rules.JWT_WHOLE.fullmatch(secret)
@@ -70,6 +73,8 @@ class Tokens:
             digits = secret.translate(None, b" -")
             if is_luhn_valid(digits):
                 return self.card(secret, originals)
+        if secret.isdigit():
+            return self.number(secret, originals)
         return self.token("key" if rules.KEY.fits(secret) else "secret", secret)
 
     def token(self, kind: str, secret: bytes) -> bytes:
@@ -81,7 +86,7 @@ class Tokens:
         return signature if is_token(signature) else self.token("jwt", whole)
 
     def number(self, secret: bytes, originals: Originals) -> bytes:
-        """Give the token of a JSON number, as a number."""
+        """Give the token of a number, as a number."""
         digits = secret.translate(None, b" -")
         if rules.CARD_WHOLE.fullmatch(digits) and is_luhn_valid(digits):
             return self.card(digits, originals)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
 
 from engine.redaction import Redactor, learned
+from engine.redaction.alone import Alone
 from engine.redaction.learned import Learned
 from engine.rrpair import Message, RRPair
 from tests.engine.making import Exchange, pairs_of, write_snapshot
@@ -70,12 +72,33 @@ def test_what_a_client_brings_itself_is_not_learned() -> None:
     assert TOKEN in echo.query[0][1]
 
 
-@pytest.mark.parametrize("told", ["abcdefghijklmnop", "1234567890123456", "tok-5af6", "word word wo1"])
+@pytest.mark.parametrize("told", ["sunshine", "1234567", "tok-5af", "word word wo1", "aaaaaaaaaaaaaaaa"])
 def test_what_may_be_something_else_is_not_learned(told: str) -> None:
     _, echo = redacted(
         Exchange("POST /login", b'{"password":"%b"}' % told.encode()), Exchange("GET /echo", headers=(("X-A", told),))
     )
     assert dict(echo.request.headers)[b"X-A"] == told.encode()
+
+
+@pytest.mark.parametrize("told", ["kdkslfkjdlskfj", "48151623", "ab12cd34", "a1b2.c3d4.e5f6"])
+def test_what_may_be_a_word_or_number_is_known_where_it_stands_alone(told: str) -> None:
+    before = json.dumps(
+        {"a": f"x{told} {told}x", "b": f"/{told}/x", "c": f"-{told}", "d": f"{told}.5", "kdkslfkjdlskfj": f"u=%2F{told}"}
+    )
+    login, echo = redacted(Exchange("POST /login", b'{"session_id":"%b"}' % told.encode()), Exchange("GET /echo", before.encode()))
+    assert login.response
+    assert echo.response
+    token = json.loads(login.response.body)["session_id"]
+    expected = json.loads(before)
+    expected |= {"b": f"/{token}/x", "kdkslfkjdlskfj": f"u=%2F{token}"}
+    assert json.loads(echo.response.body) == expected
+
+
+def test_two_numbers_with_one_token_are_not_both_known() -> None:
+    known = Alone()
+    known.learn(b"48151623", b"712345678901234")
+    known.learn(b"48151624", b"712345678901234")
+    assert known.replaced(b"/48151623/48151624") == b"/712345678901234/48151624"
 
 
 @pytest.mark.parametrize("before", range(learned.PIECE - 20, learned.PIECE + 4))
