@@ -21,7 +21,7 @@ _IS_ONE = re.compile(rb"(?=[^0-9]*[0-9])[A-Za-z0-9._~\-]{8,64}|[A-Za-z._~\-]{12,
 _BETWEEN = b"/?#&=\"'<>\\,;:|`()[]{}"
 _PARTED = bytes(32 if byte <= 32 or byte >= 127 or byte in _BETWEEN else byte for byte in range(256))
 _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
-_VALUE = re.compile(rb"[^ ]{8,64}")
+_VALUE = re.compile(rb"[^ ]{8,}")
 _BEFORE_VALUE = re.compile(rb"[\\\"'\s]{0,16}[:=]")
 
 
