@@ -134,7 +134,7 @@ class SnapshotWriter:
         flows = [item for item in items if isinstance(item, Flow)]
         again = self.holds
         try:
-            added = self._store.add(pairs, flows, progress, connections, refuted, self.lost_pairs)
+            added = self._store.add(pairs, flows, progress, connections, refuted, self.lost_pairs, self._redactor.take_learned())
         except SnapshotError:
             self.lost_pairs += self._store.drop_beyond(HELD_ITEMS, HELD_BYTES)
             raise
@@ -177,6 +177,7 @@ class SnapshotWriter:
         """
         if not self.is_file:
             check_replaceable(self.path)
+            self._settle()
             self._store.set_meta(LOST, str(self.lost_pairs))
             self._store.finish()
             self.is_file = True
@@ -191,6 +192,11 @@ class SnapshotWriter:
             self.path.replace(old)
         self.partial.replace(self.path)
         return Finished(self.path, kept)
+
+    def _settle(self) -> None:
+        """Replace what was kept in the clear before an answer told that it is a secret, as the end of a stream of events may do."""
+        if self._store.settle(lambda pair: self._prepared(pair) if self._redactor.repeats(pair) else pair):
+            self.pairs, self.complete_pairs = self._store.counts()
 
     def close(self) -> None:
         """Leave FILE.partial as it is: it can be gone on with, and read."""
@@ -378,7 +384,7 @@ def _redactor(path: Path, store: Store) -> Redactor:
         key = bytes.fromhex(store.get_meta("redaction_key") or "")
         if len(key) != KEY_BYTES:
             raise ValueError(f"its redaction key has {len(key)} bytes instead of {KEY_BYTES}")
-        return Redactor(key)
+        return Redactor(key, store.learned())
 
 
 def _partial(path: Path) -> Path:

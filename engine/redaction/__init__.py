@@ -10,7 +10,7 @@ Most pairs hold no secret, so each is searched once for hints, which costs a ten
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
@@ -20,14 +20,14 @@ from engine.redaction import rules
 from engine.redaction.bodies import Bodies, NotInspected
 from engine.redaction.content import Reason, codings_of, decode_content
 from engine.redaction.echoes import Echoes
-from engine.redaction.learned import Learned
+from engine.redaction.learned import Digest, Learned
 from engine.redaction.originals import Originals
 from engine.redaction.refit import Refit
 from engine.redaction.texts import Search, Texts, settled
 from engine.redaction.tokens import Tokens
 from engine.rrpair import Fields, Message, RRPair
 
-__all__ = ["Redactor", "codings_of", "decode_content"]
+__all__ = ["Digest", "Redactor", "codings_of", "decode_content"]
 
 JOINED_LIMIT = 64 * 1024
 """Longer bodies are searched by themselves: to put texts together copies them."""
@@ -46,12 +46,12 @@ _Head = tuple[bytes, Fields, Fields]
 
 
 class Redactor:
-    """Redacts pairs under one key (32 random bytes, one for each snapshot)."""
+    """Redacts pairs under one key (32 random bytes, one for each snapshot). `learned`: what the snapshot has of `take_learned`."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, learned: Iterable[Digest] = ()) -> None:
         self._texts = Texts(Tokens(key))
         self._bodies = Bodies(self._texts)
-        self._learned = Learned()
+        self._learned = Learned(key, learned)
 
     def pair(self, pair: RRPair) -> RRPair:
         """Give the pair without its secrets; the very same object where it has none."""
@@ -91,9 +91,28 @@ class Redactor:
 
     def request(self, message: Message) -> tuple[Message, bytes]:
         """Redact a request, and give what tells its secrets from others: see `engine.redaction.originals`."""
-        search = Search(Echoes())
+        search = Search(Echoes(learned=self._learned))
         redacted = self._message(message, "request", search, [])
         return redacted, self._texts.originals(search)
+
+    def take_learned(self) -> list[Digest]:
+        """Give digests of the secrets that answers told since the last time: a redactor that has them knows these secrets, too."""
+        return self._learned.take_new()
+
+    def repeats(self, pair: RRPair) -> bool:
+        """Whether a redacted pair may hold a secret that was learned after it: far less work than to redact it again."""
+        messages = (pair.request, *((pair.response,) if pair.response else ()), *pair.interim)
+        return any(self._repeats(message) for message in messages)
+
+    def _repeats(self, message: Message) -> bool:
+        body = message.body
+        if coding := message.header(b"content-encoding"):
+            body = decode_content(body, coding) or body
+        media = message.header(b"content-type") or b""
+        if rules.BINARY.found(body) or b"multipart" in media.lower():
+            return True  # what lies below these is found by redacting alone
+        values = [value for fields in (message.headers, message.trailers) for _, value in fields]
+        return self._learned.found(b"\n".join((message.start_line, *values, body)))
 
     def _answer(self, message: Message, part: str, told: Echoes, kinds: set[str], lost: list[str]) -> tuple[Message, Echoes]:
         """Redact a message that may repeat secrets that others told, and give these and its own."""

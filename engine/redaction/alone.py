@@ -32,13 +32,22 @@ class Alone:
         self._tokens: dict[bytes, bytes] = {}
         self._originals: dict[bytes, bytes] = {}
 
-    def learn(self, original: bytes, token: bytes) -> None:
-        """Remember a secret; not one whose token already stands for another, as that of a number may."""
+    def learn(self, original: bytes, token: bytes) -> bool:
+        """Remember a secret, and say whether it is new; not one whose token already stands for another, as that of a number may."""
         if token == original or not _IS_ONE.fullmatch(original) or self._originals.setdefault(token, original) != original:
-            return
+            return False
+        new = original not in self._tokens
         self._tokens[original] = token
         if len(self._tokens) > SECRETS_LIMIT:
             del self._originals[self._tokens.pop(next(iter(self._tokens)))]
+        return new
+
+    def candidates(self, text: bytes) -> Iterator[bytes]:
+        """What stands alone in a text and may be such a secret, but is not remembered."""
+        for _, values in _values(text):
+            for value in set(values.split()):
+                if value not in self._tokens and _IS_ONE.fullmatch(value):
+                    yield value
 
     def found(self, text: bytes) -> bool:
         """Whether any of these secrets may be in a text."""

@@ -81,6 +81,10 @@ class Tokens:
         """Give the token of a secret, as ASCII that needs no escape in JSON, URLs, XML, headers and base64url."""
         return secret if is_token(secret) else f"REDACTED-{kind}-{self._hash(secret)[:HASH_DIGITS]}".encode()
 
+    def is_of(self, token: bytes, secret: bytes) -> bool:
+        """Whether a token with a hash stands in for this secret."""
+        return token.endswith(b"-" + self._hash(secret)[:HASH_DIGITS].encode())
+
     def jwt(self, whole: bytes, signature: bytes) -> bytes:
         """Stand-in for a JWT's last part; header and payload stay as they are."""
         return signature if is_token(signature) else self.token("jwt", whole)

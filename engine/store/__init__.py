@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from engine.redaction.learned import Digest
 from engine.rrpair import Connection, Direction, Fields, Flow, Message, RRPair
 
 
@@ -149,8 +150,10 @@ class Store(Protocol):
         connections: Iterable[Connection] = (),
         refuted: Mapping[str, int] = NOTHING_REFUTED,
         lost: int = 0,
+        learned: Iterable[Digest] = (),
     ) -> Added:
         """Keep these in one transaction. `connections` are those of which more became known since pairs of theirs were kept.
+        `learned`: of secrets that were not known before; the latest are kept.
 
         `refuted`: connections by id, and the time since when it is in doubt which of their responses answers which request:
         pairs of theirs that were complete are so no longer.
@@ -172,6 +175,15 @@ class Store(Protocol):
 
     def progress(self, agent: str, stream: int) -> Progress | None:
         """Up to where a stream is in."""
+
+    def learned(self) -> Iterator[Digest]:
+        """Of the secrets that answers told, in the order in which they were learned."""
+
+    def settle(self, settled: Callable[[RRPair], RRPair | Flow]) -> bool:
+        """Change the pairs that were kept before the last secret was learned, if any was since this was done; whether any changed.
+
+        What comes back as it was stays, and so does what cannot be read. Raises SnapshotError.
+        """
 
     def get_meta(self, name: str) -> str | None:
         """A fact about the snapshot."""

@@ -20,8 +20,9 @@ from engine.store import NotASnapshotError, SnapshotError
 
 APPLICATION_ID = 0x556E5344
 """SQLite's mark of whose file it is: "UnSD"."""
-FORMAT_VERSION = 1
-"""Rises with every change that an older reader would not understand; each step gets a converter."""
+FORMAT_VERSION = 2
+"""Rises with every change that an older reader would not understand; each step gets a converter. 2: `LEARNED`, made
+where it is missing."""
 
 CACHE_KIB = 4096
 """Page cache of a connection: the engine's memory must not grow with the snapshot."""
@@ -57,6 +58,11 @@ CREATE TABLE IF NOT EXISTS progress (
     in_step INTEGER NOT NULL, read_unstored INTEGER NOT NULL, write_unstored INTEGER NOT NULL,
     by_turns_since INTEGER, PRIMARY KEY (agent, stream)
 ) WITHOUT ROWID
+"""
+LEARNED = """
+CREATE TABLE IF NOT EXISTS learned (
+    word BLOB PRIMARY KEY, before INTEGER NOT NULL, after INTEGER NOT NULL, token TEXT NOT NULL
+)
 """
 # Made at the end: kept up to date pair by pair they would cost a tenth of the throughput.
 BY_CONNECTION = "CREATE INDEX IF NOT EXISTS pairs_group ON pairs (connection, direction, protocol, host, port, technology, missing)"
@@ -138,7 +144,7 @@ def check_schema(database: sqlite3.Connection) -> None:
 @lru_cache(1)
 def _own_schema() -> dict[str, tuple[str, str, str]]:
     with closing(sqlite3.connect(":memory:")) as database:
-        database.executescript(SCHEMA + PROGRESS + ";" + INDEXES)
+        database.executescript(";".join((SCHEMA, PROGRESS, LEARNED, INDEXES)))
         return {row[1]: row for row in database.execute("SELECT type, name, sql FROM sqlite_master") if row[2]}
 
 

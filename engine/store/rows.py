@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.pairing.description import Place, placed
 from engine.protocols.http1 import query_of
+from engine.redaction.learned import Digest
 from engine.rrpair import UNREAD, Connection, Direction, Flow, Role, RRPair
 from engine.store import Answer, Entry, Group, Heads, Row
 from engine.store.encoding import compress, decompress, pack_messages, unpack_messages, well_formed
@@ -43,6 +44,7 @@ _ENTRIES = {(int, str, str, int, str, str, str, str, int, str)}
 _ANSWERS = {(str, int, int, int, int, int, bytes, bytes, str)}
 _HEADS = {(int, int, bytes)}
 _FLOWS = {(str, int, str, str, int, int)}
+_LEARNED = {(bytes, int, int, str)}
 _GROUPS = {(str, str, str, int, str, int, int, str)}
 
 
@@ -92,6 +94,11 @@ def flow_row(flow: Flow, known: dict[str, Connection]) -> Values:
 def facts_row(connection: Connection) -> tuple[str, str]:
     """The row of a connection."""
     return connection.id, json.dumps({name: getattr(connection, name) for name in _FACTS})
+
+
+def learned_row(digest: Digest) -> Values:
+    """The row of a secret that was learned."""
+    return digest.word, digest.before, digest.after, digest.token.decode()
 
 
 def storable(row: Values) -> Values:
@@ -202,6 +209,15 @@ def flow_of(row: Values) -> Flow:
     _check(row, _FLOWS)
     facts, *rest = row
     return Flow(connection_of(facts), *rest)
+
+
+def learned_of(row: Values) -> Digest:
+    """By what a secret is known that was learned."""
+    _check(row, _LEARNED)
+    word, before, after, token = row
+    digest = Digest(word, before, after, token.encode())
+    digest.check()
+    return digest
 
 
 def group_of(row: Values) -> Group:

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from engine.redaction.learned import SECRETS_LIMIT, Digest
 from engine.rrpair import UNREAD, Connection, Direction, Flow, RRPair
 from engine.store import NOTHING_REFUTED, Added, Answer, Entry, Group, Heads, Kind, Progress, Row, SnapshotError
 from engine.store.encoding import well_formed
@@ -24,6 +25,7 @@ from engine.store.files import (
     BY_CONNECTION,
     FORMAT_VERSION,
     INDEXES,
+    LEARNED,
     PROGRESS,
     SCHEMA,
     Steps,
@@ -45,6 +47,8 @@ from engine.store.rows import (
     flow_row,
     group_of,
     heads_of,
+    learned_of,
+    learned_row,
     pair_of,
     pair_row,
     row_of,
@@ -60,6 +64,7 @@ _COLUMNS = (
 )
 _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _INSERT = f"INSERT INTO pairs VALUES ({', '.join('?' * 24)})"
+_INSERT_FLOW = "INSERT INTO flows VALUES (?, ?, ?, ?, ?, ?)"
 _SELECT = f"SELECT {_COLUMNS}, facts FROM pairs JOIN connections ON connections.id = pairs.connection"
 _SELECT = _SELECT.replace("SELECT id", "SELECT pairs.id")
 _ASKED = (
@@ -107,6 +112,18 @@ REPEATED = "repeated_pairs"
 """Name of the fact that holds how many pairs were left out because they had been taken in before."""
 LOST = "lost_pairs"
 """Name of the fact that holds how many pairs could not be written."""
+_UNSETTLED = "unsettled_pairs"
+"""Name of the fact that holds the row of the last pair that was kept when the last secret was learned."""
+_NOTE_UNSETTLED = f"INSERT OR REPLACE INTO meta SELECT '{_UNSETTLED}', COALESCE(MAX(rowid), 0) FROM pairs"
+_SELECT_UNSETTLED = _SELECT.replace("SELECT", "SELECT pairs.rowid,") + (
+    f" WHERE pairs.rowid <= (SELECT CAST(value AS INTEGER) FROM meta WHERE name = '{_UNSETTLED}') ORDER BY pairs.rowid"
+)
+_UPDATE = (  # what redaction changes
+    "UPDATE pairs SET missing = :missing, path = :path, operation = :operation, request_size = :request_size,"
+    " response_size = :response_size, redacted = :redacted, signature = :signature, compressed = :compressed, heads = :heads,"
+    " request_body = :request_body, response_body = :response_body WHERE rowid = :rowid"
+)
+_FORGET = "DELETE FROM learned WHERE rowid <= (SELECT MAX(rowid) FROM learned) - ?"
 _UNSTORABLE = (UnicodeError, OverflowError, sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError)
 """A value that cannot be written: it says nothing of the rest, nor of the disk."""
 
@@ -122,6 +139,7 @@ class _Held:
     flows: list[Values] = field(default_factory=list)
     connections: dict[str, Connection] = field(default_factory=dict)
     size: int = 0
+    learned: list[Digest] = field(default_factory=list)
 
 
 def _progress_row(p: Progress) -> Values:
@@ -155,7 +173,7 @@ class SqliteStore:
         # Both before the log is begun, so that they are in the file itself even if nothing else ever is.
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        database.executescript(SCHEMA + PROGRESS)
+        database.executescript(";".join((SCHEMA, PROGRESS, LEARNED)))
         return cls._for_writing(database, path)
 
     @classmethod
@@ -166,7 +184,7 @@ class SqliteStore:
             database = connect(path, "rw")
             try:
                 check_schema(database)
-                database.execute(PROGRESS)
+                database.executescript(f"{PROGRESS};{LEARNED};PRAGMA user_version = {FORMAT_VERSION}")
                 return cls._for_writing(database, path)
             except BaseException:
                 database.close()
@@ -204,9 +222,12 @@ class SqliteStore:
         connections: Iterable[Connection] = (),
         refuted: Mapping[str, int] = NOTHING_REFUTED,
         lost: int = 0,
+        learned: Iterable[Digest] = (),
     ) -> Added:
         """Keep these in one transaction; see `Store.add`."""
         held = self._held
+        held.learned += learned
+        del held.learned[:-SECRETS_LIMIT]
         pair_rows = [pair_row(pair, held.connections) for pair in pairs]
         flow_rows = [flow_row(flow, held.connections) for flow in flows]
         held.pairs += pair_rows
@@ -252,7 +273,7 @@ class SqliteStore:
         held = self.held
         if held <= items and self._held.size <= size:
             return 0
-        self._held = _Held()
+        self._held = _Held(learned=self._held.learned)
         return held
 
     def _insert(
@@ -269,7 +290,7 @@ class SqliteStore:
         with self._database as database:
             database.execute("BEGIN")
             database.executemany(_INSERT, pairs)
-            database.executemany("INSERT INTO flows VALUES (?, ?, ?, ?, ?, ?)", flows)
+            database.executemany(_INSERT_FLOW, flows)
             database.executemany("INSERT OR REPLACE INTO connections VALUES (?, ?)", map(storable, map(facts_row, known)))
             database.executemany("UPDATE connections SET facts = ?2 WHERE id = ?1", map(storable, map(facts_row, connections)))
             database.executemany(
@@ -278,6 +299,10 @@ class SqliteStore:
             )
             if lost:
                 database.execute(_SET_META, (LOST, str(lost)))
+            if self._held.learned:
+                database.executemany("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?)", map(learned_row, self._held.learned))
+                database.execute(_FORGET, (SECRETS_LIMIT,))
+                database.execute(_NOTE_UNSETTLED)
             if not refuted:
                 return 0
             database.execute(BY_CONNECTION)  # all pairs are looked through once, and not for each of these connections
@@ -307,6 +332,32 @@ class SqliteStore:
         """Keep a fact about the snapshot."""
         with writable(self._path):
             self._database.execute(_SET_META, (name, value))
+
+    def settle(self, settled: Callable[[RRPair], RRPair | Flow]) -> bool:
+        """Change the pairs that were kept before the last secret was learned; see `Store.settle`."""
+        self._check_in_place()
+        with writable(self._path), self._database as database:
+            database.execute("PRAGMA secure_delete = ON")  # a row that becomes another may leave its bytes in the file
+            database.execute("BEGIN")
+            changes = [self._settle(*row, settled=settled) for row in database.execute(_SELECT_UNSETTLED)]
+            database.execute("DELETE FROM meta WHERE name = ?", (_UNSETTLED,))
+        return True in changes
+
+    def _settle(self, number: int, *row: Any, settled: Callable[[RRPair], RRPair | Flow]) -> bool:
+        """Change one pair; whether it changed."""
+        try:
+            with readable(self._path):
+                before = pair_of(row, self.service)
+        except SnapshotError:
+            return False  # nor is it ever served
+        after = settled(before)
+        if isinstance(after, Flow):
+            self._database.execute("DELETE FROM pairs WHERE rowid = ?", (number,))
+            self._database.execute(_INSERT_FLOW, clamped(flow_row(after, {})))
+        elif after != before:
+            values = dict(zip(_COLUMNS.split(", "), storable(pair_row(after, {})), strict=True))
+            self._database.execute(_UPDATE, {**values, "rowid": number})
+        return after != before
 
     def finish(self) -> None:
         """Make it a single file that only needs to be read. Raises SnapshotError."""
@@ -346,6 +397,12 @@ class SqliteStore:
         with suppress(OSError):
             return self.get_meta(_SEAL) == str(change_counter(self._path))
         return False
+
+    def learned(self) -> Iterator[Digest]:
+        """Of the secrets that answers told, in the order in which they were learned."""
+        if any(self._rows("SELECT 1 FROM sqlite_master WHERE name = 'learned'")):  # format 1 has none
+            query = f"SELECT * FROM (SELECT rowid, * FROM learned ORDER BY rowid DESC LIMIT {SECRETS_LIMIT}) ORDER BY rowid"
+            yield from self._rows(query, make=lambda row: learned_of(row[1:]))
 
     def counts(self) -> tuple[int, int]:
         """How many pairs there are, and how many of them are complete."""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
+import shutil
 import signal
 import sqlite3
 import struct
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,8 @@ from engine.redaction import Redactor
 from engine.rrpair import UNREAD, Connection, Direction, Flow, Message, Role, RRPair
 from engine.snapshot import Finished, Snapshot, SnapshotError, SnapshotWriter
 from engine.store import Progress
+from engine.store import sqlite as sqlite_module
+from tests.engine.making import Exchange, pairs_of
 
 CONNECTION = Connection("a:1", tls=True, role=Role.CLIENT, remote_address="192.0.2.1", remote_port=443)
 SAMPLE = Path(__file__).parent.parent / "corpus" / "snapshot-v1.snapshot"
@@ -299,7 +304,7 @@ def finished(path: Path) -> bytes:
         (lambda _: b"", "is not a snapshot"),
         (lambda data: b"PK" + data[2:], "is not a snapshot"),
         (lambda data: data[:68] + b"\0\0\0\0" + data[72:], "is not a snapshot"),
-        (lambda data: data[:60] + struct.pack(">I", 2) + data[64:], "has format 2, this understudy reads up to 1"),
+        (lambda data: data[:60] + struct.pack(">I", 3) + data[64:], "has format 3, this understudy reads up to 2"),
         (lambda data: data[: len(data) // 2], "is truncated"),
         (lambda data: data[:4096] + b"\xff" * (len(data) - 4096), "is damaged"),
     ],
@@ -406,6 +411,164 @@ def test_no_secret_is_in_the_file(tmp_path: Path) -> None:
         assert s.redactor().pair(secretive).request == found.request
 
 
+TOLD = "9f8e7d6c5b4a39281716"
+EVENTS = Exchange(
+    "GET /events", b'data: {"session_id":"%b"}' % TOLD.encode(), answer_headers=(("Content-Type", "text/event-stream"),)
+)
+
+
+def uses(session: str) -> list[Exchange]:
+    """Requests that name a session where no name gives it away, or where redaction has to decode something to find it."""
+    text = f"of {session}\n".encode()
+    coded = (("Content-Encoding", "gzip"),)
+    parts = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + text + b"\r\n--x--"
+    return [
+        Exchange(f"POST /rpc/{session}"),
+        Exchange("GET /a", answer=gzip.compress(text), answer_headers=coded),
+        Exchange("POST /b", body=text.decode().encode("utf-16"), headers=(("Content-Type", "text/plain"),)),
+        Exchange("POST /c", body=parts, headers=(("Content-Type", "multipart/form-data; boundary=x"),)),
+    ]
+
+
+def written(path: Path, *batches: list[RRPair]) -> Path:
+    w = writer(path)
+    for batch in batches:
+        w.add(batch)
+    w.finish()
+    return path
+
+
+def plain(pair: RRPair) -> bytes:
+    """All texts of a pair, without their codings."""
+    texts = [pair.path.encode(), pair.operation.encode()]
+    for message in (pair.request, *((pair.response,) if pair.response else ())):
+        body = gzip.decompress(message.body) if message.body.startswith(b"\x1f\x8b") else message.body
+        texts += (message.start_line, *(value for _, value in message.headers), body, body.replace(b"\0", b""))
+    return b"\n".join(texts)
+
+
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("together", [True, False])
+def test_what_is_told_late_is_replaced_in_what_was_kept_before(tmp_path: Path, late: bool, together: bool) -> None:
+    """A stream of events ends after the requests that use its session. Both ways come to the same snapshot."""
+    told, *using = pairs_of(EVENTS, *uses(TOLD))
+    batches = [[*using], [told]] if late else [[told], [*using]]
+    path = written(tmp_path / "a.snapshot", *([[*chain(*batches)]] if together else batches))
+    assert TOLD.encode() not in path.read_bytes()
+    with Snapshot(path) as s:
+        [first, *rest] = s.pairs()
+        assert first.response
+        standing_in = first.response.body.split(b'"')[3]
+        for each in rest:
+            assert each.complete, each.missing
+            assert TOLD.encode() not in plain(each)
+            assert standing_in in plain(each)
+            assert each.redacted == ("repeated",)
+        assert [each.signature for each in rest] == [entry.signature for entry in s.entries()][1:]
+        assert {each.path: each.signature for each in rest} == {each.path: signature(each) for each in rest}
+
+
+def test_only_what_was_kept_before_a_secret_was_told_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr(Redactor, "repeats", lambda _, pair: looked_at.append(pair.path))
+    one, told, again, another = pairs_of(Exchange("GET /1"), EVENTS, EVENTS, Exchange("GET /2"))
+    written(tmp_path / "none", [one], [another])
+    assert looked_at == []
+    written(tmp_path / "some", [one], [told], [again], [another])
+    assert looked_at == ["/1", "/events"]
+
+
+@pytest.mark.parametrize("died_between", [True, False])
+def test_a_recording_that_is_gone_on_with_knows_what_was_told(tmp_path: Path, died_between: bool) -> None:
+    """And what was kept before it was told, also where the engine that heard it is gone."""
+    before, told, after = pairs_of(Exchange(f"GET /s/{TOLD}/1"), EVENTS, Exchange(f"GET /s/{TOLD}/2"))
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    for each in (before, told, after):
+        if each is after or died_between:
+            w.close()
+            w = writer(path, resume=True)
+        w.add([each])
+    w.finish()
+    assert TOLD.encode() not in path.read_bytes()
+    with Snapshot(path) as s:
+        paths = [each.path.split("/") for each in s.pairs() if each.path.startswith("/s/")]
+    assert [number for *_, number in paths] == ["1", "2"]
+    assert paths[0][2] == paths[1][2] == s_token(path)
+
+
+def s_token(path: Path) -> str:
+    with Snapshot(path) as s:
+        told = next(each.response for each in s.pairs() if each.path == "/events")
+        assert told
+        return told.body.split(b'"')[3].decode()
+
+
+def test_what_is_added_to_a_snapshot_knows_its_secrets_and_tells_it_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    other = "b7c6d5e4f3a29180b7c6"
+    log_in = Exchange("POST /login", b'{"access_token":"%b"}' % other.encode())
+    told, before, after, later = pairs_of(EVENTS, Exchange(f"GET /o/{other}"), Exchange(f"GET /s/{TOLD}"), log_in)
+    written(path, [told, before])
+    more = SnapshotWriter.extend(path)
+    more.add([after])
+    more.add([later])
+    done = more.finish()
+    assert TOLD.encode() not in path.read_bytes()
+    assert other.encode() not in path.read_bytes()
+    assert done.kept
+    assert other.encode() in done.kept.read_bytes(), "the one before stays as it was"
+    with Snapshot(path) as s:
+        assert [each.path.split("/")[2][:9] for each in s.pairs() if len(each.path) > 10] == ["REDACTED-", "REDACTED-"]
+
+
+def test_what_was_told_is_in_the_transaction_of_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that cannot be written, both go with the next."""
+    told, after = pairs_of(EVENTS, Exchange(f"GET /s/{TOLD}"))
+    w = writer(tmp_path / "a.snapshot")
+    w._store._database.execute("PRAGMA query_only = ON")  # type: ignore[attr-defined]
+    with pytest.raises(SnapshotError):
+        w.add([told])
+    w._store._database.execute("PRAGMA query_only = OFF")  # type: ignore[attr-defined]
+    assert list(w._store.learned()) == []
+    w.add([])
+    w.close()
+    w = writer(tmp_path / "a.snapshot", resume=True)
+    w.add([after])
+    w.finish()
+    assert TOLD.encode() not in (tmp_path / "a.snapshot").read_bytes()
+
+
+def test_what_is_kept_of_secrets_is_bounded_and_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_module, "SECRETS_LIMIT", 3)
+    secrets = [f"{n}{TOLD}" for n in range(10, 16)]
+    w = writer(tmp_path / "a.snapshot")
+    for n, each in enumerate(pairs_of(*[Exchange("POST /login", b'{"access_token":"%b"}' % s.encode()) for s in secrets])):
+        w.add([each])
+        assert len(list(w._store.learned())) == min(n + 1, 3)
+    w.finish()
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.snapshot")) as database:
+        assert database.execute("SELECT COUNT(*) FROM learned").fetchone() == (3,)
+    with Snapshot(tmp_path / "a.snapshot") as s:
+        known = [each.response.body.split(b'"')[3] for each in s.pairs() if each.response][3:]
+        assert [digest.token for digest in s._store.learned()] == known
+
+
+def test_a_pair_that_cannot_be_redacted_in_the_end_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, told = pairs_of(Exchange(f"GET /s/{TOLD}"), EVENTS)
+    w = writer(tmp_path / "a.snapshot")
+    w.add([before])
+    w.add([told])
+    monkeypatch.setattr(Redactor, "pair", lambda *_: 1 / 0)
+    w.finish()
+    assert (w.pairs, w.complete_pairs, w.lost_pairs) == (1, 1, 1)
+    assert TOLD.encode() not in (tmp_path / "a.snapshot").read_bytes()
+    with Snapshot(tmp_path / "a.snapshot") as s:
+        assert [each.path for each in s.pairs()] == ["/events"]
+        assert [flow.reason for flow in s.flows()] == ["a pair that could not be stored: ZeroDivisionError while it was redacted"]
+        assert s.info.lost_pairs == 1
+
+
 # -- old formats -------------------------------------------------------------------------------------------------------
 
 
@@ -415,6 +578,21 @@ def test_the_sample_of_format_1_opens() -> None:
         assert [p.operation for p in s.pairs()] == ["DynamoDB.GetItem Orders", "POST /v1/charges"]
         assert all(p.complete for p in s.pairs())
         assert [f.protocol for f in s.flows()] == ["postgres"]
+        assert list(s._store.learned()) == []
+
+
+def test_the_sample_of_format_1_is_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "a.snapshot"
+    shutil.copyfile(SAMPLE, path)
+    told, using = pairs_of(EVENTS, Exchange(f"GET /s/{TOLD}"))
+    for each in (told, using):
+        more = SnapshotWriter.extend(path)
+        more.add([each])
+        more.finish()
+    assert TOLD.encode() not in path.read_bytes()
+    assert struct.unpack(">I", path.read_bytes()[60:64]) == (2,)
+    with Snapshot(path) as s:
+        assert s.counts() == (4, 4)
 
 
 # -- what cannot be stored ---------------------------------------------------------------------------------------------

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from engine.redaction import Redactor, learned
+from engine.redaction import Digest, Redactor, learned
 from engine.redaction.alone import Alone
 from engine.redaction.learned import Learned
 from engine.rrpair import Message, RRPair
+from engine.snapshot import Snapshot
 from tests.engine.making import Exchange, pairs_of, write_snapshot
 
 TOKEN = "tok-5af6c0ffee81"
@@ -122,3 +126,117 @@ def test_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recording_has_it_nowhere(tmp_path: Path) -> None:
     path = write_snapshot(tmp_path / "a.snapshot", LOGIN, *(each for name, each in ECHOES.items() if "compressed" not in name))
     assert TOKEN.encode() not in path.read_bytes()
+
+
+# -- by its digest -----------------------------------------------------------------------------------------------------
+
+KEY = bytes(32)
+AWKWARD = ["Zk3vT9qLm2xR7b/Nc+12==", "a.Zk3vT9qLm2xR7b", "Zk3vT9qLm2xR7b:p w", "é/Zk3vT9qLm2xR7b é", "100%Zk3vT9qLm2xR7b%"]
+
+
+def told(*secrets: str) -> list[Digest]:
+    """What a snapshot keeps of secrets that answers told."""
+    redactor = Redactor(KEY)
+    for secret in secrets:
+        [pair] = pairs_of(Exchange("POST /login", json.dumps({"access_token": secret}, ensure_ascii=False).encode()))
+        assert redactor.pair(pair) != pair
+    return redactor.take_learned()
+
+
+def live(exchange: Exchange, digests: list[Digest], key: bytes = KEY) -> bytes:
+    [pair] = pairs_of(exchange)
+    message, _ = Redactor(key, digests).request(pair.request)
+    return everything(replace(pair, request=message, response=None, path="", query=(), operation=""))
+
+
+@pytest.mark.parametrize("name", [name for name in ECHOES if "answer" not in name])
+def test_a_live_request_has_what_stands_in_for_what_a_recorded_answer_told(name: str) -> None:
+    login, echo = redacted(LOGIN, ECHOES[name])
+    [digest] = told(TOKEN)
+    found = live(ECHOES[name], [digest])
+    assert TOKEN.encode() not in found
+    assert found == everything(replace(echo, response=None, path="", query=(), operation=""))
+    assert login.response
+    assert digest.token in login.response.body
+    assert TOKEN.encode() in live(ECHOES[name], [], KEY)
+    assert TOKEN.encode() in live(ECHOES[name], [digest], b"another key"), "a digest tells nothing without its key"
+
+
+@pytest.mark.parametrize("secret", AWKWARD)
+@pytest.mark.parametrize("spelt", [str, quote, lambda text: quote(text, safe="")], ids=["raw", "quoted", "quoted all"])
+def test_a_secret_that_is_more_than_a_word_is_known_by_that(secret: str, spelt: Callable[[str], str]) -> None:
+    digests = told(secret)
+    assert len(digests) == 1
+    text = spelt(secret).encode().decode("latin-1")
+    exchange = Exchange("GET /a", headers=(("X-A", f"before {text} after"),))
+    assert b"before " + digests[0].token + b" after" in live(exchange, digests)
+    _, recorded = redacted(Exchange("POST /login", json.dumps({"access_token": secret}, ensure_ascii=False).encode()), exchange)
+    assert digests[0].token in everything(recorded)
+
+
+def test_the_longest_word_of_a_secret_is_nothing_by_itself() -> None:
+    digests = told("Zk3vT9qLm2xR7b/Nc+12==")
+    for text in ("Zk3vT9qLm2xR7b", "Zk3vT9qLm2xR7b/Nc", "/", "Zk3vT9qLm2xR7b/Nc+13==", "%2FZk3vT9qLm2xR7b%2FNc"):
+        assert text.encode() in live(Exchange("GET /a", headers=(("X-A", text),)), digests)
+
+
+def test_a_secret_is_found_at_a_later_place_than_its_word() -> None:
+    [digest] = told("Zk3vT9qLm2xR7b/Nc+12==")
+    text = "Zk3vT9qLm2xR7b, " * (learned.PLACES_LIMIT - 1) + "Zk3vT9qLm2xR7b/Nc+12=="
+    assert digest.token in live(Exchange("GET /a", headers=(("X-A", text),)), [digest])
+
+
+def test_words_that_are_no_secrets_are_digested_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a message each text is searched several times; what is remembered of them has a limit."""
+    digested: list[bytes] = []
+
+    def counted(self: Learned, word: bytes) -> bytes:
+        digested.append(word)
+        return word
+
+    digests = told(TOKEN)
+    monkeypatch.setattr(Learned, "_digest", counted)
+    words = [f"unknown-word-{n}" for n in range(20)]
+    redactor = Redactor(KEY, digests)
+    [pair] = pairs_of(Exchange("POST /a", body=" ".join(words).encode(), headers=tuple((f"X-{n}", w) for n, w in enumerate(words))))
+    for _ in range(2):
+        redactor.request(pair.request)
+    assert sorted(word for word in digested if word.startswith(b"unknown")) == sorted(word.encode() for word in words)
+    monkeypatch.setattr(learned, "STRANGERS_LIMIT", 5)
+    redactor.request(pairs_of(Exchange("POST /a", body=b" ".join(b"other-word-%d" % n for n in range(50))))[0].request)
+    assert len(redactor._learned._strangers) <= 5
+
+
+def test_what_is_told_again_is_not_new() -> None:
+    digests = told(TOKEN)
+    login, other = pairs_of(LOGIN, Exchange("POST /login", b'{"access_token":"another-0123456"}'))
+    redactor = Redactor(KEY, digests)
+    redactor.pair(login)
+    assert redactor.take_learned() == []
+    redactor.pair(other)
+    redactor.pair(login)
+    [new] = redactor.take_learned()
+    assert new not in digests
+    redactor.pair(other)
+    assert redactor.take_learned() == []
+
+
+def test_what_is_new_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "SECRETS_LIMIT", 2)
+    latest = told(*[f"tok-00000000{n}" for n in range(5)])
+    assert latest == told("tok-000000003", "tok-000000004")
+
+
+@pytest.mark.parametrize("secret", ["48151623", "ab12cd34", "a1b2.c3d4.e5f6.a7b8", "correcthorsebattery", "4111-1111-1111-1111"])
+@pytest.mark.parametrize("use", ["GET /s/{}/1", "GET /s?t={}", "GET /s/x%2F{}"])
+def test_what_stands_alone_is_known_by_its_digest(tmp_path: Path, secret: str, use: str) -> None:
+    """To a client that brings it itself, and to a recording that is gone on with."""
+    login = Exchange("POST /login", json.dumps({"session_id": secret}).encode())
+    asked = Exchange(use.format(secret))
+    path = write_snapshot(tmp_path / "a.snapshot", login, asked)
+    with Snapshot(path) as snapshot:
+        _, recorded = snapshot.pairs()
+        [pair] = pairs_of(asked)
+        message, _ = snapshot.redactor().request(pair.request)
+    assert secret.encode() not in message.start_line
+    assert message.start_line == recorded.request.start_line

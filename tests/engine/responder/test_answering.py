@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from engine.protocols import HTTP2, POSTGRES, TUNNEL
-from engine.responder.answering import Answering
+from engine.responder.answering import Answering, Plan
 from engine.responder.backends import Backends, Scope
-from engine.responder.misses import Missed
+from engine.responder.misses import Missed, miss_reply
 from engine.responder.replies import Replies
 from engine.responder.requests import RequestReader
 from engine.responder.run import Run
@@ -61,3 +61,48 @@ def test_a_miss_says_that_its_backend_spoke_what_is_not_recorded(tmp_path: Path,
         missed = answering.answer(Scope(True, asked_of, (asked_of, 443), 1), asked)
         assert isinstance(missed, Missed)
         assert missed.why.reason == said
+
+
+SITE_KEY = "Zk3vT9qLm2xR7bNc"
+PROJECTS = Exchange("GET /v1/projects", b'{"projects":[{"id":1,"access_key":"%b"}]}' % SITE_KEY.encode())
+"""What the program has in its configuration, too."""
+
+
+def ingest(key: str, path: str = "items") -> Exchange:
+    return Exchange(f"GET /v1/ingest/{key}/{path}", b'{"items":[1,2]}')
+
+
+def asked_of(path: Path, *exchanges: Exchange) -> tuple[list[Plan | Missed], Run]:
+    with Snapshot(path) as snapshot:
+        backends = Backends(snapshot)
+        run = Run("test", backends.indexes)
+        answering = Answering(backends, snapshot.redactor(), Replies(snapshot.answer), run)
+        found = []
+        for exchange in exchanges:
+            [asked] = RequestReader().feed(exchange.request_bytes())
+            found.append(answering.answer(Scope(True, exchange.host, (exchange.host, 443), 1), asked))
+            if isinstance(found[-1], Missed):
+                run.missed(found[-1], passed=False)
+        return found, run
+
+
+@pytest.mark.parametrize("first", [PROJECTS, ingest(SITE_KEY)])
+def test_a_client_that_brings_what_an_answer_told_is_answered(tmp_path: Path, first: Exchange) -> None:
+    """Whether the answer came before the request or after, and without having been asked for it in this run."""
+    second = ingest(SITE_KEY) if first is PROJECTS else PROJECTS
+    path = write_snapshot(tmp_path / "s", first, second)
+    with Snapshot(path) as snapshot:
+        told = next(pair.response for pair in snapshot.pairs() if pair.path == "/v1/projects")
+        assert told
+    sent_back = told.body.split(b'"')[-2].decode()
+    found, _ = asked_of(path, ingest(SITE_KEY), ingest(sent_back), PROJECTS)
+    assert [type(each) for each in found] == [Plan] * 3, found
+
+
+def test_a_miss_shows_no_secret_that_a_recorded_answer_told(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path / "s", PROJECTS, ingest(SITE_KEY))
+    [missed], run = asked_of(path, ingest(SITE_KEY, "others"))
+    assert isinstance(missed, Missed)
+    shown = repr(miss_reply(missed, close=False)) + repr(run.report())
+    assert "/others" in shown
+    assert SITE_KEY not in shown

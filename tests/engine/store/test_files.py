@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from engine.redaction.learned import SECRETS_LIMIT
 from engine.responder.backends import Backends
 from engine.rrpair import Connection, Flow
 from engine.snapshot import Snapshot, SnapshotError, SnapshotWriter, uncheck
@@ -128,10 +129,17 @@ def test_a_damaged_signature(tmp_path: Path, signature: str) -> None:
         "UPDATE pairs SET heads = x'ffffffff'",
         "UPDATE pairs SET heads = x''",
         "UPDATE pairs SET heads = 5",
+        "UPDATE learned SET word = 'text'",
+        "UPDATE learned SET before = -1",
+        "UPDATE learned SET after = 5000",
+        "UPDATE learned SET token = 'secret'",
+        "UPDATE learned SET token = x'ff'",
+        "UPDATE learned SET token = CAST(x'ff' AS TEXT)",
     ],
 )
 def test_a_damaged_value(tmp_path: Path, statement: str) -> None:
-    assert "is damaged" in damage(changed(made(tmp_path), statement))
+    path = made(tmp_path, Exchange("GET /a", b"x" * 3000), Exchange("GET /b", b'{"access_token":"tok-5af6c0ffee81"}'))
+    assert "is damaged" in damage(changed(path, statement))
 
 
 @pytest.mark.parametrize(
@@ -143,10 +151,21 @@ def test_a_damaged_value(tmp_path: Path, statement: str) -> None:
         ("DROP TABLE flows",),
         ("DROP TABLE flows", "CREATE TABLE flows (connection, time, protocol, reason, read, written AS (1))"),
         ("CREATE INDEX mine ON pairs (abs(time))",),
+        ("DROP TABLE learned", "CREATE VIEW learned AS SELECT * FROM meta"),
+        ("DROP TABLE learned", "CREATE TABLE learned (word BLOB PRIMARY KEY, before, after, token AS (1))"),
     ],
 )
 def test_nothing_that_could_act_is_opened(tmp_path: Path, statements: tuple[str, ...]) -> None:
     assert "is damaged" in damage(changed(made(tmp_path), *statements))
+
+
+def test_more_secrets_than_any_recorder_keeps_are_not_read(tmp_path: Path) -> None:
+    more = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
+    path = changed(
+        made(tmp_path), f"{more} INSERT INTO learned SELECT randomblob(16), 0, 0, 'REDACTED-secret-0123456789abcde' FROM n"
+    )
+    with Snapshot(path) as snapshot:
+        assert len(snapshot.redactor()._learned._digests) == SECRETS_LIMIT
 
 
 LEVELS, CHILDREN = 4, 400
