@@ -15,6 +15,7 @@ from types import TracebackType
 
 from engine.matching.signature import SIGNATURE_VERSION, signature
 from engine.redaction import Redactor
+from engine.redaction.handed_out import handed_out
 from engine.rrpair import Connection, Direction, Flow, RRPair
 from engine.servicemap import ServiceMap, service_map
 from engine.store import NOTHING_REFUTED, Answer, Entry, Heads, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
@@ -33,6 +34,8 @@ SIGNED_AT_LEAST = 512 * 1024 * 1024
 """Bytes of bodies that are signed anew at a start, at least: some 5 seconds."""
 SIGNED_PER_BYTE = 100
 """And for each byte of the file: what people record is compressed to a tenth, zeros to a ten-thousandth."""
+HANDED_OUT = "answer to the real secret: it was asked with what the mock had handed out"
+"""What a pair lacks that was heard of a real backend in such a case: how it would answer whoever it knows."""
 _UNCHECKED = "unchecked_backends"
 _ADDED = "added_pairs"
 _EDITED = "edited"
@@ -73,8 +76,10 @@ class SnapshotWriter:
     `engine.redaction.tokens` for what that means to whoever holds the file.
     """
 
-    def __init__(self, path: Path, store: Store) -> None:
+    def __init__(self, path: Path, store: Store, *, extends: bool = False) -> None:
+        """`extends`: what is added was heard under mock."""
         self.path = path
+        self._extends = extends
         self.partial = _partial(path)
         self._store = store
         self._redactor = _redactor(path, store)
@@ -116,7 +121,7 @@ class SnapshotWriter:
         store = SqliteStore.resume(partial)
         if not sealed:
             store.set_meta("signature_version", _EDITED)
-        return cls(path, store)
+        return cls(path, store, extends=True)
 
     def add(
         self,
@@ -153,6 +158,8 @@ class SnapshotWriter:
     def _prepared(self, pair: RRPair) -> RRPair | Flow:
         """Redact and sign a pair. A fault of ours costs that pair, and nothing of it is kept: it was not redacted."""
         try:
+            if self._extends and pair.direction is Direction.OUT and handed_out(pair.request):
+                pair = replace(pair, missing=(*pair.missing, HANDED_OUT))
             return _signed(self._redactor.pair(pair))
         except Exception as error:
             self.lost_pairs += 1

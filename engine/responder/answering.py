@@ -17,7 +17,6 @@ from engine.responder.misses import Missed
 from engine.responder.replies import Replies, Reply, Way
 from engine.responder.requests import Asked
 from engine.responder.run import Count, Run
-from engine.rrpair import Message
 
 
 class Plan:
@@ -58,9 +57,9 @@ class Answering:
 
     def _redacted(self, asked: Asked, path: str, query: str) -> Request:
         """Redact a request as the recorder did: with its whole target, whose password may stand elsewhere as well."""
-        line = f"{asked.method} {asked.target} HTTP/1.1".encode("latin-1")
-        message, secrets = self._redactor.request(Message(line, asked.headers, asked.body, asked.trailers))
-        if message.start_line != line:
+        sent = asked.message
+        message, secrets = self._redactor.request(sent)
+        if message.start_line != sent.start_line:
             _, path, query = split_target(asked.method, request_line(message.start_line)[1])
         return Request.of(asked.method, path, split_query(query) if query else (), message, secrets)
 

@@ -16,10 +16,11 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
 
 from engine.pairing.description import host_and_port
+from engine.redaction.handed_out import handed_out
 from engine.report import FailedHandshake
 from engine.responder.backends import Scope
 from engine.responder.destination import calling_program
-from engine.responder.misses import Missed, error_reply, miss_reply
+from engine.responder.misses import Missed, error_reply, kept_back, miss_reply
 from engine.responder.passing import PassError, Passing
 from engine.responder.replies import Reply
 from engine.responder.requests import Asked, RequestError, RequestReader
@@ -256,10 +257,12 @@ class Connection(asyncio.Protocol):
         self._deliver(found.take())
 
     def _miss(self, asked: Asked, missed: Missed) -> None:
-        if self._responder.passing:
+        token = handed_out(asked.message) if self._responder.passing else ""
+        if self._responder.passing and not token:
             self._in_hand = asked.size
             self._passing = asyncio.get_running_loop().create_task(self._pass_on(self._responder.passing, asked, missed))
         else:
+            missed = kept_back(missed, token) if token else missed
             self._responder.run.missed(missed, passed=False)
             self._send(miss_reply(missed, not asked.keep_alive))
 

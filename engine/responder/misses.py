@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from xml.sax.saxutils import escape
 
 from engine.matching.explain import Explanation
@@ -18,6 +18,7 @@ OUTCOME = b"Understudy-Outcome: NO_MATCH\r\n"
 STATUS = b"418 No Recorded Answer"
 """Reserved as unused (RFC 9110 section 15.5.19), so no API answers with it and no client acts upon it. A 404 would be the backend's
 own answer that a thing is not there; a 5xx, 409 or 429 is tried again by SDKs, a 421 by fetch, a 400 to HEAD by boto3's S3."""
+_KEPT_BACK = "it was not passed on"
 AWS_ERROR = "UnderstudyNoMatch"
 """Error code that AWS SDKs show; with status 400 none of them tries again."""
 
@@ -30,6 +31,17 @@ class Missed:
     tls: bool
     request: Request
     why: Explanation
+
+
+def kept_back(missed: Missed, token: str) -> Missed:
+    """Say why a request goes to no real backend though misses are passed on: it holds what was handed out in place of a secret."""
+    if _KEPT_BACK in missed.why.reason:
+        return missed  # an equal request was missed before
+    reason = (
+        f"{missed.why.reason}; {_KEPT_BACK}: the recording has {token} in place of a secret, which no real backend knows: record"
+        " again, or let the backend that hands it out answer itself (--except HOST)"
+    )
+    return replace(missed, why=replace(missed.why, reason=reason))
 
 
 def miss_reply(missed: Missed, close: bool, trouble: str = "") -> Reply:

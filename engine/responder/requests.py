@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.protocols.http1 import BODY_LIMIT, Broken, Received, RequestParser, request_line, split_target
-from engine.rrpair import Fields
+from engine.rrpair import Fields, Message
 
 CONTINUE = b"100-continue"
 REQUEST_OVERHEAD = 1024
@@ -23,6 +23,12 @@ class Asked:
     body: bytes
     trailers: Fields
     keep_alive: bool
+
+    @property
+    def message(self) -> Message:
+        """With a start line as it was recorded."""
+        line = f"{self.method} {self.target} HTTP/1.1".encode("latin-1")
+        return Message(line, self.headers, self.body, self.trailers)
 
     @property
     def size(self) -> int:

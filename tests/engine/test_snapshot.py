@@ -20,7 +20,7 @@ import zstandard
 from engine.matching.signature import signature
 from engine.redaction import Redactor
 from engine.rrpair import UNREAD, Connection, Direction, Flow, Message, Role, RRPair
-from engine.snapshot import Finished, Snapshot, SnapshotError, SnapshotWriter
+from engine.snapshot import HANDED_OUT, Finished, Snapshot, SnapshotError, SnapshotWriter
 from engine.store import Progress
 from engine.store import sqlite as sqlite_module
 from tests.engine.making import Exchange, pairs_of
@@ -520,6 +520,23 @@ def test_what_is_added_to_a_snapshot_knows_its_secrets_and_tells_it_new_ones(tmp
     assert other.encode() in done.kept.read_bytes(), "the one before stays as it was"
     with Snapshot(path) as s:
         assert [each.path.split("/")[2][:9] for each in s.pairs() if len(each.path) > 10] == ["REDACTED-", "REDACTED-"]
+
+
+@pytest.mark.parametrize("under_mock", [True, False])
+def test_what_was_asked_with_a_token_of_the_mock_is_no_answer_to_the_real_secret(tmp_path: Path, under_mock: bool) -> None:
+    """A backend that is not mocked refuses it. Without a mock, whoever sends something like a token means it."""
+    path = tmp_path / "a.snapshot"
+    with_token = Exchange("GET /items", b"{}", (("Authorization", "Bearer REDACTED-secret-0123456789abcde"),), status="401 No")
+    first, *others = pairs_of(Exchange("GET /a"), with_token, Exchange("GET /b", headers=(("Authorization", "Bearer real"),)))
+    if under_mock:
+        written(path, [first])
+    more = SnapshotWriter.extend(path) if under_mock else writer(path)
+    more.add(others)
+    assert (more.pairs, more.complete_pairs) == ((3, 2) if under_mock else (2, 2))
+    more.finish()
+    with Snapshot(path) as s:
+        assert [each.missing for each in s.pairs() if each.path == "/items"] == [(HANDED_OUT,) if under_mock else ()]
+        assert [entry.path for entry in s.partial_entries()] == ["/items"] * under_mock
 
 
 def test_what_was_told_is_in_the_transaction_of_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import socket
 import ssl
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -494,3 +497,80 @@ def test_what_is_kept_while_it_is_heard_is_bounded_and_the_client_gets_all_of_it
     assert large.body_bytes == 0
     assert small.complete
     assert responder._held == 0
+
+
+# -- what the mock handed out ------------------------------------------------------------------------------------------
+
+LOGIN = Exchange("POST /login", b'{"access_token":"real-token-0123456789"}', tls=False)
+
+
+def logged_in(serve: Serve, place: tuple[str, int], **options: object) -> tuple[Responder, str]:
+    """A responder, and the token that its login gave."""
+    recorded = replace(LOGIN, port=place[1])
+    responder = serve(recorded, pass_on=True, original_destination=lambda _: place, **options)
+    answer = say(responder, recorded.request_bytes())
+    token = json.loads(answer.partition(b"\r\n\r\n")[2])["access_token"]
+    assert token.startswith("REDACTED-")
+    return responder, token
+
+
+def post(body: bytes, *fields: str) -> bytes:
+    return get("/items", f"Content-Length: {len(body)}", *fields).replace(b"GET", b"POST") + body
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        lambda token: get("/items", f"Authorization: Bearer {token}"),
+        lambda token: get("/items", f"Authorization: Basic {b64encode(f'{token}:'.encode()).decode()}"),
+        lambda token: get("/items", f"Authorization: Bearer eyJhbGciOiJub25lIn0.eyJhIjoxfQ.{token.replace('secret', 'jwt')}"),
+        lambda token: get("/items", f"Cookie: __cf_bm=1; sid={token}"),
+        lambda token: get(f"/items/{token}/1?x=y"),
+        lambda token: post(f'{{"ticket":"{token}"}}'.encode()),
+        lambda token: post(gzip.compress(f'{{"ticket":"{token}"}}'.encode()), "Content-Encoding: gzip"),
+    ],
+    ids=["bearer", "basic", "jwt", "cookie", "path", "body", "gzip"],
+)
+def test_what_the_mock_handed_out_in_place_of_a_secret_reaches_no_real_server(serve: Serve, asking: Callable[[str], bytes]) -> None:
+    """It would refuse it, and its refusal would be recorded as its answer."""
+    kept: list[RRPair | Flow] = []
+    with real(OK) as server:
+        responder, token = logged_in(serve, server.place, keep=kept.extend)
+        answers = say(responder, asking(token), asking(token))
+        report = responder.stop()
+    assert server.heard == []
+    assert kept == []
+    assert answers.count(b"HTTP/1.1 418") == answers.count(b"it was not passed on: the recording has REDACTED-") == 2
+    assert b"--except HOST" in answers
+    [miss] = report.misses
+    assert (miss.times, miss.passed) == (2, 0)
+    assert miss.reason.count("it was not passed on") == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        get("/items", "Authorization: Bearer real-token-0123456789"),
+        get("/items", "Cookie: __cf_bm=REDACTED-secret-0123456789abcde; AWSALBCORS=REDACTED-secret-0123456789abcde"),
+        get("/items", "Cookie: BIGipServerpool_a=REDACTED-secret-0123456789abcde"),
+        get("/items", "Authorization: Basic aaaaaaaaa", "X-A: REDACTED-secret-0123"),
+        post(b"\x1f\x8b no gzip", "Content-Encoding: gzip"),
+    ],
+    ids=["real", "gateways", "balancer", "no token", "no coding"],
+)
+def test_what_holds_no_secret_of_a_recording_is_passed_on_as_it_is(serve: Serve, asked: bytes) -> None:
+    with real(OK) as server:
+        responder, _ = logged_in(serve, server.place)
+        assert say(responder, asked).endswith(b"real")
+    assert server.heard == [asked]
+
+
+def test_what_is_passed_on_after_what_was_not_is_no_worse_for_it(serve: Serve) -> None:
+    """The two requests are equal but for who asks."""
+    with real(OK) as server:
+        responder, token = logged_in(serve, server.place)
+        answers = say(responder, get("/items", f"Authorization: Bearer {token}"), get("/items", "Authorization: Bearer real"))
+        report = responder.stop()
+    assert answers.endswith(b"real")
+    [miss] = report.misses
+    assert (miss.times, miss.passed) == (2, 1)
