@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from engine.servicemap import ServiceMap, service_map
 from engine.store import NOTHING_REFUTED, Answer, Entry, Heads, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
 from engine.store.files import check_file, readable, settle
 from engine.store.rows import INTEGER_LIMIT, unstorable_flow
-from engine.store.sqlite import LOST, REPEATED, SqliteStore, amend
+from engine.store.sqlite import LOST, REPEATED, UNSETTLED, SqliteStore, amend
 
 __all__ = ["Info", "NotASnapshotError", "Snapshot", "SnapshotError", "SnapshotWriter", "uncheck"]
 
@@ -295,7 +296,18 @@ class Snapshot:
             if left < 0:
                 size = f"more than {limit // 1024**2:,} MiB of bodies"
                 raise SnapshotError(f"{self.path} was changed by others, and has {size} to read at each start: record again")
-            yield replace(entry, signature=signature(pair))
+            settled = self._settled(pair)
+            if settled.missing == pair.missing:
+                yield replace(entry, path=settled.path, operation=settled.operation, signature=signature(settled))
+
+    @cached_property
+    def _late(self) -> Redactor | None:
+        """Of a recording that was not finished: what replaces the secrets that were learned after they were written."""
+        return self.redactor() if self._store.get_meta(UNSETTLED) is not None else None
+
+    def _settled(self, pair: RRPair) -> RRPair:
+        """What the pair is to become when its recording is finished: without the secrets that were learned after it."""
+        return self._late.pair(pair) if self._late and self._late.repeats(pair) else pair
 
     def partial_entries(self) -> Iterator[Entry]:
         """The outbound pairs that were recorded incompletely and have a request, in the order of requests; they answer nothing."""
@@ -307,11 +319,14 @@ class Snapshot:
 
     def asked(self, row: int) -> RRPair:
         """The pair of an entry without the body of its answer."""
-        return self._store.asked(row)
+        return self._settled(self._store.asked(row))
 
     def heads(self, row: int) -> Heads:
         """The heads of an entry."""
-        return self._store.heads(row)
+        if self._late is None:
+            return self._store.heads(row)
+        pair = self.asked(row)
+        return Heads(pair.status, pair.request, pair.response)
 
     def answer(self, row: int) -> Answer:
         """The answer of an entry."""

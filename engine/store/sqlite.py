@@ -112,11 +112,11 @@ REPEATED = "repeated_pairs"
 """Name of the fact that holds how many pairs were left out because they had been taken in before."""
 LOST = "lost_pairs"
 """Name of the fact that holds how many pairs could not be written."""
-_UNSETTLED = "unsettled_pairs"
-"""Name of the fact that holds the row of the last pair that was kept when the last secret was learned."""
-_NOTE_UNSETTLED = f"INSERT OR REPLACE INTO meta SELECT '{_UNSETTLED}', COALESCE(MAX(rowid), 0) FROM pairs"
+UNSETTLED = "unsettled_pairs"
+"""Name of the fact that holds the row of the last pair that was kept when the last secret was learned, until that is settled."""
+_NOTE_UNSETTLED = f"INSERT OR REPLACE INTO meta SELECT '{UNSETTLED}', COALESCE(MAX(rowid), 0) FROM pairs"
 _SELECT_UNSETTLED = _SELECT.replace("SELECT", "SELECT pairs.rowid,") + (
-    f" WHERE pairs.rowid <= (SELECT CAST(value AS INTEGER) FROM meta WHERE name = '{_UNSETTLED}') ORDER BY pairs.rowid"
+    f" WHERE pairs.rowid <= (SELECT CAST(value AS INTEGER) FROM meta WHERE name = '{UNSETTLED}') ORDER BY pairs.rowid"
 )
 _UPDATE = (  # what redaction changes
     "UPDATE pairs SET missing = :missing, path = :path, operation = :operation, request_size = :request_size,"
@@ -340,7 +340,7 @@ class SqliteStore:
             database.execute("PRAGMA secure_delete = ON")  # a row that becomes another may leave its bytes in the file
             database.execute("BEGIN")
             changes = [self._settle(*row, settled=settled) for row in database.execute(_SELECT_UNSETTLED)]
-            database.execute("DELETE FROM meta WHERE name = ?", (_UNSETTLED,))
+            database.execute("DELETE FROM meta WHERE name = ?", (UNSETTLED,))
         return True in changes
 
     def _settle(self, number: int, *row: Any, settled: Callable[[RRPair], RRPair | Flow]) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,14 @@ def ingest(key: str, path: str = "items") -> Exchange:
     return Exchange(f"GET /v1/ingest/{key}/{path}", b'{"items":[1,2]}')
 
 
+def unfinished(path: Path, *exchanges: Exchange) -> Path:
+    """What is left of a recording that was killed."""
+    writer = SnapshotWriter.create(path, service="test", capture_id="c", created=0, tool_version="0")
+    writer.add(pairs_of(*exchanges))
+    writer.close()
+    return writer.partial
+
+
 def asked_of(path: Path, *exchanges: Exchange) -> tuple[list[Plan | Missed], Run]:
     with Snapshot(path) as snapshot:
         backends = Backends(snapshot)
@@ -87,10 +96,14 @@ def asked_of(path: Path, *exchanges: Exchange) -> tuple[list[Plan | Missed], Run
 
 
 @pytest.mark.parametrize("first", [PROJECTS, ingest(SITE_KEY)])
-def test_a_client_that_brings_what_an_answer_told_is_answered(tmp_path: Path, first: Exchange) -> None:
-    """Whether the answer came before the request or after, and without having been asked for it in this run."""
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_client_that_brings_what_an_answer_told_is_answered(tmp_path: Path, first: Exchange, finished: bool) -> None:
+    """Whether the answer came before the request or after, and without having been asked for it in this run.
+
+    Also where the recording was not finished, so that nothing was changed in what came before.
+    """
     second = ingest(SITE_KEY) if first is PROJECTS else PROJECTS
-    path = write_snapshot(tmp_path / "s", first, second)
+    path = write_snapshot(tmp_path / "s", first, second) if finished else unfinished(tmp_path / "s", first, second)
     with Snapshot(path) as snapshot:
         told = next(pair.response for pair in snapshot.pairs() if pair.path == "/v1/projects")
         assert told
@@ -99,8 +112,9 @@ def test_a_client_that_brings_what_an_answer_told_is_answered(tmp_path: Path, fi
     assert [type(each) for each in found] == [Plan] * 3, found
 
 
-def test_a_miss_shows_no_secret_that_a_recorded_answer_told(tmp_path: Path) -> None:
-    path = write_snapshot(tmp_path / "s", PROJECTS, ingest(SITE_KEY))
+@pytest.mark.parametrize("write", [write_snapshot, unfinished])
+def test_a_miss_shows_no_secret_that_a_recorded_answer_told(tmp_path: Path, write: Callable[..., Path]) -> None:
+    path = write(tmp_path / "s", ingest(SITE_KEY), PROJECTS)
     [missed], run = asked_of(path, ingest(SITE_KEY, "others"))
     assert isinstance(missed, Missed)
     shown = repr(miss_reply(missed, close=False)) + repr(run.report())
