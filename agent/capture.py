@@ -178,7 +178,7 @@ class _Session:
     def _settle_stream(self, key: TlsKey | int) -> Iterator[window.Item]:
         entry = self.probes.take_tls_stream(key) if isinstance(key, TlsKey) else self.probes.take_socket(key)
         if entry is not None:
-            for item in self.streams.settle(entry, time.monotonic_ns()):
+            for item in self.streams.settle(entry, time.monotonic_ns(), self.probes.epoch):
                 self._look_at(item)
                 yield item
 

@@ -200,7 +200,8 @@ class Closed(Structure):
     head: Head
     tally: tuple[Tally, Tally]
     bypassed: int
-    _fields_ = [("head", Head), ("tally", Tally * 2), ("bypassed", c_uint8), ("padding", c_uint8 * 7)]
+    cut: int
+    _fields_ = [("head", Head), ("tally", Tally * 2), ("bypassed", c_uint8), ("cut", c_uint8), ("padding", c_uint8 * 6)]
 
 
 class ProcessNews(Structure):
@@ -245,6 +246,7 @@ class StreamEntry(Structure):
     read_ended: int
     tagged: int
     bypassed: int
+    epoch: int
     _fields_ = [
         ("id", c_uint64),
         ("tally", Tally * 2),
@@ -269,6 +271,7 @@ class StreamEntry(Structure):
         ("sequence", c_uint32 * 2),
         ("active", c_uint32 * 2),
         ("entered", c_uint32 * 2),
+        ("epoch", c_uint32),
     ]
 
 
@@ -291,7 +294,14 @@ class TlsKey(Structure):
 class Settings(Structure):
     """struct settings."""
 
-    _fields_ = [("ring_limit", c_uint64), ("wake_at", c_uint64), ("cgroup_levels", c_uint32), ("padding", c_uint32)]
+    _fields_ = [
+        ("ring_limit", c_uint64),
+        ("wake_at", c_uint64),
+        ("cgroup_levels", c_uint32),
+        ("epoch", c_uint32),
+        ("attached", c_uint32),
+        ("detaching", c_uint32),
+    ]
 
 
 Event = Opened | Chunk | Gap | Bound | HalfClosed | Closed | ProcessNews | Mapped

@@ -131,11 +131,12 @@ class StreamHalfClosed:
 
 @dataclass(frozen=True, slots=True)
 class StreamClosed:
-    """A stream has ended; the tallies are the kernel's."""
+    """A stream has ended, or (`cut`) only the sight of it may have; the tallies are the kernel's."""
 
     stream: int
     time: int
     tally: tuple[Tally, Tally]
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,8 @@ class Streams:
             return self._opened(event)
         if isinstance(event, events.Closed):
             tallies = (_tally(event.tally[READ]), _tally(event.tally[WRITE]))
-            return self._closed(event.head.stream, event.head.time, tallies, bypassed=bool(event.bypassed))
+            ending = {"bypassed": bool(event.bypassed), "cut": bool(event.cut)}
+            return self._closed(event.head.stream, event.head.time, tallies, **ending)
         if isinstance(event, events.Bound):
             return self._bound(event)
         if isinstance(event, events.Gap):
@@ -228,10 +230,11 @@ class Streams:
             return self._process(event)
         return iter(())
 
-    def settle(self, entry: events.StreamEntry, time: int) -> Iterator[News]:
-        """Close a stream whose entry was taken from the kernel."""
+    def settle(self, entry: events.StreamEntry, time: int, epoch: int) -> Iterator[News]:
+        """Close a stream whose entry was taken from the kernel; `epoch` is the probes' present one."""
         tallies = (_tally(entry.tally[READ]), _tally(entry.tally[WRITE]))
-        return self._closed(entry.id, time, tallies, bypassed=bool(entry.bypassed))
+        cut = entry.source == Source.TLS and entry.epoch != epoch
+        return self._closed(entry.id, time, tallies, bypassed=bool(entry.bypassed), cut=cut)
 
     def abandon(self, stream_id: int, time: int) -> Iterator[News]:
         """Close a stream, if it is open, of whose end nothing will be told any more."""
@@ -241,7 +244,8 @@ class Streams:
                 yield from self._flush(stream, direction, time)
                 stream.directions[direction].end = None  # what came after it may be lost
             read, write = stream.directions
-            yield from self._closed(stream_id, time, (Tally(read.expected, read.lost), Tally(write.expected, write.lost)))
+            tallies = (Tally(read.expected, read.lost), Tally(write.expected, write.lost))
+            yield from self._closed(stream_id, time, tallies, cut=True)
 
     def end(self, capture: int, time: int) -> Iterator[News]:
         """Close what is left of a capture when the kernel's entries were settled: streams whose end found no room in the ring."""
@@ -388,7 +392,9 @@ class Streams:
             stream.directions[event.direction].end = (event.offset, event.head.time)
         return iter(())
 
-    def _closed(self, stream_id: int, time: int, tallies: tuple[Tally, Tally], *, bypassed: bool = False) -> Iterator[News]:
+    def _closed(
+        self, stream_id: int, time: int, tallies: tuple[Tally, Tally], *, bypassed: bool = False, cut: bool = False
+    ) -> Iterator[News]:
         stream = self._streams.pop(stream_id, None)
         if stream is None:
             return
@@ -409,7 +415,7 @@ class Streams:
                 yield StreamHalfClosed(stream.id, way.end[1], direction)
         account.seen += tallies[READ].seen + tallies[WRITE].seen
         account.lost += tallies[READ].lost + tallies[WRITE].lost
-        yield StreamClosed(stream.id, time, tallies)
+        yield StreamClosed(stream.id, time, tallies, cut)
 
     def _close_socket(self, stream: _Stream, time: int, tallies: tuple[Tally, Tally], bypassed: bool) -> Iterator[News]:
         covered = self._forget_inode(stream) and not bypassed

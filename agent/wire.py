@@ -88,7 +88,7 @@ class Encoder:
             head.half_closed.direction = _DIRECTIONS[item.direction]
         else:
             read, write = (pb.Tally(seen=t.seen, lost=t.lost, opaque=t.opaque) for t in item.tally)
-            head.closed.CopyFrom(pb.StreamClosed(read=read, write=write))
+            head.closed.CopyFrom(pb.StreamClosed(read=read, write=write, cut=item.cut))
         return head
 
     def _marker(self, item: window.Marker) -> pb.CaptureEvent:

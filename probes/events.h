@@ -122,7 +122,8 @@ struct event_closed {
 	struct event_head head;
 	struct tally tally[2]; /* by direction */
 	u8 bypassed;	       /* a socket's TLS was written by functions that are not followed */
-	u8 padding[7];
+	u8 cut;		       /* it may have gone on unseen: it is not known that this is its end */
+	u8 padding[6];
 };
 
 struct event_process {
@@ -189,6 +190,7 @@ struct stream {
 	u32 sequence[2]; /* the kernel's count after the last byte that was accounted for */
 	u32 active[2];	 /* calls in progress */
 	u32 entered[2];	 /* calls so far */
+	u32 epoch;	 /* of a TLS stream: settings.epoch at its last event; 0: bytes of it have passed unseen since */
 };
 
 struct tls_key {
@@ -203,7 +205,9 @@ struct settings {
 	u64 ring_limit;	   /* bytes of `events` that chunks may fill: the rest is for the small events */
 	u64 wake_at;	   /* wake the reader when so many bytes wait */
 	u32 cgroup_levels; /* bit n: some target cgroup lies at depth n */
-	u32 padding;
+	u32 epoch;	   /* counts from 1; raised when probes were taken off a file */
+	u32 attached;	   /* attachments with a lower number are complete; what others tell is not listened to */
+	u32 detaching;	   /* nor is what this one tells, whose probes are just being taken off */
 };
 
 enum counter {

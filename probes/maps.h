@@ -86,10 +86,11 @@ struct frame {
 	u64 time;
 	u64 carried; /* bytes that calls which this one is built on have carried */
 	u32 attachment; /* which of the probes at its place told of it */
+	u32 epoch;	/* settings.epoch when it began */
 	u8 call;	/* enum tls_call */
 	u8 left;	/* it was told that this call was left */
 	u8 early;	/* a call for early data, or one that such a call is built on */
-	u8 padding;
+	u8 padding[5];
 };
 
 /* The cookie of a probe: the call, and the number of its attachment, which tells apart the probes that are at one place. */

@@ -291,9 +291,7 @@ static __always_inline bool reads_like_text(u64 address, u64 length)
 /* Whether the thread is inside a call of a TLS library: what it reads and writes there is not plaintext. */
 static __always_inline bool inside_tls_call(void)
 {
-	u64 thread = bpf_get_current_pid_tgid();
-	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
-	return all && all->depth;
+	return current_call() != 0;
 }
 
 /* Handshake messages (RFC 8446 section 4): their types, and the length of a ServerHello without session and extensions, the shorter one. */
@@ -424,11 +422,10 @@ static __noinline int bind_tls(struct tls_key *key, const struct call *call, u8 
 
 static __noinline int bind_nested(const struct call *call, u32 capture)
 {
-	u64 thread = bpf_get_current_pid_tgid();
-	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
-	if (!all || !all->depth || all->depth > FRAMES_MAX)
+	struct frame *frame = current_call();
+	if (!frame)
 		return 0;
-	struct tls_key key = all->frame[(all->depth - 1) & (FRAMES_MAX - 1)].key;
+	struct tls_key key = frame->key;
 	return bind_tls(&key, call, BOUND_NESTED, capture);
 }
 

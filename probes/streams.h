@@ -27,6 +27,20 @@ static __always_inline u64 next_stream_id(void)
 	return value ? __sync_fetch_and_add(value, 1) + 1 : 0;
 }
 
+static __always_inline u32 current_epoch(void)
+{
+	u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	return set ? set->epoch : 0;
+}
+
+/* Whether bytes of a TLS stream may have passed unseen since its last event: probes were taken off a file meanwhile, or its process made
+ * calls while it was nobody's target. Of plain sockets, the kernel's own counts tell (see reconcile). */
+static __always_inline bool has_hole(const struct stream *stream)
+{
+	return stream->source == SOURCE_TLS && stream->epoch != current_epoch();
+}
+
 /* The capture whose target the current task is, 0 for none. */
 static __noinline u32 capture_of_current(void)
 {
@@ -122,6 +136,7 @@ static __noinline int tell_closed(struct stream *stream)
 	event->tally[0] = stream->tally[0];
 	event->tally[1] = stream->tally[1];
 	event->bypassed = stream->bypassed;
+	event->cut = has_hole(stream);
 	__builtin_memset(event->padding, 0, sizeof(event->padding));
 	submit_small(event);
 	return 1;

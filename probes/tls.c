@@ -21,6 +21,15 @@ static __always_inline bool is_return(struct pt_regs *ctx)
 	return PT_REGS_IP(ctx) != bpf_get_func_ip(ctx);
 }
 
+/* Whether a probe is to be listened to: from the moment on that all of its file are there, until the first is taken off. Else it would show
+ * some of a stream's calls while others pass unseen. */
+static __always_inline bool is_on(void *ctx)
+{
+	u32 zero = 0, attachment = ATTACHMENT_OF(bpf_get_attach_cookie(ctx));
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	return set && attachment < set->attached && attachment != set->detaching;
+}
+
 static __always_inline void key_of(struct tls_key *key, u64 ssl, const struct process *process)
 {
 	key->ssl = ssl;
@@ -38,19 +47,11 @@ static __noinline int open_tls(struct tls_key *key, u32 capture, u8 start_known,
 		.references = references,
 		.source = SOURCE_TLS,
 		.start_known = start_known,
+		.epoch = current_epoch(),
 	};
 	/* NOEXIST: of two threads that see a stream first, one makes it. */
 	bpf_map_update_elem(&tls_streams, key, &stream, BPF_NOEXIST);
 	return 0;
-}
-
-static __always_inline struct stream *tls_stream(struct tls_key *key, u32 capture)
-{
-	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
-	if (stream)
-		return stream;
-	open_tls(key, capture, 0, 1);
-	return bpf_map_lookup_elem(&tls_streams, key);
 }
 
 static __noinline int end_tls(struct tls_key *key)
@@ -67,7 +68,14 @@ static __noinline int break_tls(struct tls_key *key)
 	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
 	if (!stream)
 		return 0;
+	if (has_hole(stream)) {
+		/* The socket may be another one by now. */
+		__builtin_memset(&stream->socket, 0, sizeof(stream->socket));
+		stream->sock = 0;
+	}
+	stream->epoch = 0;
 	tell_closed(stream); /* where it finds no room, its bytes stay in the totals */
+	stream->epoch = current_epoch();
 	stream->id = next_stream_id();
 	__builtin_memset(stream->tally, 0, sizeof(stream->tally));
 	stream->start_known = 0;
@@ -77,6 +85,43 @@ static __noinline int break_tls(struct tls_key *key)
 	return 0;
 }
 
+static __always_inline struct stream *tls_stream(struct tls_key *key, u32 capture)
+{
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
+	if (stream) {
+		if (has_hole(stream))
+			break_tls(key);
+		return stream;
+	}
+	open_tls(key, capture, 0, 1);
+	return bpf_map_lookup_elem(&tls_streams, key);
+}
+
+/* Something was done to an SSL by a process that is nobody's target. If it was one before (it has left a cgroup, say) and becomes one again,
+ * what it says then does not follow what it said: the stream breaks with its next event. */
+static __noinline int leave_hole(u64 ssl)
+{
+	struct process process;
+	struct tls_key key;
+	current_process(&process, 0);
+	key_of(&key, ssl, &process);
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, &key);
+	if (stream)
+		stream->epoch = 0;
+	return 0;
+}
+
+/* The innermost TLS call that the thread is in. One that began before probes were taken off may have returned unseen. */
+static __always_inline struct frame *current_call(void)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
+	if (!all || !all->depth || all->depth > FRAMES_MAX)
+		return 0;
+	struct frame *frame = &all->frame[(all->depth - 1) & (FRAMES_MAX - 1)];
+	return frame->epoch == current_epoch() ? frame : 0;
+}
+
 static __always_inline int direction_of(u32 call)
 {
 	if (call == TLS_READ || call == TLS_READ_EX || call == TLS_READ_EARLY)
@@ -84,6 +129,17 @@ static __always_inline int direction_of(u32 call)
 	if (call == TLS_WRITE || call == TLS_WRITE_EX || call == TLS_WRITE_EX2 || call == TLS_WRITE_EARLY || call == TLS_SENDFILE)
 		return DIRECTION_WRITE;
 	return -1;
+}
+
+/* The capture whose target calls a function, 0 for none. */
+static __always_inline u32 capture_of_caller(struct pt_regs *ctx)
+{
+	if (!is_on(ctx))
+		return 0;
+	u32 capture = capture_of_current();
+	if (!capture && direction_of(CALL_OF(bpf_get_attach_cookie(ctx))) >= 0)
+		leave_hole(PT_REGS_PARM1(ctx));
+	return capture;
 }
 
 /* A call was left without a return (longjmp, a missed uretprobe). What it carried is unknown, so what follows is another
@@ -164,6 +220,7 @@ static __always_inline int enter_tls(struct pt_regs *ctx, u32 capture)
 	frame->call = CALL_OF(cookie);
 	frame->early = frame->call == TLS_READ_EARLY || frame->call == TLS_WRITE_EARLY;
 	frame->attachment = ATTACHMENT_OF(cookie);
+	frame->epoch = current_epoch();
 	all->depth = depth + 1;
 	return 0;
 }
@@ -296,7 +353,7 @@ static __always_inline bool carrier_has_ended(struct stream *stream)
 static __noinline int tell_error(struct tls_key *key, u32 error)
 {
 	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
-	if (!stream || !stream->announced)
+	if (!stream || !stream->announced || has_hole(stream))
 		return 0;
 	bool hung_up = (error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL) && !stream->failed && carrier_has_ended(stream);
 	if (error == SSL_ERROR_ZERO_RETURN || hung_up)
@@ -308,6 +365,8 @@ static __noinline int tell_error(struct tls_key *key, u32 error)
 
 static __always_inline int return_tls(struct pt_regs *ctx)
 {
+	if (!is_on(ctx))
+		return 0;
 	u64 thread = bpf_get_current_pid_tgid();
 	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
 	if (!all)
@@ -350,7 +409,7 @@ static __always_inline int return_tls(struct pt_regs *ctx)
 SEC("uprobe")
 int tls_enter(struct pt_regs *ctx)
 {
-	u32 capture = capture_of_current();
+	u32 capture = capture_of_caller(ctx);
 	return capture ? enter_tls(ctx, capture) : 0;
 }
 
@@ -365,7 +424,7 @@ int tls_session(struct pt_regs *ctx)
 {
 	if (is_return(ctx))
 		return return_tls(ctx);
-	u32 capture = capture_of_current();
+	u32 capture = capture_of_caller(ctx);
 	if (!capture)
 		return SPARE_RETURN;
 	enter_tls(ctx, capture);
@@ -382,6 +441,8 @@ static __always_inline void begin_tls(struct tls_key *key, u32 capture, u32 refe
 
 static __always_inline int return_new(struct pt_regs *ctx)
 {
+	if (!is_on(ctx))
+		return 0;
 	u32 capture = capture_of_current();
 	u64 ssl = PT_REGS_RC(ctx);
 	if (!capture || !ssl)
@@ -411,9 +472,11 @@ int tls_new_session(struct pt_regs *ctx)
 SEC("uprobe")
 int tls_clear(struct pt_regs *ctx)
 {
+	if (!is_on(ctx))
+		return 0;
 	u32 capture = capture_of_current();
 	if (!capture)
-		return 0;
+		return leave_hole(PT_REGS_PARM1(ctx));
 	struct process process;
 	struct tls_key key;
 	current_process(&process, capture);
@@ -425,9 +488,13 @@ int tls_clear(struct pt_regs *ctx)
 
 static __always_inline struct stream *existing_stream(struct pt_regs *ctx, struct tls_key *key)
 {
-	u32 capture = capture_of_current();
-	if (!capture)
+	if (!is_on(ctx))
 		return 0;
+	u32 capture = capture_of_current();
+	if (!capture) {
+		leave_hole(PT_REGS_PARM1(ctx));
+		return 0;
+	}
 	struct process process;
 	current_process(&process, capture);
 	key_of(key, PT_REGS_PARM1(ctx), &process);
@@ -470,13 +537,12 @@ static __noinline int read_tag(struct tag *tag, u64 address, u64 length)
 SEC("uprobe")
 int bio_write(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_pid_tgid();
-	struct frames *all = bpf_map_lookup_elem(&frames, &thread);
-	if (!all || !all->depth || all->depth > FRAMES_MAX)
+	struct frame *frame = is_on(ctx) ? current_call() : 0;
+	if (!frame)
 		return 0;
-	struct tls_key key = all->frame[(all->depth - 1) & (FRAMES_MAX - 1)].key;
+	struct tls_key key = frame->key;
 	struct stream *stream = bpf_map_lookup_elem(&tls_streams, &key);
-	if (stream && stream->socket.method)
+	if (stream && stream->socket.method && !has_hole(stream))
 		return 0;
 	struct tag tag;
 	if (read_tag(&tag, PT_REGS_PARM2(ctx), (u32)PT_REGS_PARM3(ctx)))

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.resources
-import itertools
 import os
 import platform
 import re
 import select
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_uint32, c_uint64
@@ -37,6 +37,9 @@ SMALL_EVENTS_SHARE = 8
 
 CLOSERS_MAX = 32
 """Threads that detach at the same time: more than a file has links (6 at most; by perf events one a site, some 20)."""
+
+NO_ATTACHMENT = (1 << 32) - 1
+"""No number of an attachment: they count from 0."""
 
 LEVELS = 16
 """Depths of cgroups that the filter looks at; as in probes/streams.h."""
@@ -125,6 +128,10 @@ class Probes(Protocol):
     def missed(self) -> Missed:
         """What could not be followed."""
 
+    @property
+    def epoch(self) -> int:
+        """Counts from 1 how often probes were taken off a file; 0 while they are. TLS streams of another one may have holes."""
+
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
         """Remove a TLS stream and return what was known of it."""
 
@@ -186,13 +193,12 @@ def close_all(links: Sequence[libbpf.Link]) -> None:
 class _Links:
     """The links of one file."""
 
-    def __init__(self, links: Sequence[libbpf.Link], closed: Callable[[_Links], object]) -> None:
-        self.links, self._closed = links, closed
+    def __init__(self, links: Sequence[libbpf.Link], attachment: int, detach: Callable[[_Links], object]) -> None:
+        self.links, self.attachment, self._detach = links, attachment, detach
 
     def close(self) -> None:
         """See Attached."""
-        close_all(self.links)
-        self._closed(self)
+        self._detach(self)
 
 
 class CoreProbes:
@@ -220,8 +226,9 @@ class CoreProbes:
         self._links: list[libbpf.Link] = []
         self._attached: set[_Links] = set()
         self._rings: list[libbpf.Ring] = []
-        self._attachments = itertools.count()
-        self._levels = 0
+        self._levels, self._epoch = 0, 1
+        self._attachments, self._detaching = 0, NO_ATTACHMENT
+        self._placing, self._setting = threading.Lock(), threading.Lock()
         self.ring_bytes = ring_bytes
         try:
             self._load()
@@ -263,12 +270,16 @@ class CoreProbes:
         return self._rings[-1]
 
     def _write_settings(self) -> None:
-        settings = Settings(
-            ring_limit=self.ring_bytes - self.ring_bytes // SMALL_EVENTS_SHARE,
-            wake_at=min(self.ring_bytes // 4, WAKE_BYTES),
-            cgroup_levels=self._levels,
-        )
-        self._maps["settings"].put(c_uint32(0), settings)
+        with self._setting:
+            settings = Settings(
+                ring_limit=self.ring_bytes - self.ring_bytes // SMALL_EVENTS_SHARE,
+                wake_at=min(self.ring_bytes // 4, WAKE_BYTES),
+                cgroup_levels=self._levels,
+                epoch=self._epoch,
+                attached=self._attachments,
+                detaching=self._detaching,
+            )
+            self._maps["settings"].put(c_uint32(0), settings)
 
     def attach(self, path: str, sites: Iterable[Site]) -> Attached:
         """See Probes."""
@@ -279,13 +290,20 @@ class CoreProbes:
                 f"process {pid} uses it under a seccomp filter, and a return probe would end that process on Linux "
                 f"{platform.release()}: run 6.14 or later, or start the agent with --probe-filtered to risk it",
             )
+        with self._placing:
+            attached = _Links(self._links_to(path, sites, self._attachments), self._attachments, self._detach)
+            self._attachments += 1
+            self._write_settings()
+            self._attached.add(attached)
+        return attached
+
+    def _links_to(self, path: str, sites: Iterable[Site], attachment: int) -> list[libbpf.Link]:
         links: list[libbpf.Link] = []
-        attachment = next(self._attachments) << 8  # see CALL_OF in probes/maps.h
         try:
             placed = _as_sessions(sites) if self._sessions else sites
             for (name, returns), group in groupby(placed, key=lambda site: (site.program, site.returns)):
                 program = self._programs[name]
-                places = [(site.offset, site.cookie | attachment) for site in group]
+                places = [(site.offset, site.cookie | attachment << 8) for site in group]  # see CALL_OF in probes/maps.h
                 if self._multi:
                     links.append(program.attach_uprobe_multi(path, places, returns))
                 else:
@@ -293,9 +311,23 @@ class CoreProbes:
         except BaseException:
             close_all(links)
             raise
-        attached = _Links(links, self._attached.discard)
-        self._attached.add(attached)
-        return attached
+        return links
+
+    def _detach(self, attached: _Links) -> None:
+        """Take the probes off a file: for the streams all at one moment. These break when nobody runs a probe any more."""
+        with self._placing:
+            if attached in self._attached:
+                self._detaching = attached.attachment
+                self._write_settings()
+                close_all(attached.links)
+                self._epoch, self._detaching = self._epoch + 1, NO_ATTACHMENT
+                self._write_settings()
+                self._attached.remove(attached)
+
+    @property
+    def epoch(self) -> int:
+        """See Probes."""
+        return self._epoch if self._detaching == NO_ATTACHMENT else 0
 
     def target_cgroup(self, cgroup_id: int, depth: int | None, capture: int) -> None:
         """See Probes. The filter looks at 16 levels: no known system nests deeper."""

@@ -281,7 +281,8 @@ def _feed(recording: Recording, key: StreamKey, kind: str | None, event: pb.Capt
     elif kind == "half_closed":
         recording.half_closed(key, _WAYS[event.half_closed.direction], now)
     elif kind == "closed":
-        recording.closed(key, now, (event.closed.read.opaque, event.closed.write.opaque))
+        left_out = event.closed.read.opaque, event.closed.write.opaque
+        recording.closed(key, now, left_out, ended=not event.closed.cut)
     elif kind == "capture_started":
         recording.capture_started(key[0])
     elif kind == "capture_ended":

@@ -27,6 +27,7 @@ class FakeProbes:
     """Notes what it is asked, and yields the records that it is given."""
 
     ring_bytes = 1 << 20
+    epoch = 1
 
     def __init__(self) -> None:
         self.attached: list[FakeAttached] = []

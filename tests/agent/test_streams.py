@@ -234,8 +234,23 @@ def test_an_end_of_process_orphans_its_tls_streams() -> None:
     orphan = got[-1]
     assert isinstance(orphan, StreamOrphaned)
     assert (orphan.key.ssl, orphan.key.tgid, orphan.key.started) == (0xABC, 77, 5)
-    entry = events.StreamEntry(id=1, tally=(events.Tally * 2)(events.Tally(), events.Tally(seen=1)))
-    assert [type(item) for item in streams.settle(entry, 20)] == [StreamClosed]
+    entry = events.StreamEntry(id=1, tally=(events.Tally * 2)(events.Tally(), events.Tally(seen=1)), source=Source.TLS, epoch=3)
+    assert list(streams.settle(entry, 20, 3)) == [StreamClosed(1, 20, (Tally(), Tally(1)))]
+
+
+@pytest.mark.parametrize(("source", "cut"), [(Source.TLS, True), (Source.SOCKET, False)])
+def test_what_may_have_gone_on_unseen_is_cut(source: Source, cut: bool) -> None:
+    """Of a socket the kernel counts all."""
+    streams = Streams()
+    news(streams, [chunk(0, b"a", source=source)])
+    entry = events.StreamEntry(id=1, tally=(events.Tally * 2)(events.Tally(), events.Tally(seen=1)), source=source, epoch=3)
+    assert list(streams.settle(entry, 20, 4)) == [StreamClosed(1, 20, (Tally(), Tally(1)), cut)]
+
+
+def test_what_the_probes_have_cut_is_cut() -> None:
+    told = events.Closed.from_buffer_copy(closed((0, 1)))
+    told.cut = 1
+    assert news(Streams(), [chunk(0, b"a"), bytes(told)])[-1] == StreamClosed(1, 10, (Tally(), Tally(1)), cut=True)
 
 
 def test_an_execution_orphans_only_what_was_before_it() -> None:
@@ -306,7 +321,11 @@ def test_a_stream_whose_end_was_lost_ends_with_its_capture() -> None:
     streams = Streams()
     news(streams, [opened(Source.TLS), chunk(0, b"ab"), chunk(5, b"yz", direction=0), opened(Source.SOCKET, 2, socket_facts())])
     got = list(streams.end(1, 20))
-    assert got == [StreamGap(1, 20, 0, 0, 5), StreamChunk(1, 10, 0, 5, b"yz"), StreamClosed(1, 20, (Tally(7, 5), Tally(2, 0)))]
+    assert got == [
+        StreamGap(1, 20, 0, 0, 5),
+        StreamChunk(1, 10, 0, 5, b"yz"),
+        StreamClosed(1, 20, (Tally(7, 5), Tally(2, 0)), cut=True),
+    ]
     assert len(streams) == 0
     account = streams.account(1)
     assert account.seen == account.delivered + account.lost == 9
@@ -315,7 +334,7 @@ def test_a_stream_whose_end_was_lost_ends_with_its_capture() -> None:
 def test_a_stream_whose_end_was_lost_can_be_abandoned() -> None:
     streams = Streams()
     news(streams, [opened(Source.TLS), chunk(0, b"a")])
-    assert list(streams.abandon(1, 20)) == [StreamClosed(1, 20, (Tally(), Tally(1)))]
+    assert list(streams.abandon(1, 20)) == [StreamClosed(1, 20, (Tally(), Tally(1)), cut=True)]
     assert not list(streams.abandon(1, 30))
 
 

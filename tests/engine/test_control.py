@@ -104,6 +104,18 @@ def test_a_snapshot_from_beginning_to_end(engine: Engine) -> None:
     assert (pair.status, pair.response.body, pair.complete) == (200, b"ok", True)
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_answer_that_was_read_on_unseen_is_not_one_that_its_client_turned_away_from(engine: Engine, cut: bool) -> None:
+    engine.create()
+    *begun, answer = conversation()
+    answer.chunk.data = ANSWERED[:-1]
+    engine.upload([*begun, answer, pb.CaptureEvent(stream_id=1, closed=pb.StreamClosed(cut=cut))])
+    finish(engine)
+    with Snapshot(engine.folder / "a.snapshot") as snapshot:
+        (pair,) = snapshot.pairs()
+    assert (pair.complete, pair.unread) == (False, not cut)
+
+
 def test_what_is_sent_again_is_taken_once(engine: Engine) -> None:
     engine.create()
     engine.upload(conversation())

@@ -15,11 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
 
-SOCKETS, TLS, EARLY, BYSTANDERS, LARGE, OVERFLOW, FULL = (
+SOCKETS, TLS, EARLY, BYSTANDERS, UNSEEN, LARGE, OVERFLOW, FULL = (
     "tests/kernel/test_sockets.py",
     "tests/kernel/test_tls.py",
     "tests/kernel/test_tls_early.py",
     "tests/kernel/test_bystanders.py",
+    "tests/kernel/test_tls_unseen.py",
     "tests/kernel/test_large.py",
     "tests/kernel/test_large.py::test_a_call_of_more_than_the_ring_holds_is_counted",
     "tests/kernel/test_large.py::test_a_full_ring_has_room_for_how_streams_begin_and_end",
@@ -91,6 +92,18 @@ MUTANTS = (
         EARLY,
     ),
     Mutant("a server's early data is what it accepted", "tls.c", "\t\tstream->early = EARLY_READ;", "\t\t;", EARLY),
+    Mutant("what passes unseen breaks its stream", "tls.c", "\t\tif (has_hole(stream))\n\t\t\tbreak_tls(key);", "\t\t;", UNSEEN),
+    Mutant("a stream that may have gone on is cut", "streams.h", "event->cut = has_hole(stream);", "event->cut = 0;", UNSEEN),
+    Mutant(
+        "a process that is no target makes a hole",
+        "tls.c",
+        "\tif (stream)\n\t\tstream->epoch = 0;",
+        "\tif (stream)\n\t\tstream->epoch += 0;",
+        UNSEEN,
+    ),
+    Mutant("behind a hole the socket is unknown", "tls.c", "\t\tstream->sock = 0;", "\t\tstream->socket.method = 1;", UNSEEN),
+    Mutant("what is attached in part tells nothing", "tls.c", "attachment < set->attached &&", "", UNSEEN),
+    Mutant("what is being taken off tells nothing", "tls.c", " && attachment != set->detaching", "", UNSEEN),
     Mutant("what others move is a gap", "streams.h", "return emit_gap(stream, direction, foreign);", "return 0;", SOCKETS),
     Mutant(
         "a call without room is not in progress",
@@ -107,7 +120,13 @@ MUTANTS = (
         "bind_by_tag(call, first, 0, capture)",
         TLS,
     ),
-    Mutant("nested calls bind", "sockets.c", "!all->depth || all->depth > FRAMES_MAX)", "all->depth < 99)", TLS),
+    Mutant(
+        "nested calls bind",
+        "sockets.c",
+        "return bind_tls(&key, call, BOUND_NESTED, capture);",
+        "return capture ? 0 : bind_tls(&key, call, BOUND_NESTED, capture);",
+        TLS,
+    ),
     Mutant("a bound stream stays bound", "sockets.c", "if (!stream || stream->socket.method)", "if (!stream)", TLS),
     Mutant("ciphertext is not delivered", "sockets.c", "stream->encrypted ? SOURCE_OPAQUE : SOURCE_SOCKET", "SOURCE_SOCKET", TLS),
     Mutant(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.events import Counter
 from agent.kernel.planner import plan
-from agent.kernel.probes import CoreProbes
+from agent.kernel.probes import Attached, CoreProbes
 from agent.streams import News, StreamChunk, StreamClosed, StreamGap, StreamOpened, StreamOrphaned, Streams
 
 TIMEOUT = 20.0
@@ -58,6 +58,7 @@ class Probing:
         self.streams = Streams()
         self.news: list[News] = []
         self._processes: list[subprocess.Popen[str]] = []
+        self._attached: list[Attached] = []
 
     def close(self) -> None:
         """Unload, and end what a failed test left."""
@@ -73,7 +74,13 @@ class Probing:
             with library.open("rb") as file:
                 found = plan(file.fileno())
                 assert found.sites
-                self.probes.attach(str(library), found.sites)
+                self._attached.append(self.probes.attach(str(library), found.sites))
+
+    def detach(self) -> None:
+        """Take the probes off what is probed."""
+        for attached in self._attached:
+            attached.close()
+        self._attached.clear()
 
     def start(
         self, source: str, *arguments: object, before: list[str] | None = None, recorded: bool = True
@@ -104,7 +111,7 @@ class Probing:
                 for item in self.streams.take(record):
                     if isinstance(item, StreamOrphaned):
                         entry = self.probes.take_tls_stream(item.key)
-                        self.news += self.streams.settle(entry, time.monotonic_ns()) if entry else []
+                        self.news += self.streams.settle(entry, time.monotonic_ns(), self.probes.epoch) if entry else []
                     else:
                         self.news.append(item)
 

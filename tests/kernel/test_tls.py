@@ -522,10 +522,11 @@ def answered(number: int) -> bytes:
 
 
 def talk(stream: ssl.SSLSocket) -> None:
-    """Answers three questions, each with its number."""
-    for number in (1, 2, 3):
-        assert read_exactly(stream, len(asked(number))) == asked(number)
-        stream.sendall(answered(number))
+    """Answers questions, each with its number."""
+    with contextlib.suppress(ConnectionResetError):
+        while first := stream.recv(1):
+            question = first + read_exactly(stream, len(asked(1)) - 1)
+            stream.sendall(answered(int(question[5:6])))
 
 
 @pytest.fixture(scope="module")

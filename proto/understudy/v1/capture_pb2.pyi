@@ -599,6 +599,9 @@ class StreamClosed(_message.Message):
 
     READ_FIELD_NUMBER: _builtins.int
     WRITE_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    cut: _builtins.bool
+    """It may have gone on unseen: what was under way in either direction may have had more to it."""
     @_builtins.property
     def read(self) -> Global___Tally:
         """Bytes the workload received."""
@@ -612,10 +615,11 @@ class StreamClosed(_message.Message):
         *,
         read: Global___Tally | None = ...,
         write: Global___Tally | None = ...,
+        cut: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["read", b"read", "write", b"write"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["read", b"read", "write", b"write"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "read", b"read", "write", b"write"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
