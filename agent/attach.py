@@ -1,7 +1,8 @@
 """Which files are probed: examines what targets map or open, and attaches once per file.
 
 Probes go by inode and stay where they are when a file is written to: in the middle of other instructions, then. So a file's probes
-are taken off as soon as it is modified, and whenever it is looked at and is not what it was; then it is examined anew.
+are taken off as soon as it is modified, and whenever it is looked at and has other instructions where they are; then it is examined
+anew. What is said meanwhile is not seen, and breaks streams (probes/tls.c): so a file that was only linked or touched keeps them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent import files, workloads
 from agent.events import FileKey, Mapped, decode
 from agent.examiner import Examiner
 from agent.failures import Failures
 from agent.kernel.inotify import LOST, Watches
-from agent.kernel.planner import Plan
+from agent.kernel.planner import Plan, Site
 from agent.kernel.probes import Attached, Probes
 from agent.workloads import Mapping, Workload
 
@@ -37,6 +38,9 @@ FILES_MAX = 65536
 
 ATTACH_TRIES = 3
 """A file that cannot be probed is tried again when it is mapped again, so often: memory may have been short."""
+
+INSTRUCTION_MAX = 15
+"""Bytes of the longest instruction (x86). A probe has a copy of the one in whose place it is."""
 
 DESCRIPTORS_KEPT = 512
 """What is left of the agent's descriptors when no more files are probed. Each takes seven, and with none left the kernel would
@@ -66,7 +70,9 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Probed:
-    content: Content
+    size: int
+    sites: tuple[Site, ...]
+    instructions: bytes  # at the sites, without the probes
     attached: Attached
     watch: int
     keys: set[bytes] = field(default_factory=set)  # the FileKeys of which the kernel does not tell any more
@@ -165,7 +171,7 @@ class Attacher:
         """What is known of a file that a process has open or mapped. It is probed now unless it is already."""
         with self._examining:
             file, content = _identity(os.fstat(fd))
-            known = self._look(file, content)
+            known = self._look(file, content) or self._look_at_probed(fd, file, content)
             if known:
                 return known
             known = self._known.get(file)
@@ -185,12 +191,29 @@ class Attacher:
             return known
 
     def _look(self, file: File, content: Content) -> _Known | None:
-        """What is known of a file for good. One with other content is not probed any more."""
+        """What is known of a file for good."""
         with self._lock:
-            if file in self._probed and self._probed[file].content != content:
-                self._detach(file)
             known = self._known.get(file)
             return known if known and known.content == content and known.final else None
+
+    def _look_at_probed(self, fd: int, file: File, content: Content) -> _Known | None:
+        """What is known of a probed file whose times alone have changed. One that has changed itself is not probed any more.
+
+        What was written to it by a mapping, its watch does not tell.
+        """
+        probed = self._probed.get(file)
+        same = probed and probed.size == content[0] and _instructions(fd, probed.sites) == probed.instructions
+        with self._lock:
+            self._take_off_modified()
+            if probed is None or self._probed.get(file) is not probed:
+                return None
+            if not same:
+                self._detach(file)
+                return None
+            known = self._known.get(file)
+            if known:
+                known = self._known[file] = replace(known, content=content)
+            return known
 
     def _probe(self, plan: Plan, fd: int, pid: int, content: Content) -> _Probed:
         if _descriptors_left() < DESCRIPTORS_KEPT:
@@ -199,8 +222,10 @@ class Attacher:
         try:
             if _identity(os.fstat(fd))[1] != content:
                 raise OSError("it is being written to")
+            instructions = _instructions(fd, plan.sites)
             with files.unbound(fd, pid) as found:  # what is attached has the path, and keeps its mount busy
-                return _Probed(content, self._probes.attach(f"/proc/self/fd/{found}", plan.sites), watch)
+                attached = self._probes.attach(f"/proc/self/fd/{found}", plan.sites)
+            return _Probed(content[0], plan.sites, instructions, attached, watch)
         except BaseException:
             self._watches.remove(watch)
             raise
@@ -211,12 +236,13 @@ class Attacher:
 
     def modified(self) -> None:
         """Take the probes off what was modified."""
-        watches = self._watches.modified()
-        if not watches:
-            return
         with self._lock:
-            for file in [file for file, probed in self._probed.items() if watches & {probed.watch, LOST}]:
-                self._detach(file)
+            self._take_off_modified()
+
+    def _take_off_modified(self) -> None:
+        watches = self._watches.modified()
+        for file in [file for file, probed in self._probed.items() if watches & {probed.watch, LOST}] if watches else ():
+            self._detach(file)
 
     def unmounted(self, devices: Set[int]) -> None:
         """Take the probes off what is on file systems that are mounted no more: these end with the last that refers to them."""
@@ -240,6 +266,10 @@ class Attacher:
 
 def _identity(status: os.stat_result) -> tuple[File, Content]:
     return (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _instructions(fd: int, sites: Iterable[Site]) -> bytes:
+    return b"".join(os.pread(fd, INSTRUCTION_MAX, site.offset) for site in sites)
 
 
 def _descriptors_left() -> int:

@@ -71,13 +71,51 @@ def test_a_file_is_probed_once(attaching: Attaching, library: Path) -> None:
     assert len(attaching.probes.attached) == attaching.attacher.probed == 1
 
 
-def test_a_file_that_was_only_touched_is_not_probed_twice(attaching: Attaching, library: Path) -> None:
-    """Two probes at one place would tell everything twice."""
+@pytest.mark.parametrize(
+    "touch",
+    [
+        lambda library: os.utime(library, (1e9, 1e9)),
+        lambda library: library.chmod(0o700),
+        lambda library: os.link(library, library.with_name("other")),
+    ],
+    ids=["touch", "chmod", "link"],
+)
+def test_a_file_that_was_only_touched_stays_probed(
+    attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch, touch: Callable[[Path], object]
+) -> None:
+    """What is said while it is not probed would be missed; and two probes at one place would tell everything twice."""
     attaching.examine(library)
-    os.utime(library, (1e9, 1e9))
+    monkeypatch.setattr(Examiner, "plan", None)  # nor examined
+    for _ in range(2):
+        touch(library)
+        attaching.attacher.modified()
+        assert attaching.examine(library).capturable
+        with library.open("rb") as file:
+            attaching.attacher.mapped([mapped(file.fileno())])
+        library.with_name("other").unlink(missing_ok=True)
+    assert [attached.closed for attached in attaching.probes.attached] == [False]
+    assert attaching.failures.count == 0
+
+
+def test_a_file_that_was_overwritten_by_a_mapping_is_probed_anew(attaching: Attaching, library: Path) -> None:
+    """Which no watch tells of."""
+    attaching.examine(library)
+    with library.open("rb+") as file, mmap(file.fileno(), 0) as mapping:
+        mapping[:] = bytes(len(mapping))
+        mapping.flush()
+    attaching.attacher.modified()
+    assert attaching.attacher.probed == 1
+    assert not attaching.examine(library).sites
+    assert attaching.attacher.probed == 0
+
+
+def test_a_file_that_was_overwritten_with_the_same_is_probed_anew(attaching: Attaching, library: Path) -> None:
+    """Its watch tells of that only, and not of what it was meanwhile."""
+    attaching.examine(library)
+    with library.open("rb+", buffering=0) as file:
+        os.pwrite(file.fileno(), os.pread(file.fileno(), 100, 0), 0)
     assert attaching.examine(library).capturable
     assert [attached.closed for attached in attaching.probes.attached] == [True, False]
-    assert attaching.attacher.probed == 1
 
 
 @pytest.mark.parametrize("keep_time", [False, True])
@@ -100,7 +138,8 @@ def test_the_probes_are_off_before_other_content_is_examined(
     attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attaching.examine(library)
-    os.utime(library)
+    with library.open("rb+") as file:
+        file.write(b"\x7f")
     closed: list[bool] = []
 
     def plan(_: Examiner, fd: int) -> Plan:
