@@ -104,6 +104,7 @@ MUTANTS = (
     Mutant("behind a hole the socket is unknown", "tls.c", "\t\tstream->sock = 0;", "\t\tstream->socket.method = 1;", UNSEEN),
     Mutant("what is attached in part tells nothing", "tls.c", "attachment < set->attached &&", "", UNSEEN),
     Mutant("what is being taken off tells nothing", "tls.c", " && attachment != set->detaching", "", UNSEEN),
+    Mutant("what executes another program is told", "processes.c", "\ttell_process(EVENT_EXECUTED, capture);", "\t;", TLS),
     Mutant("what others move is a gap", "streams.h", "return emit_gap(stream, direction, foreign);", "return 0;", SOCKETS),
     Mutant(
         "a call without room is not in progress",

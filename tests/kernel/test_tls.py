@@ -205,6 +205,21 @@ for port in arguments:
         assert len(streams_with_bytes(probes)) == 2
 
 
+def test_executing_another_program_ends_a_stream(probes: Probing, libraries: list[Path], over_tls: Serve) -> None:
+    """At once, and not when the process ends."""
+    program = (
+        "ssl = new(); connection = handshake(ssl, arguments[0]); ask(ssl); os.execlp('sh', 'sh', '-c', 'echo there; exec cat')"
+    )
+    with serving(over_tls(answer)) as port:
+        process = probes.start(OPENSSL + program, *libraries, port)
+        assert process.stdout
+        assert process.stdout.readline() == "there\n"
+        probes.wait_for_ends()
+        assert process.poll() is None
+        (stream,) = streams_with_bytes(probes)
+        check_exchange(probes, stream, port)
+
+
 def test_a_library_without_the_socket_is_bound_by_its_ciphertext(probes: Probing, run: Callable[..., str], over_tls: Serve) -> None:
     """Memory BIOs, as asyncio and Node use them: the program itself moves the ciphertext."""
     program = f"""
