@@ -108,6 +108,15 @@ class Mocking:
 
 class MissWatch:
     """Tells of misses as they happen, each once."""
+class Said:
+    """Where goes what is said: failures, misses, all else. With `quiet` only the failures, and the misses where they are one."""
+
+    def __init__(self, *, quiet: bool, fail_on_miss: bool) -> None:
+        self.failures = terminal(stderr=True)
+        self.misses = terminal(stderr=True, quiet=quiet and not fail_on_miss)
+        self.rest = terminal(stderr=True, quiet=quiet)
+
+
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -160,6 +169,7 @@ class MissWatch:
 @click.option("--fail-on-miss", is_flag=True, help=f"Exit with {MISSED} if anything that was called had no recorded answer.")
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
 def command(
+@click.option("-q", "--quiet", is_flag=True, help="Show failures only; with --fail-on-miss, misses too.")
     snapshot: Path,
     listen: str,
     only: tuple[str, ...],
@@ -171,6 +181,7 @@ def command(
     fail_on_miss: bool,
     cmd: tuple[str, ...],
 ) -> None:
+    quiet: bool,
     """Stand in for the backends of SNAPSHOT: for CMD, with nothing changed in it; or, without CMD, until Ctrl-C.
 
     CMD runs as you, also under sudo, and what it calls is answered from the recording. Everything else is refused and reported,
@@ -186,14 +197,15 @@ def command(
     address, port = _listening(listen)
     person = caller()
     authorities = _authorities(person) if on_miss != "fail" else b""
-    settings = Settings(path, address, port, only, excluded, _speed(timing), ON_MISS[on_miss], authorities, trusted)
+    settings = Settings(path, address, port, only, excluded, _speed(timing), ON_MISS[on_miss], authorities, trusted, bool(cmd))
     for each in trusted:
         _check_trusted(each, person)
     if cmd and os.geteuid() != 0:
         raise Failure(f"taking over a command's calls needs root: run `sudo {as_typed()}`")
     program = find_program(person, cmd) if cmd else ""
     with contextlib.closing(ReportFile(report, person)) as file:
-        status, found = _run(settings, program, cmd, person)
+        status, found = _run(settings, program, cmd, person, said)
+    said = Said(quiet=quiet, fail_on_miss=fail_on_miss)
         file.write(found)
     if fail_on_miss and found.missed and status != OWN_FAILURE:
         if status:
@@ -202,24 +214,25 @@ def command(
     sys.exit(status)
 
 
-def _run(settings: Settings, program: str, cmd: tuple[str, ...], person: Caller) -> tuple[int, MockReport]:
+def _run(settings: Settings, program: str, cmd: tuple[str, ...], person: Caller, said: Said) -> tuple[int, MockReport]:
     parts = Parts(person, settings.snapshot.parent, with_agent=bool(cmd))
     try:
-        return _take_over(parts, settings, program, cmd, person) if cmd else (0, _serve(parts, settings))
+        return _take_over(parts, settings, program, cmd, person, said) if cmd else (0, _serve(parts, settings, said))
     finally:
         parts.stop()
 
 
-def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, ...], person: Caller) -> tuple[int, MockReport]:
+def _take_over(
+    parts: Parts, settings: Settings, program: str, cmd: tuple[str, ...], person: Caller, said: Said
+) -> tuple[int, MockReport]:
     """Run a command against the responder; its exit status, or that of a failure of ours, and the report."""
-    console = terminal(stderr=True)
     mocking = Mocking(parts, settings)
     launcher = Launcher(program, cmd, replace(person, environment=without_proxies(person.environment)), own_mounts=True)
     capturing = None
     try:
         if settings.on_miss == control_pb2.ON_MISS_RECORD:
             target = agent_pb2.Target(launched_pid=launcher.process.pid)
-            capturing = Capturing(parts, mocking.capture_id, target, lambda text: _say(console, text, "yellow"))
+            capturing = Capturing(parts, mocking.capture_id, target, lambda text: _say(said.rest, text, "yellow"))
         trusted = [str(path.absolute()) for path in settings.trusted]
         words = (program, *cmd[1:])
         takeover = Takeover(parts, mocking.responder, launcher, words, person, passes=settings.passes, trusted=trusted)
@@ -230,16 +243,16 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
         launcher.abandon()
         raise
     for where, why in takeover.not_covered[:SHOWN]:
-        _say(console, f"{where} does not trust the responder: {why}", "yellow")
+        _say(said.rest, f"{where} does not trust the responder: {why}", "yellow")
     if more := takeover.not_covered[SHOWN:]:
-        _say(console, f"nor do {len(more):,} more of such files and folders", "yellow")
-    render_not_mocked(console, mocking.responder, passes=settings.passes)
-    _say(console, f"standing in for {counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
-    watch, troubles, status = MissWatch(console), [], None
+        _say(said.rest, f"nor do {len(more):,} more of such files and folders", "yellow")
+    render_not_mocked(said.rest, mocking.responder, passes=settings.passes)
+    _say(said.rest, f"standing in for {counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
+    watch, troubles, status = MissWatch(said.misses), [], None
 
     def lose(name: str) -> None:
         troubles.append(name)
-        _say(console, f"the {name} ended: what CMD calls now fails", "red")
+        _say(said.failures, f"the {name} ended: what CMD calls now fails", "red")
 
     while status is None:
         status = launcher.status(WATCH_SECONDS)
@@ -248,33 +261,31 @@ def _take_over(parts: Parts, settings: Settings, program: str, cmd: tuple[str, .
                 lose(name)
         if takeover.trouble and not troubles:
             troubles.append("news")
-            _say(console, f"what CMD calls now fails, and is not told of: {takeover.trouble}", "red")
+            _say(said.failures, f"what CMD calls now fails, and is not told of: {takeover.trouble}", "red")
         if not {"agent", "engine"}.intersection(troubles):
             try:
                 watch.tell(mocking.report().misses)
             except grpc.RpcError:
                 lose("engine")
     if takeover.trust_ended:
-        _say(console, f"lists of certificates that showed late do not trust the responder: {takeover.trust_ended}", "yellow")
+        _say(said.rest, f"lists of certificates that showed late do not trust the responder: {takeover.trust_ended}", "yellow")
     if "engine" in troubles:
         raise Failure(f"the engine ended: {parts.engine.last_words()}")
     if capturing and (trouble := capturing.settle()):
         troubles.append(trouble)
-        _say(console, trouble, "red")
+        _say(said.failures, trouble, "red")
     processes = remaining(takeover.cgroup)
     takeover.stop()
     if takeover.trouble and not troubles:
         troubles.append("news")
-        _say(console, f"the last of what CMD called is not told of: {takeover.trouble}", "red")
+        _say(said.failures, f"the last of what CMD called is not told of: {takeover.trouble}", "red")
     if processes:
         fate = f"what they call from now on is refused: keep {cmd[0]} running until they end"
-        _say(console, left_behind(cmd[0], processes, fate), "yellow")
-    return (OWN_FAILURE if troubles else status), _conclude(console, mocking, settings, watch, takeover)
+        _say(said.rest, left_behind(cmd[0], processes, fate), "yellow")
+    return (OWN_FAILURE if troubles else status), _conclude(said, mocking, settings, watch, takeover)
 
 
-def _conclude(
-    console: Console, mocking: Mocking, settings: Settings, watch: MissWatch, takeover: Takeover | None = None
-) -> MockReport:
+def _conclude(said: Said, mocking: Mocking, settings: Settings, watch: MissWatch, takeover: Takeover | None = None) -> MockReport:
     """End the responder; show what came of it."""
     found = mocking.stop()
     if takeover:
@@ -290,10 +301,10 @@ def _conclude(
             failed_handshakes=tuple(map(takeover.with_bundles, found.failed_handshakes)),
         )
     watch.tell(found.misses)
-    render_summary(console, found)
+    render_summary(said.misses if found.missed else said.rest, found)
     if found.added_pairs:
         path = settings.snapshot
-        _say(console, f"added {counted(found.added_pairs, 'pair')} to {path}; what it was before is {path.name}.old")
+        _say(said.rest, f"added {counted(found.added_pairs, 'pair')} to {path}; what it was before is {path.name}.old")
     return found
 
 
@@ -301,18 +312,17 @@ def _say(console: Console, text: str, style: str = "") -> None:
     console.print(Text(clean(f"understudy: {text}"), style), soft_wrap=True)
 
 
-def _serve(parts: Parts, settings: Settings) -> MockReport:
-    """Run until a signal; the report."""
-    console = terminal(stderr=True)
-    mocking, watch = Mocking(parts, settings), MissWatch(console)
+def _serve(parts: Parts, settings: Settings, said: Said) -> MockReport:
+    """Run until a signal; the report. Where it listens is what it was started for."""
+    mocking, watch = Mocking(parts, settings), MissWatch(said.misses)
     stop = threading.Event()
     on_signals(lambda _: stop.set())
-    render_not_mocked(console, mocking.responder, passes=settings.passes)
-    console.print(usage(mocking.responder), markup=False, soft_wrap=True)
+    render_not_mocked(said.rest, mocking.responder, passes=settings.passes)
+    said.failures.print(usage(mocking.responder), markup=False, soft_wrap=True)
     try:
         while not stop.wait(WATCH_SECONDS):
             watch.tell(mocking.report().misses)
-        return _conclude(console, mocking, settings, watch)
+        return _conclude(said, mocking, settings, watch)
     except grpc.RpcError as error:
         raise Failure(f"the engine ended: {parts.engine.last_words()}") from error
 

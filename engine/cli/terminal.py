@@ -18,13 +18,13 @@ UNLIMITED = 1 << 20
 """Cells of a line where nobody looks at a screen: programs and files get lines as they are."""
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Colours and a width on a terminal only. What its encoding lacks is shown as an escape."""
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Colours and a width on a terminal only. What its encoding lacks is shown as an escape. `quiet` shows nothing."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=UNLIMITED)
+    made = Console(stderr=stderr, highlight=False, quiet=quiet)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, quiet=quiet, width=UNLIMITED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,20 @@ def test_a_miss_is_explained_and_counts(recorded: Callable[[str], list[str]], tl
     assert "the exit status is 3; that of sh was 9" in done.stderr
 
 
+def test_quiet(recorded: Callable[[str], list[str]], tls_server: TruthServer, tmp_path: Path) -> None:
+    """Nothing is said but what was missed where that makes the command fail."""
+    command = recorded("with_requests")
+    ask = (sys.executable, "-c", ASK, f"{tls_server.url}/never/asked")
+    done = mock(tmp_path / "snapshot", *ask, options=("--quiet",))
+    assert (done.status, done.stdout[:4], done.stderr) == (0, b"418 ", "")
+    done = mock(tmp_path / "snapshot", *ask, options=("-q", "--fail-on-miss"))
+    assert (done.status, "standing in for" in done.stderr) == (3, False)
+    assert "NO_MATCH GET /never/asked" in done.stderr
+    assert "0 of 1 requests" in done.stderr
+    done = mock(tmp_path / "snapshot", *command, options=("-q", "--fail-on-miss"))
+    assert (done.status, done.stderr) == (0, "150 exchanges over 15 connections\n")  # the command's own words
+
+
 def test_processes_that_are_left_behind_are_named(recorded: Callable[[str], list[str]], tmp_path: Path) -> None:
     recorded("with_requests")
     ended = tmp_path / "ended"

@@ -23,7 +23,7 @@ from understudy.v1 import control_pb2
 
 from engine.cli import OWN_FAILURE, Failure, main
 from engine.cli.caller import Caller
-from engine.cli.mock import MISSED, Settings, _take_over
+from engine.cli.mock import MISSED, Said, Settings, _take_over
 from engine.cli.parts import Parts
 from engine.cli.render_mock import SHOWN
 from engine.report import MockReport, More
@@ -146,7 +146,8 @@ def run_without_parts(monkeypatch: pytest.MonkeyPatch, folder: Path, trouble: st
     for name, made in (("Takeover", takeover), ("Launcher", launcher), ("Mocking", mocking), ("on_signals", None)):
         monkeypatch.setattr(f"engine.cli.mock.{name}", lambda *_, made=made, **__: made)
     person = Caller(os.getuid(), os.getgid(), (), {})
-    return _take_over(cast("Parts", parts), Settings(folder / "a.snapshot"), "/bin/true", ("true",), person)
+    said = Said(quiet=False, fail_on_miss=False)
+    return _take_over(cast("Parts", parts), Settings(folder / "a.snapshot"), "/bin/true", ("true",), person, said)
 
 
 def test_an_engine_that_ends_while_it_is_asked_is_told_of_in_one_line(
