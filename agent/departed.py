@@ -28,7 +28,9 @@ class Departed:
 def departed(record: bytes) -> Departed:
     """What the kernel told, with what is known of the process now."""
     left = decode_departure(record)
-    workload = workloads.look_up(left.pid, command=left.command)
+    if not workloads.is_still(left.pid, left.started):
+        return Departed(Workload(left.pid, left.started, left.command), "")
+    workload = workloads.look_up(left.pid, left.started, left.command)
     return Departed(workload, workload.cgroup)
 
 

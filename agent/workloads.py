@@ -1,10 +1,11 @@
-"""Processes, cgroups and containers, as /proc and the cgroup file system show them. Reads only, save for the cgroups it makes."""
+"""Processes, cgroups and containers, as /proc and the cgroup file system show them. Reads, makes cgroups, ends processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import ClassVar, Self
 from agent import files
 
 PROC = Path("/proc")
+
+TICK = 10**9 // os.sysconf("SC_CLK_TCK")
+"""Nanoseconds of a clock tick, in which /proc counts."""
 
 CGROUP_PREFIX = "understudy-"
 """Of the cgroups that captures make for what they launch."""
@@ -79,8 +83,26 @@ def started(pid: int) -> int:
     """Start of a process, ns since boot, to the clock tick; 0 where it is gone. Field 22 of proc(5) stat."""
     with contextlib.suppress(OSError, IndexError):
         fields = (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-        return int(fields[19]) * (10**9 // os.sysconf("SC_CLK_TCK"))
+        return int(fields[19]) * TICK
     return 0
+
+
+def is_still(pid: int, started_at: int) -> bool:
+    """Whether a number is still that of the process which had it when it started (ns since boot), not of a later one."""
+    return started(pid) == started_at // TICK * TICK
+
+
+def end(pid: int, started_at: int) -> bool:
+    """End a process; whether it was there. One that has its number by now is left alone."""
+    with contextlib.suppress(OSError):
+        fd = os.pidfd_open(pid)  # first: what it names from here on is one process
+        try:
+            if is_still(pid, started_at):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                return True
+        finally:
+            os.close(fd)
+    return False
 
 
 def look_up(pid: int, started_at: int = 0, command: str = "") -> Workload:

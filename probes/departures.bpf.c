@@ -101,6 +101,7 @@ static __always_inline void tell(struct task_struct *task, u32 tgid)
 		count_unknown();
 		return;
 	}
+	event->started = BPF_CORE_READ(task, group_leader, start_boottime);
 	event->tgid = tgid;
 	struct task_struct___departures *named = (void *)task;
 	BPF_CORE_READ_STR_INTO(&event->command, named, comm);

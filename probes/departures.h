@@ -16,7 +16,9 @@ struct departures_settings {
 };
 
 struct departure_event {
+	u64 started; /* of the process, ns since boot: its number may be another's by now */
 	u32 tgid;
+	u32 padding;
 	char command[16];
 };
 

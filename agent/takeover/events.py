@@ -122,16 +122,18 @@ class DeparturesSettings(Structure):
 class DepartureEvent(Structure):
     """struct departure_event."""
 
+    started: int
     tgid: int
     command: bytes
-    _fields_ = [("tgid", c_uint32), ("command", c_char * 16)]
+    _fields_ = [("started", c_uint64), ("tgid", c_uint32), ("padding", c_uint32), ("command", c_char * 16)]
 
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """A process that is no longer in the cgroup in which it was started."""
+    """A process that is no longer in the cgroup in which it was started. `started`: ns since boot."""
 
     pid: int
+    started: int
     command: str
 
 
@@ -171,4 +173,4 @@ def decode(record: bytes) -> Call:
 def decode_departure(record: bytes) -> Departure:
     """Decode one record of the ring of departures."""
     event = DepartureEvent.from_buffer_copy(record)
-    return Departure(event.tgid, event.command.decode(errors="replace"))
+    return Departure(event.tgid, event.started, event.command.decode(errors="replace"))

@@ -13,7 +13,6 @@ import ipaddress
 import itertools
 import os
 import select
-import signal
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -276,11 +275,8 @@ class Redirect:
 
     def _depart(self, left: Departed) -> Departed:
         """A process is gone from the cgroup: it ends, unless it may go on."""
-        with contextlib.suppress(OSError):  # it has ended by itself
-            if not self.wanted.keep_departed:
-                os.kill(left.workload.pid, signal.SIGKILL)
-                return replace(left, ended=True)
-        return left
+        ended = not self.wanted.keep_departed and workloads.end(left.workload.pid, left.workload.started)
+        return replace(left, ended=ended)
 
 
 def _without(backends: Iterable[Backend], others: Iterable[Backend]) -> list[Backend]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_a_process_that_is_gone_keeps_what_was_known() -> None:
     process.wait()
     assert workloads.look_up(process.pid, 5, "gone") == workloads.Workload(process.pid, 5, "gone")
     assert workloads.started(process.pid) == 0
+
+
+def test_who_has_the_number_now_is_not_ended() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    start = workloads.started(process.pid)
+    assert not workloads.end(process.pid, start - workloads.TICK)
+    assert process.poll() is None
+    assert workloads.end(process.pid, start + workloads.TICK - 1)  # the kernel knows it to the nanosecond
+    assert process.wait() == -signal.SIGKILL
+    assert not workloads.end(process.pid, start)
 
 
 def test_descendants() -> None:

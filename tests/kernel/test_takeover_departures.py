@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.takeover import TIMEOUT, Running, Taking, World, backend
+from tests.kernel.test_takeover_ends import Waiting
 from tests.kernel.test_takeover_network import without_dns
 from tests.kernel.world import BACKEND4, BACKEND6, PORT
 
@@ -65,6 +66,21 @@ def test_one_that_may_go_on_is_told_of(joined: Joined) -> None:
     said, running = taking.said("several", "leave", f"read {BACKEND4} {PORT}", keep_departed=True)
     assert said[1] == "real"
     assert departed(running) == [("python", False)]
+
+
+def test_a_number_that_is_another_s_by_now(lonely: Taking) -> None:
+    """The process that left has ended before the agent comes to it, and somebody else's has its number: it goes on."""
+    waiting = Waiting(lonely, "leave")
+    left = waiting.running.launcher.process
+    lonely.agent.send_signal(signal.SIGSTOP)
+    waiting.go_on()
+    with lonely.place.start(lonely.python, "-m", "tests.kernel.calling", "with_number", str(left.pid)) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "waiting\n"
+        lonely.agent.send_signal(signal.SIGCONT)
+        waiting.running.end()
+        assert departed(waiting.running) == [("python", False)]
+        assert other.communicate("go on\n")[0] == "true\n"
 
 
 def test_below_is_not_away(joined: Joined) -> None:
