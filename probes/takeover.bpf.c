@@ -120,7 +120,7 @@ struct {
 
 /* --- Words --- */
 
-enum verdict { LEAVE, REDIRECT, TRANSLATE, REFUSE };
+enum verdict { LEAVE, NOTE, REDIRECT, TRANSLATE, REFUSE };
 
 static __always_inline struct takeover_settings *current_settings(void)
 {
@@ -228,6 +228,12 @@ static __always_inline enum verdict pass(const struct rule *rule, struct call *c
 	return TRANSLATE;
 }
 
+/* Whether a call goes to the responder as it is: the program has its address, by --listen say. */
+static __always_inline bool is_responder(const struct takeover_settings *set, u32 protocol, const struct destination *to)
+{
+	return protocol == IPPROTO_TCP && to->port && (to->port == set->responder4 || to->port == set->responder6) && is_local(to);
+}
+
 /* The call fails, with ECONNREFUSED where the kernel lets address hooks say so (6.1, which also brought the helper asked for
  * here), with EPERM on older ones. */
 static __always_inline int refuse(void)
@@ -251,6 +257,8 @@ static __always_inline enum verdict judge(struct takeover_settings *set, u32 pro
 	if (rule && rule->action == ACTION_RESPOND && protocol == IPPROTO_TCP)
 		return set->closed ? REFUSE : REDIRECT;
 	if (is_local(&call->destination) && !(rule && rule->action == ACTION_REFUSE)) {
+		if (is_responder(set, protocol, &call->destination))
+			return NOTE;
 		tell_local(protocol, call);
 		return LEAVE;
 	}
@@ -287,7 +295,7 @@ static __always_inline enum verdict judge_connect(struct bpf_sock_addr *ctx, str
 			verdict = pass(rule, call);
 	}
 	/* A socket may be connected again, to something else. */
-	if (tcp && verdict != REDIRECT && verdict != TRANSLATE)
+	if (tcp && (verdict == LEAVE || verdict == REFUSE))
 		bpf_sk_storage_delete(&sockets, ctx->sk);
 	else
 		remember(ctx, call);
@@ -489,15 +497,18 @@ int takeover_getpeername6(struct bpf_sock_addr *ctx)
 
 /* --- What the responder is told --- */
 
-/* A connection's local end is known here and no packet has left yet: the responder cannot accept it before this is written. */
+/* A connection's local end is known here and no packet has left yet: the responder cannot accept it before this is written. Of one that
+ * nobody will accept nothing is left, so that no other program is taken for its own by its port. */
 SEC("sockops")
 int takeover_connecting(struct bpf_sock_ops *ops)
 {
-	if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
+	bool begins = ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
+	bool fails = ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[0] == BPF_TCP_SYN_SENT && ops->args[1] == BPF_TCP_CLOSE;
+	if (!begins && !fails)
 		return 1;
 	struct bpf_sock *sk = ops->sk;
 	struct call *call = sk ? bpf_sk_storage_get(&sockets, sk, 0, 0) : 0;
-	if (!call)
+	if (!call || call->translated || call->destination.port == DNS) /* not for the responder */
 		return 1;
 	struct destination local = {.port = bpf_htons(ops->local_port)};
 	u32 ip4 = KEEP_APART(ops->local_ip4);
@@ -509,7 +520,12 @@ int takeover_connecting(struct bpf_sock_ops *ops)
 		local.address[2] = ops->local_ip6[2];
 		local.address[3] = ops->local_ip6[3];
 	}
+	if (fails) {
+		bpf_map_delete_elem(&originals, &local);
+		return 1;
+	}
 	bpf_map_update_elem(&originals, &local, call, BPF_ANY);
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	return 1;
 }
 
@@ -648,6 +664,22 @@ static __always_inline bool is_tcp(const struct bpf_sock *sk)
 	return sk->type == SOCK_STREAM && sk->protocol == IPPROTO_TCP;
 }
 
+static __always_inline bool is_resolver(const struct takeover_settings *set, u16 port)
+{
+	return port && (port == set->dns_udp4 || port == set->dns_udp6 || port == set->dns_tcp4 || port == set->dns_tcp6);
+}
+
+/* Priority of packets that the workload sends to the resolver. It stays with them on the loopback, and no socket has one above 6 without
+ * CAP_NET_ADMIN (socket(7), SO_PRIORITY). */
+#define VOUCHED 0x5553
+
+/* Attached to the resolver's sockets: only the workload asks it. */
+SEC("socket")
+int takeover_question(struct __sk_buff *skb)
+{
+	return skb->priority == VOUCHED ? -1 : 0; /* all of it, or nothing */
+}
+
 /* Lets packets leave that stay on this machine, belong to a connection, or go where calls pass through; drops all others. */
 SEC("cgroup_skb/egress")
 int takeover_egress(struct __sk_buff *skb)
@@ -660,8 +692,11 @@ int takeover_egress(struct __sk_buff *skb)
 	int opens_none = read_packet(skb, &call.destination, &protocol);
 	if (opens_none < 0)
 		return 0;
-	if (is_local(&call.destination))
+	if (is_local(&call.destination)) {
+		if (is_resolver(set, call.destination.port))
+			skb->priority = VOUCHED;
 		return 1;
+	}
 	struct bpf_sock *sk = skb->sk;
 	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	if (opens_none && sk && is_tcp(sk))

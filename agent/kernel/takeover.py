@@ -15,8 +15,8 @@ from agent.kernel import libbpf
 from agent.kernel.probes import object_path
 from agent.takeover.events import Action, Address, Destination, Rule, Settings
 
-_OF_THE_RESPONDER = "takeover_getsockopt"
-"""The one program that belongs to the responder's side; all others to the workload's."""
+_OF_THE_RESPONDER, _OF_THE_RESOLVER = "takeover_getsockopt", "takeover_question"
+"""The programs that belong to those who answer; all others to the workload."""
 
 
 class Hooks:
@@ -43,20 +43,25 @@ class Hooks:
             for program in self._object.programs():
                 if program.name == _OF_THE_RESPONDER:
                     self._links.append(program.attach_cgroup(theirs))
-                else:
+                elif program.name != _OF_THE_RESOLVER:
                     program.attach_to_cgroup_for_good(ours)
 
     def detach(self, workload: Path) -> None:
         """Take the hooks from a cgroup: of a takeover that did not come about."""
         with contextlib.suppress(OSError), _opened(workload) as ours:
             for program in self._object.programs():
-                if program.name != _OF_THE_RESPONDER:
+                if program.name not in (_OF_THE_RESPONDER, _OF_THE_RESOLVER):
                     program.detach_from_cgroup(ours)
 
     @property
     def link_fds(self) -> list[int]:
         """What keeps the responder's hook attached."""
         return [link.fd for link in self._links]
+
+    @property
+    def question_filter(self) -> int:
+        """The program for the resolver's sockets: they take what the workload sends, and nothing else."""
+        return next(program.fd for program in self._object.programs() if program.name == _OF_THE_RESOLVER)
 
     @property
     def settings_fd(self) -> int:

@@ -2,7 +2,7 @@
 
 It answers as Names says, and asks the machine's own servers for the rest. What becomes of a name is decided over both families:
 where one of them has addresses, the name is there, whatever the servers say of the other. It runs on a thread of its own, which
-lives in the network of the workload.
+lives in the network of the workload. A filter on its sockets takes what the workload sends only.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ REPLY_BYTES_MAX = 4096
 
 DNS_PORT = 53
 
+SO_ATTACH_BPF, SO_DETACH_FILTER = 50, 27
+"""socket(7), <asm-generic/socket.h>: the same on all machine architectures that we have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
@@ -86,11 +89,13 @@ class _Reply:
 class Resolver:
     """Answers for one takeover."""
 
-    def __init__(self, names: Names, servers: Sequence[Server], learned: Learned) -> None:
-        """`learned` is called with a name, its own addresses and the real ones, before the program hears of its own."""
+    def __init__(self, names: Names, servers: Sequence[Server], learned: Learned, question_filter: int = -1) -> None:
+        """`learned` is called with a name, its own addresses and the real ones, before the program hears of its own.
+        `question_filter`: a program that tells what to take; -1 takes everything."""
         self._names = names
         self._servers = servers
         self._learned = learned
+        self._filter = question_filter
         self._forwards = self._connections = 0
         self._replies: OrderedDict[_Key, tuple[asyncio.Task[_Reply], float]] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -141,18 +146,33 @@ class Resolver:
     async def _listen(self, stack: contextlib.AsyncExitStack, family: socket.AddressFamily, host: str) -> tuple[int, int]:
         loop = asyncio.get_running_loop()
         try:
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), (host, 0), family=family)
+            datagrams, listener = self._bound(family, socket.SOCK_DGRAM, host), self._bound(family, socket.SOCK_STREAM, host)
+            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
             stack.callback(transport.close)
-            server = await asyncio.start_server(self._converse, host, 0, family=family)
+            server = await asyncio.start_server(self._converse, sock=listener)
         except OSError as error:
             raise OSError(error.errno, f"the loopback {host} cannot be used: {error.strerror}: is `lo` up?") from error
         stack.callback(server.close)
         self.sockets += [transport.get_extra_info("socket").fileno(), server.sockets[0].fileno()]
         return transport.get_extra_info("sockname")[1], server.sockets[0].getsockname()[1]
 
+    def _bound(self, family: socket.AddressFamily, kind: socket.SocketKind, host: str) -> socket.socket:
+        """A socket that has its filter before anybody can reach it."""
+        made = socket.socket(family, kind)
+        try:
+            if self._filter >= 0:
+                made.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, self._filter)
+            made.bind((host, 0))
+        except OSError:
+            made.close()
+            raise
+        return made
+
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One TCP connection: messages, each after its length (RFC 1035 section 4.2.2)."""
         self._connections += 1
+        with contextlib.suppress(OSError):  # none; it is the workload's, and some of its last segments are sent by no socket
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         try:
             while self._connections <= CONNECTIONS_MAX:
                 async with asyncio.timeout(IDLE_SECONDS):

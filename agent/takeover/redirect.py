@@ -123,7 +123,7 @@ class Redirect:
             self._hooks = Hooks()
             self._undo.callback(self._hooks.close)
             self._write_rules(_read(pid, "etc/hosts"))
-            self._resolver = Resolver(self.names, _servers(pid), self._learned)
+            self._resolver = Resolver(self.names, _servers(pid), self._learned, self._hooks.question_filter)
             self._undo.callback(self._resolver.stop)
             self._resolver.start(pid)
             loopback = Loopback(pid, os.getpid() + self._number)

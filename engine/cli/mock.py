@@ -53,7 +53,7 @@ ON_MISS = {
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What to stand in for, and how. `speed`: of recorded delays; 0 for none. `authorities`: of real backends, PEM.
-    `trusted`: files of certificates that a command reads."""
+    `trusted`: files of certificates that a command reads. `taken_over_only`: nobody but a command is answered."""
 
     snapshot: Path
     address: str = ""
@@ -64,6 +64,7 @@ class Settings:
     on_miss: control_pb2.OnMiss.ValueType = control_pb2.ON_MISS_FAIL
     authorities: bytes = b""
     trusted: tuple[Path, ...] = ()
+    taken_over_only: bool = False
 
     @property
     def passes(self) -> bool:
@@ -88,6 +89,7 @@ class Mocking:
             on_miss=settings.on_miss,
             real_authorities=settings.authorities,
             capture_id=self.capture_id,
+            taken_over_only=settings.taken_over_only,
         )
         try:
             self.responder = self._control.StartResponder(request).responder
@@ -106,8 +108,6 @@ class Mocking:
             raise Failure(error.details() or str(error)) from error
 
 
-class MissWatch:
-    """Tells of misses as they happen, each once."""
 class Said:
     """Where goes what is said: failures, misses, all else. With `quiet` only the failures, and the misses where they are one."""
 
@@ -117,6 +117,8 @@ class Said:
         self.rest = terminal(stderr=True, quiet=quiet)
 
 
+class MissWatch:
+    """Tells of misses as they happen, each once."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -167,9 +169,9 @@ class Said:
 )
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write what happened to FILE, as JSON.")
 @click.option("--fail-on-miss", is_flag=True, help=f"Exit with {MISSED} if anything that was called had no recorded answer.")
+@click.option("-q", "--quiet", is_flag=True, help="Show failures only; with --fail-on-miss, misses too.")
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
 def command(
-@click.option("-q", "--quiet", is_flag=True, help="Show failures only; with --fail-on-miss, misses too.")
     snapshot: Path,
     listen: str,
     only: tuple[str, ...],
@@ -179,9 +181,9 @@ def command(
     trusted: tuple[Path, ...],
     report: Path | None,
     fail_on_miss: bool,
+    quiet: bool,
     cmd: tuple[str, ...],
 ) -> None:
-    quiet: bool,
     """Stand in for the backends of SNAPSHOT: for CMD, with nothing changed in it; or, without CMD, until Ctrl-C.
 
     CMD runs as you, also under sudo, and what it calls is answered from the recording. Everything else is refused and reported,
@@ -203,9 +205,9 @@ def command(
     if cmd and os.geteuid() != 0:
         raise Failure(f"taking over a command's calls needs root: run `sudo {as_typed()}`")
     program = find_program(person, cmd) if cmd else ""
+    said = Said(quiet=quiet, fail_on_miss=fail_on_miss)
     with contextlib.closing(ReportFile(report, person)) as file:
         status, found = _run(settings, program, cmd, person, said)
-    said = Said(quiet=quiet, fail_on_miss=fail_on_miss)
         file.write(found)
     if fail_on_miss and found.missed and status != OWN_FAILURE:
         if status:

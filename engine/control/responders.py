@@ -149,6 +149,7 @@ class Responders:
             pass_on=request.on_miss in _PASSING,
             real_authorities=request.real_authorities,
             keep=adder.put if adder else None,
+            taken_over_only=request.taken_over_only,
         )
         responder.start(request.address or LOOPBACK, request.port)
         return responder

@@ -19,7 +19,7 @@ from engine.pairing.description import host_and_port
 from engine.redaction.handed_out import handed_out
 from engine.report import FailedHandshake
 from engine.responder.backends import Scope
-from engine.responder.destination import calling_program
+from engine.responder.destination import calling_program, is_taken_over
 from engine.responder.misses import Missed, error_reply, kept_back, miss_reply
 from engine.responder.passing import PassError, Passing
 from engine.responder.replies import Reply
@@ -38,6 +38,9 @@ PIPELINE_LIMIT = 64
 WAITING_LIMIT = 1024
 """Requests that may wait all the same, for one read brings many: beyond, the connection is closed."""
 TOO_MUCH = f"more than {HELD_LIMIT // 1024**2} MiB of requests and answers that clients did not end or read"
+NOT_TAKEN_OVER = (
+    "a connection that is none of the command's was reset: somebody else on this machine made it, or the kernel does not say whose"
+)
 READ_ON_SECONDS = 5.0
 """How long a client has to turn away where the recorded one did; one that goes on reading is told so by a reset."""
 DIGEST_BYTES = 16
@@ -68,8 +71,12 @@ class Connection(asyncio.Protocol):
     # -- what the loop calls -------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a client, unless there are too many."""
+        """Take a client, unless it is none of ours or there are too many."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        if self._responder.taken_over_only and not is_taken_over(transport):
+            self._responder.run.trouble(NOT_TAKEN_OVER)
+            self._reset()
+            return
         if not self._responder.admit(self):
             self._transport.abort()
             return

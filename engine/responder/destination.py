@@ -24,13 +24,14 @@ _IPV4, _IPV6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xHI16sI")
 
 
 def original_destination(transport: asyncio.BaseTransport) -> Destination | None:
-    """Ask the kernel; None where the connection was not redirected."""
+    """Ask the kernel; None where the connection was not redirected. Where netfilter tracks it, that is told by our own address."""
     sock = transport.get_extra_info("socket")
     if sock is None:
         return None
     for level in (socket.SOL_IP, socket.IPPROTO_IPV6):
         try:
-            return _destination(sock.getsockopt(level, ORIGINAL_DST, _IPV6.size))
+            found = _destination(sock.getsockopt(level, ORIGINAL_DST, _IPV6.size))
+            return None if found == transport.get_extra_info("sockname")[:2] else found
         except (OSError, struct.error):
             continue  # a level is refused where the socket, or the call, is not of its family
     return None
@@ -46,11 +47,20 @@ def _destination(answer: bytes) -> Destination:
     return str(IPv4Address(packed)), port
 
 
+def is_taken_over(transport: asyncio.BaseTransport) -> bool:
+    """Whether a takeover vouches for a connection: that of its command. Nobody else can have one that it knows."""
+    return _caller(transport) is not None
+
+
 def calling_program(transport: asyncio.BaseTransport) -> str:
     """The name of the program whose connection was redirected; "" where it was not."""
+    return _caller(transport) or ""
+
+
+def _caller(transport: asyncio.BaseTransport) -> str | None:
     sock = transport.get_extra_info("socket")
     try:
         _, name = _CALLER.unpack(sock.getsockopt(socket.SOL_IP, CALLER, _CALLER.size))
     except (AttributeError, OSError, struct.error):
-        return ""
+        return None
     return str(name.partition(b"\0")[0].decode(errors="replace"))

@@ -87,6 +87,7 @@ class Responder:
         pass_on: bool = False,
         real_authorities: bytes = b"",
         keep: Keep | None = None,
+        taken_over_only: bool = False,
         original_destination: OriginalDestination = original_destination,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
@@ -94,7 +95,8 @@ class Responder:
 
         `only` and `excluded` name backends by HOST or HOST:PORT. `speed`: of recorded delays, 2 halves them; 0 leaves them out.
         With `pass_on` real backends answer what was not recorded; they are trusted by `real_authorities` (PEM) and the machine's,
-        and `keep` takes what they said, on the responder's thread.
+        and `keep` takes what they said, on the responder's thread. With `taken_over_only`, only what a takeover vouches for is
+        answered; other connections are reset.
 
         Raises SnapshotError, and ValueError where a name is no backend's, or an authority none.
         """
@@ -113,6 +115,7 @@ class Responder:
         self.speed = speed
         self._idle_seconds = idle_seconds
         self._held = 0
+        self.taken_over_only = taken_over_only
         self.original_destination = original_destination
         self.clock = Clock()
         self.authority = authority

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 import urllib.request
@@ -146,6 +147,29 @@ def again(host: str, port: str, other_host: str, other_port: str) -> object:
         code = connection.connect_ex((host, int(port)))
         connection.connect((other_host, int(other_port)))
         return {"code": code, "peer": connection.getpeername()[:2]}
+
+
+def in_another_network(host: str, port: str, source: str) -> object:
+    """In a network with nothing but the loopback, where nobody answers; from a port of choice."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with socket.socket(socket.AF_INET) as connection:
+        connection.bind(("127.0.0.1", int(source)))
+        return os.strerror(connection.connect_ex((host, int(port))))
+
+
+CLONE_NEWNET = 0x40000000
+
+
+def ask(way: str, server: str, name: str) -> object:
+    """A server of names, by UDP or TCP."""
+    import dns.message
+    import dns.query
+
+    query = dns.message.make_query(name, "A")
+    said = dns.query.tcp(query, server, 20) if way == "tcp" else dns.query.udp(query, server, 20)
+    return [str(each) for found in said.answer for each in found]
 
 
 def datagram(host: str, port: str) -> object:

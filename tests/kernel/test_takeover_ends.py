@@ -42,6 +42,11 @@ class Waiting:
         self.running: Running = taking.start(*command, recorded=recorded, stdin=str(path))
         assert eventually(lambda: "waiting" in self.running.output.read_text(), TIMEOUT)
 
+    def go_on_to_next(self) -> None:
+        """Until it waits again."""
+        os.write(self._word, b"go\n")
+        assert eventually(lambda: self.running.output.read_text().count("waiting") == 2, TIMEOUT)
+
     def go_on(self) -> list[object]:
         """What it says of the calls that follow."""
         os.write(self._word, b"go\n")

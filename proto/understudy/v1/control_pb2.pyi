@@ -496,6 +496,7 @@ class StartResponderRequest(_message.Message):
     ON_MISS_FIELD_NUMBER: _builtins.int
     REAL_AUTHORITIES_FIELD_NUMBER: _builtins.int
     CAPTURE_ID_FIELD_NUMBER: _builtins.int
+    TAKEN_OVER_ONLY_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.str
     """The snapshot's name."""
     address: _builtins.str
@@ -512,6 +513,10 @@ class StartResponderRequest(_message.Message):
     """Authorities that real backends may have their certificates from, besides those of the engine's machine; PEM."""
     capture_id: _builtins.str
     """With ON_MISS_RECORD: a capture whose calls to others than the responder are added, too. Empty: none."""
+    taken_over_only: _builtins.bool
+    """Answer only what a takeover sends here (AgentService.Redirect), or what is taken over calls here by itself. Other connections are
+    reset, and counted among the troubles of the run: whoever is on the machine could make them.
+    """
     @_builtins.property
     def only(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Stand in for these backends only, each HOST or HOST:PORT; empty for all that are checked."""
@@ -532,10 +537,11 @@ class StartResponderRequest(_message.Message):
         on_miss: Global___OnMiss.ValueType = ...,
         real_authorities: _builtins.bytes = ...,
         capture_id: _builtins.str = ...,
+        taken_over_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capture_id", b"capture_id", "excluded", b"excluded", "on_miss", b"on_miss", "only", b"only", "port", b"port", "real_authorities", b"real_authorities", "snapshot", b"snapshot", "speed", b"speed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capture_id", b"capture_id", "excluded", b"excluded", "on_miss", b"on_miss", "only", b"only", "port", b"port", "real_authorities", b"real_authorities", "snapshot", b"snapshot", "speed", b"speed", "taken_over_only", b"taken_over_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -109,6 +109,15 @@ STREAMED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\ndata: 1\n
 UNREAD = Exchange("GET /a", raw_answer=STREAMED, unread=True)
 
 
+def test_where_a_takeover_vouches_for_nobody_everybody_is_reset(serve: Serve) -> None:
+    """As where the kernel does not tell who called: nobody is answered, and that shows."""
+    responder = serve(Exchange("GET /a", b"answer"), taken_over_only=True)
+    with pytest.raises(ConnectionResetError), socket.create_connection((responder.address, responder.port), timeout=20) as client:
+        client.recv(1)
+    assert "none of the command's" in troubles(responder)
+    assert responder.run.report().requests == 0
+
+
 def test_an_answer_goes_as_far_as_the_recorded_client_read_it(serve: Serve) -> None:
     responder = serve(UNREAD, speed=0)
     with open_tls(responder) as client:
