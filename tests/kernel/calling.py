@@ -149,6 +149,18 @@ def again(host: str, port: str, other_host: str, other_port: str) -> object:
         return {"code": code, "peer": connection.getpeername()[:2]}
 
 
+def elsewhere_again(host: str, port: str) -> object:
+    """On a socket that has called, and lets go of that (connect(2), AF_UNSPEC) to call this process: whom it sees there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_INET) as connection:
+        connection.connect((host, int(port)))
+        seen = [connection.getpeername()]
+        unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
+        if ctypes.CDLL(None, use_errno=True).connect(connection.fileno(), unspecified, len(unspecified)):
+            raise OSError(ctypes.get_errno(), "connect")
+        connection.connect(listener.getsockname())
+        return [*seen, connection.getpeername() == listener.getsockname()]
+
+
 def in_another_network(host: str, port: str, source: str) -> object:
     """In a network with nothing but the loopback, where nobody answers; from a port of choice."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):

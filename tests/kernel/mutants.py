@@ -1,4 +1,4 @@
-"""Mutants of the probes: each breaks one promised rule in a copy of the tree, and a test must turn red.
+"""Mutants of the probes and hooks: each breaks one promised rule in a copy of the tree, and a test must turn red.
 
 python -m tests.kernel.mutants [NAME...]        (make mutants)
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
 
-SOCKETS, TLS, EARLY, BYSTANDERS, UNSEEN, LARGE, OVERFLOW, FULL = (
+SOCKETS, TLS, EARLY, BYSTANDERS, UNSEEN, LARGE, OVERFLOW, FULL, TAKEOVER, CALLERS, DEPARTURES = (
     "tests/kernel/test_sockets.py",
     "tests/kernel/test_tls.py",
     "tests/kernel/test_tls_early.py",
@@ -24,6 +24,9 @@ SOCKETS, TLS, EARLY, BYSTANDERS, UNSEEN, LARGE, OVERFLOW, FULL = (
     "tests/kernel/test_large.py",
     "tests/kernel/test_large.py::test_a_call_of_more_than_the_ring_holds_is_counted",
     "tests/kernel/test_large.py::test_a_full_ring_has_room_for_how_streams_begin_and_end",
+    "tests/kernel/test_takeover.py",
+    "tests/kernel/test_takeover_callers.py",
+    "tests/kernel/test_takeover_departures.py",
 )
 
 
@@ -198,6 +201,24 @@ MUTANTS = (
     Mutant("a loss is in the stream's tally", "streams.h", "\t\t\te->lost += n;", "\t\t\t;", OVERFLOW),
     Mutant("small events find room", "streams.h", "waiting + n > e->ring_limit", "false", FULL),
     Mutant("a call is read to its end", "streams.h", "#define BATCHES_MAX 512", "#define BATCHES_MAX 4", LARGE),
+    Mutant(
+        "a socket that calls again is not what it was",
+        "takeover.bpf.c",
+        "bpf_sk_storage_delete(&sockets, ctx->sk);",
+        ";",
+        f"{TAKEOVER}::test_a_socket_that_calls_again_is_not_taken_for_what_it_was",
+    ),
+    Mutant(
+        "a call that failed lends its port to nobody", "takeover.bpf.c", "bpf_map_delete_elem(&originals, &local);", ";", CALLERS
+    ),
+    Mutant("only the workload asks the resolver", "takeover.bpf.c", "skb->priority == VOUCHED ? -1 : 0", "-1", CALLERS),
+    Mutant(
+        "who departed is known by its start",
+        "departures.bpf.c",
+        "BPF_CORE_READ(task, group_leader, start_boottime)",
+        "0",
+        DEPARTURES,
+    ),
 )
 
 

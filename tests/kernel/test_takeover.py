@@ -104,6 +104,11 @@ def test_a_socket_may_call_again(lonely: Taking) -> None:
     assert said == {"code": errno.ECONNREFUSED, "peer": ["198.51.100.7", 80]}
 
 
+def test_a_socket_that_calls_again_is_not_taken_for_what_it_was(lonely: Taking) -> None:
+    said, _ = lonely.said("elsewhere_again", "198.51.100.7", "80", recorded=[backend("198.51.100.7", 80)])
+    assert said == [["198.51.100.7", 80], True]
+
+
 def test_a_responder_without_ipv6(lonely: Taking) -> None:
     lonely.responder.port6 = 0
     said, _ = lonely.said("with_urllib", "http://[2001:db8::7]/", recorded=[backend("2001:db8::7", 80)])
