@@ -78,6 +78,18 @@ struct {
 	__type(value, struct call);
 } sockets SEC(".maps");
 
+/* Which servers a socket asked by UDP, each by its port of the resolver; the next one takes the place of the oldest. */
+struct servers {
+	struct destination each[SERVERS_MAX];
+	u32 next;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct servers);
+} asked_servers SEC(".maps");
+
 /* Who called what from a local address and port, until the responder asks. LRU: a connection that is never accepted leaves its
  * entry. Of local ports there are fewer than this. */
 struct {
@@ -217,6 +229,26 @@ static __always_inline bool is_same(const struct destination *one, const struct 
 	       one->address[2] == other->address[2] && one->address[3] == other->address[3] && one->port == other->port;
 }
 
+/* The resolver's ports for a question by UDP. */
+static __always_inline void choose_port(struct bpf_sock_addr *ctx, const struct takeover_settings *set, const struct call *call,
+					u16 *port4, u16 *port6)
+{
+	struct servers *asked = bpf_sk_storage_get(&asked_servers, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!asked)
+		return;
+	u32 place = SERVERS_MAX;
+	for (u32 i = 0; i < SERVERS_MAX; i++)
+		if (is_same(&asked->each[i], &call->destination))
+			place = i;
+	if (place == SERVERS_MAX) {
+		place = asked->next++ & (SERVERS_MAX - 1);
+		asked->each[place] = call->destination;
+	}
+	place &= SERVERS_MAX - 1; /* for the verifier */
+	*port4 = set->dns_udp4[place];
+	*port6 = set->dns_udp6[place];
+}
+
 /* Puts the real address in the place of the one that stands for it. */
 static __always_inline enum verdict pass(const struct rule *rule, struct call *call)
 {
@@ -281,8 +313,10 @@ static __always_inline enum verdict judge_connect(struct bpf_sock_addr *ctx, str
 	bool tcp = protocol == IPPROTO_TCP;
 	fill_caller(call);
 	if (call->destination.port == DNS && (tcp || protocol == IPPROTO_UDP)) {
-		*port4 = tcp ? set->dns_tcp4 : set->dns_udp4;
-		*port6 = tcp ? set->dns_tcp6 : set->dns_udp6;
+		*port4 = set->dns_tcp4;
+		*port6 = set->dns_tcp6;
+		if (!tcp)
+			choose_port(ctx, set, call, port4, port6);
 		remember(ctx, call);
 		return REDIRECT;
 	}
@@ -373,12 +407,12 @@ static __always_inline enum verdict judge_datagram(struct bpf_sock_addr *ctx, st
 	if (!set)
 		return REFUSE;
 	fill_caller(call);
-	*port4 = set->dns_udp4;
-	*port6 = set->dns_udp6;
-	enum verdict verdict = REDIRECT;
-	if (call->destination.port != DNS)
-		verdict = judge(set, IPPROTO_UDP, call);
-	if (verdict == REDIRECT || verdict == TRANSLATE)
+	if (call->destination.port == DNS) {
+		choose_port(ctx, set, call, port4, port6);
+		return REDIRECT;
+	}
+	enum verdict verdict = judge(set, IPPROTO_UDP, call);
+	if (verdict == TRANSLATE)
 		remember(ctx, call);
 	return verdict;
 }
@@ -432,17 +466,19 @@ int takeover_bind6(struct bpf_sock *sk)
 
 /* Where an answer of the resolver, or of who is behind an address that stands for it, came from, as far as the program knows; 0 for
  * anything else. */
-static __always_inline struct call *asked(struct bpf_sock_addr *ctx, const struct destination *from)
+static __always_inline struct destination *asked(struct bpf_sock_addr *ctx, const struct destination *from)
 {
 	struct takeover_settings *set = current_settings();
 	struct call *call = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
-	if (!set || !call)
+	if (call && call->translated && is_same(&call->real, from))
+		return &call->destination;
+	struct servers *servers = bpf_sk_storage_get(&asked_servers, ctx->sk, 0, 0);
+	if (!set || !servers || !is_local(from) || !from->port)
 		return 0;
-	if (call->translated)
-		return is_same(&call->real, from) ? call : 0;
-	if (!is_local(from) || !from->port || (from->port != set->dns_udp4 && from->port != set->dns_udp6))
-		return 0;
-	return call->destination.port == DNS ? call : 0;
+	for (u32 i = 0; i < SERVERS_MAX; i++)
+		if (servers->each[i].port && (from->port == set->dns_udp4[i] || from->port == set->dns_udp6[i]))
+			return &servers->each[i];
+	return 0;
 }
 
 SEC("cgroup/recvmsg4")
@@ -450,10 +486,10 @@ int takeover_recvmsg4(struct bpf_sock_addr *ctx)
 {
 	struct destination from = {.port = ctx->user_port};
 	set_ip4(&from, ctx->user_ip4);
-	struct call *call = asked(ctx, &from);
-	if (call) {
-		ctx->user_ip4 = call->destination.address[3];
-		ctx->user_port = call->destination.port;
+	struct destination *called = asked(ctx, &from);
+	if (called) {
+		ctx->user_ip4 = called->address[3];
+		ctx->user_port = called->port;
 	}
 	return 1;
 }
@@ -463,11 +499,11 @@ int takeover_recvmsg6(struct bpf_sock_addr *ctx)
 {
 	struct destination from = {.port = ctx->user_port};
 	read_ip6(ctx, &from);
-	struct call *call = asked(ctx, &from);
-	if (call) {
-		u32 *address = call->destination.address;
+	struct destination *called = asked(ctx, &from);
+	if (called) {
+		u32 *address = called->address;
 		write_ip6(ctx, address[0], address[1], address[2], address[3]);
-		ctx->user_port = call->destination.port;
+		ctx->user_port = called->port;
 	}
 	return 1;
 }
@@ -666,7 +702,10 @@ static __always_inline bool is_tcp(const struct bpf_sock *sk)
 
 static __always_inline bool is_resolver(const struct takeover_settings *set, u16 port)
 {
-	return port && (port == set->dns_udp4 || port == set->dns_udp6 || port == set->dns_tcp4 || port == set->dns_tcp6);
+	bool found = port == set->dns_tcp4 || port == set->dns_tcp6;
+	for (u32 i = 0; i < SERVERS_MAX; i++)
+		found |= port == set->dns_udp4[i] || port == set->dns_udp6[i];
+	return port && found;
 }
 
 /* Priority of packets that the workload sends to the resolver. It stays with them on the loopback, and no socket has one above 6 without

@@ -26,12 +26,16 @@ struct rule {
 	u32 real[4];
 };
 
-/* Ports on 127.0.0.1 and ::1; 0: not there. Without a port for them, names are refused. */
+/* Servers of names that a socket can ask at a time. A resolv.conf has three (MAXNS of <resolv.h>). A power of two. */
+#define SERVERS_MAX 4
+
+/* Ports on 127.0.0.1 and ::1; 0: not there. Without a port for them, names are refused. By UDP the resolver has a port for each server
+ * that one socket asks: where its answer comes from tells who was asked. */
 struct takeover_settings {
 	u16 responder4;
 	u16 responder6;
-	u16 dns_udp4;
-	u16 dns_udp6;
+	u16 dns_udp4[SERVERS_MAX];
+	u16 dns_udp6[SERVERS_MAX];
 	u16 dns_tcp4;
 	u16 dns_tcp6;
 	u8 closed;	    /* the responder is gone: refuse what it would answer */

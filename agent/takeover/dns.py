@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from agent.takeover import network
-from agent.takeover.events import Address
+from agent.takeover.events import SERVERS_MAX, Address
 from agent.takeover.message import AAAA, IN, A, Code, Query, answer, asking_for, read_query, read_response, readdressed, refuse
 from agent.takeover.names import Names, Way
 
@@ -55,11 +55,11 @@ SO_ATTACH_BPF, SO_DETACH_FILTER = 50, 27
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where it listens on 127.0.0.1 and ::1; 0: not there."""
+    """Where it listens on 127.0.0.1 and ::1; 0, or nowhere: not there. By UDP at one port for each server that one socket asks."""
 
-    udp4: int = 0
+    udp4: tuple[int, ...] = ()
     tcp4: int = 0
-    udp6: int = 0
+    udp6: tuple[int, ...] = ()
     tcp6: int = 0
 
 
@@ -136,25 +136,32 @@ class Resolver:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
             udp4, tcp4 = await self._listen(stack, socket.AF_INET, "127.0.0.1")
-            udp6 = tcp6 = 0
+            udp6: tuple[int, ...] = ()
+            tcp6 = 0
             with contextlib.suppress(OSError):  # a machine may have no IPv6
                 udp6, tcp6 = await self._listen(stack, socket.AF_INET6, "::1")
             self.ports = Ports(udp4, tcp4, udp6, tcp6)
             self._started.set()
             await self._end.wait()
 
-    async def _listen(self, stack: contextlib.AsyncExitStack, family: socket.AddressFamily, host: str) -> tuple[int, int]:
+    async def _listen(
+        self, stack: contextlib.AsyncExitStack, family: socket.AddressFamily, host: str
+    ) -> tuple[tuple[int, ...], int]:
         loop = asyncio.get_running_loop()
+        ports = []
         try:
-            datagrams, listener = self._bound(family, socket.SOCK_DGRAM, host), self._bound(family, socket.SOCK_STREAM, host)
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
-            stack.callback(transport.close)
-            server = await asyncio.start_server(self._converse, sock=listener)
+            for _ in range(SERVERS_MAX):
+                datagrams = self._bound(family, socket.SOCK_DGRAM, host)
+                transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
+                stack.callback(transport.close)
+                ports.append(datagrams.getsockname()[1])
+                self.sockets.append(datagrams.fileno())
+            server = await asyncio.start_server(self._converse, sock=self._bound(family, socket.SOCK_STREAM, host))
         except OSError as error:
             raise OSError(error.errno, f"the loopback {host} cannot be used: {error.strerror}: is `lo` up?") from error
         stack.callback(server.close)
-        self.sockets += [transport.get_extra_info("socket").fileno(), server.sockets[0].fileno()]
-        return transport.get_extra_info("sockname")[1], server.sockets[0].getsockname()[1]
+        self.sockets.append(server.sockets[0].fileno())
+        return tuple(ports), server.sockets[0].getsockname()[1]
 
     def _bound(self, family: socket.AddressFamily, kind: socket.SocketKind, host: str) -> socket.socket:
         """A socket that has its filter before anybody can reach it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+from collections.abc import Sequence
 from ctypes import Structure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from dataclasses import dataclass
 from typing import Self
@@ -20,6 +21,10 @@ class Action(enum.IntEnum):
     RESPOND = 1
     PASS = 2
     REFUSE = 3
+
+
+SERVERS_MAX = 4
+"""SERVERS_MAX: servers of names that a socket can ask at a time."""
 
 
 class News(enum.IntEnum):
@@ -77,8 +82,8 @@ class Settings(Structure):
 
     responder4: int
     responder6: int
-    dns_udp4: int
-    dns_udp6: int
+    dns_udp4: Sequence[int]
+    dns_udp6: Sequence[int]
     dns_tcp4: int
     dns_tcp6: int
     closed: int
@@ -86,8 +91,8 @@ class Settings(Structure):
     _fields_ = [
         ("responder4", c_uint16),
         ("responder6", c_uint16),
-        ("dns_udp4", c_uint16),
-        ("dns_udp6", c_uint16),
+        ("dns_udp4", c_uint16 * SERVERS_MAX),
+        ("dns_udp6", c_uint16 * SERVERS_MAX),
         ("dns_tcp4", c_uint16),
         ("dns_tcp6", c_uint16),
         ("closed", c_uint8),

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from agent.takeover.events import Settings
+from agent.takeover.events import SERVERS_MAX, Settings
 
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
 _LOOK_UP, _UPDATE = 1, 2
@@ -102,7 +102,8 @@ def _keep(plan: Plan, events: int) -> None:
 
 def without_names(settings: Settings) -> None:
     """Names are asked of nobody any more: the hooks refuse it."""
-    settings.dns_udp4 = settings.dns_udp6 = settings.dns_tcp4 = settings.dns_tcp6 = 0
+    settings.dns_udp4 = settings.dns_udp6 = (0,) * SERVERS_MAX
+    settings.dns_tcp4 = settings.dns_tcp6 = 0
 
 
 def without_responder(settings: Settings) -> None:

@@ -314,8 +314,8 @@ def _settings(wanted: Wanted, resolver: Resolver) -> Settings:
     return Settings(
         responder4=network_order(wanted.responder.port4),
         responder6=network_order(wanted.responder.port6),
-        dns_udp4=network_order(ports.udp4),
-        dns_udp6=network_order(ports.udp6),
+        dns_udp4=tuple(map(network_order, ports.udp4)),
+        dns_udp6=tuple(map(network_order, ports.udp6)),
         dns_tcp4=network_order(ports.tcp4),
         dns_tcp6=network_order(ports.tcp6),
         pass_unrecorded=wanted.pass_unrecorded,

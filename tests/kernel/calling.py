@@ -184,6 +184,21 @@ def ask(way: str, server: str, name: str) -> object:
     return [str(each) for found in said.answer for each in found]
 
 
+def ask_several(*servers: str) -> object:
+    """Servers of names, of one socket that is not connected: from whom each answer seems to come."""
+    import dns.message
+
+    found = {}
+    with socket.socket(socket.AF_INET6 if ":" in servers[0] else socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(20)
+        for number, server in enumerate(servers):
+            asking.sendto(dns.message.make_query("localhost", "A", id=number).to_wire(), (server, 53))
+        for _ in servers:
+            answer, (host, port, *_) = asking.recvfrom(4096)
+            found[dns.message.from_wire(answer).id] = host, port
+    return [found[number] for number, _ in enumerate(servers)]
+
+
 def datagram(host: str, port: str) -> object:
     """By a datagram that names its destination, and one on a connected socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

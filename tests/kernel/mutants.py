@@ -213,6 +213,13 @@ MUTANTS = (
     ),
     Mutant("only the workload asks the resolver", "takeover.bpf.c", "skb->priority == VOUCHED ? -1 : 0", "-1", CALLERS),
     Mutant(
+        "an answer comes from the server that was asked",
+        "takeover.bpf.c",
+        "place = asked->next++ & (SERVERS_MAX - 1);",
+        "place = 0;",
+        f"{TAKEOVER}::test_an_answer_comes_from_the_server_that_was_asked",
+    ),
+    Mutant(
         "who departed is known by its start",
         "departures.bpf.c",
         "BPF_CORE_READ(task, group_leader, start_boottime)",

@@ -147,6 +147,14 @@ def test_names_are_found_for_each_family_though_there_is_no_network(lonely: Taki
     assert said == {"any": ["198.18.0.1", "2001:2::1"], "4": ["198.18.0.1"], "6": ["2001:2::1"]}
 
 
+@pytest.mark.parametrize("servers", ["192.0.2.{}", "2001:db8::{}", "::ffff:192.0.2.{}"])
+def test_an_answer_comes_from_the_server_that_was_asked(lonely: Taking, servers: str) -> None:
+    """Also of several that one socket asks at a time: who compares takes no other's."""
+    asked = [servers.format(number) for number in range(1, 5)]
+    said, _ = lonely.said("ask_several", *asked)
+    assert said == [[server, 53] for server in asked]
+
+
 def test_loopback_is_left_alone_but_for_recorded_pairs(lonely: Taking) -> None:
     with (
         lonely.place.run(socket.create_server, ("127.0.0.1", 0)) as one,

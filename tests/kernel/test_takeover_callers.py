@@ -53,10 +53,10 @@ def test_nobody_else_asks_the_resolver(lonely: Taking, family: socket.AddressFam
     number = {socket.AF_INET: "", socket.AF_INET6: "6"}[family]
     server = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::53"}[family]
     waiting = Waiting(lonely, f"ask udp {server} {HOST}", f"ask tcp {server} {HOST}")
-    (datagrams,) = sockets(lonely, waiting, f"udp{number}")
+    datagrams = next(sockets(lonely, waiting, f"udp{number}"))
     with lonely.place.run(socket.socket, family, socket.SOCK_DGRAM) as stranger:
         stranger.sendto(QUESTION, (LOOPBACK[family], port_of(datagrams)))
-        assert eventually(lambda: [each[-1] for each in sockets(lonely, waiting, f"udp{number}")] == ["1"], TIMEOUT)  # drops
+        assert eventually(lambda: next(sockets(lonely, waiting, f"udp{number}"))[-1] == "1", TIMEOUT)  # drops
     listening = [each for each in sockets(lonely, waiting, f"tcp{number}") if each[3] == LISTENS]
     responders = lonely.responder.port4, lonely.responder.port6  # the agent has them open, too
     (listener,) = [each for each in listening if port_of(each) not in responders]

@@ -86,7 +86,7 @@ def resolving(servers: Sequence[Server], *, pass_unrecorded: bool = False) -> It
     def ask(name: str, kind: str = "A", *, tcp: bool = False, family: int = 4) -> dns.message.Message:
         host = {4: "127.0.0.1", 6: "::1"}[family]
         ports = resolver.ports
-        port = {(4, False): ports.udp4, (4, True): ports.tcp4, (6, False): ports.udp6, (6, True): ports.tcp6}[family, tcp]
+        port = {(4, False): ports.udp4[0], (4, True): ports.tcp4, (6, False): ports.udp6[0], (6, True): ports.tcp6}[family, tcp]
         query = dns.message.make_query(name, kind)
         return (dns.query.tcp if tcp else dns.query.udp)(query, host, timeout=TIMEOUT, port=port)
 
@@ -243,7 +243,7 @@ def test_nonsense_gets_an_error_or_nothing() -> None:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as loose:
             loose.settimeout(TIMEOUT)
-            loose.connect(("127.0.0.1", resolver.ports.udp4))
+            loose.connect(("127.0.0.1", resolver.ports.udp4[0]))
             loose.send(b"x")
             loose.send(b"\0\7\x01\0\0\1\0\0\0\0\0\0\xc0\x0c")
             assert dns.message.from_wire(loose.recv(512)).rcode() == dns.rcode.FORMERR
