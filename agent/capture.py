@@ -2,7 +2,7 @@
 
 The probes are in the kernel only while there is a capture. Three threads serve them: one takes events, one examines what targets
 map and must not wait behind the first, and one takes probes off files that are modified and waits behind neither. A capture of a
-launched process holds what that opens (agent/opens.py) on threads of its own.
+launched process holds what that opens, in a process of its own (agent/holder.py).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from agent.departed import Departed
 from agent.events import Counter, Source, TlsKey
 from agent.examiner import Examiner
 from agent.failures import Failures
+from agent.holder import Holder
 from agent.kernel.planner import Plan
 from agent.kernel.probes import Missed, Probes, cgroup_id
 from agent.news import Outbox
-from agent.opens import Opens, may_hold, own_mounts
+from agent.opens import may_hold, own_mounts
 from agent.unseen import Unseen, UnseenTls
 from agent.uplink import Uplink
 from agent.workloads import Cgroup, Workload
@@ -81,7 +82,7 @@ class Capture:
     number: int
     name: str
     cgroup: Cgroup | None = None
-    opens: Opens | None = None
+    opens: Holder | None = None
     not_held: str = ""
     news: Outbox[Unseen | Departed] = field(default_factory=Outbox)
     unseen: UnseenTls = field(default_factory=UnseenTls)
@@ -352,7 +353,7 @@ class Captures:
             return
         try:
             if own_mounts(pid):
-                capture.opens = Opens(pid, session.attacher.opened, self.failures, session.attacher.unmounted)
+                capture.opens = Holder(pid, session.attacher.opened, self.failures, session.attacher.unmounted)
             else:
                 capture.not_held = "the process has no mount namespace of its own"
         except OSError as error:

@@ -2,7 +2,7 @@
 
 A library is opened before it is mapped, and a program before it is executed, so what is probed while its opening waits is probed
 before its first instruction runs. Nobody but the opening thread notices (a stop signal would be told to its parent), and when the
-agent dies the kernel lets it go on.
+agent dies the kernel lets it go on. In a process of its own (agent/holding.py): every file that is opened waits for it.
 
 Held are openings by way of the mounts that the namespace has when its process is launched. What is mounted later, or lies on a file
 system that is not named below, is probed after it was mapped, as under --pid; streams whose beginning was missed say so.
@@ -64,13 +64,15 @@ class Opens:
         examine: Callable[[int, int], bool],
         failures: Failures,
         unmounted: Callable[[frozenset[int]], object] = lambda _: None,
+        ours: frozenset[int] = frozenset((os.getpid(),)),
     ) -> None:
         """Hold from now on. OSError tells why nothing can be held.
 
         `examine` probes a file that a process, by its number, opens, and returns whether it need not be looked at again.
         `unmounted` is called with the devices of file systems that are mounted no more, neither there nor here.
+        What the processes of `ours` open is never held: it is probed by them.
         """
-        self._examine, self._failures, self._unmounted = examine, failures, unmounted
+        self._examine, self._failures, self._unmounted, self._ours = examine, failures, unmounted, ours
         self._table = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._group = Group()
@@ -205,8 +207,8 @@ class Opens:
                 self._allow(opening)
 
     def _hand_over(self, opening: Opening) -> None:
-        if self._closing or opening.pid == os.getpid() or not _is_executable(opening.fd):
-            self._go_on(opening, forget=opening.pid != os.getpid())
+        if self._closing or opening.pid in self._ours or not _is_executable(opening.fd):
+            self._go_on(opening, forget=opening.pid not in self._ours)
             return
         with self._lock:
             self._held[opening.fd] = opening
