@@ -36,6 +36,7 @@ struct pt_regs {
 	u64 pc;
 	u64 pstate;
 	u64 orig_x0;
+	s32 syscallno;
 };
 struct thread_info {
 	unsigned long flags;
@@ -164,7 +165,7 @@ enum syscall {
 #define SYSCALL_ARGUMENT_3(r) BPF_CORE_READ(r, regs[2])
 #define SYSCALL_ARGUMENT_4(r) BPF_CORE_READ(r, regs[3])
 #define SYSCALL_ARGUMENT_5(r) BPF_CORE_READ(r, regs[4])
-#define SYSCALL_NUMBER(r) BPF_CORE_READ(r, regs[8])
+#define SYSCALL_NUMBER(r) BPF_CORE_READ(r, syscallno)
 enum syscall {
 	SYS_read = 63, SYS_write = 64, SYS_readv = 65, SYS_writev = 66, SYS_sendfile = 71, SYS_splice = 76, SYS_accept = 202,
 	SYS_connect = 203, SYS_sendto = 206, SYS_recvfrom = 207, SYS_sendmsg = 211, SYS_recvmsg = 212, SYS_mmap = 222,

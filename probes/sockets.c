@@ -228,11 +228,9 @@ static __always_inline bool compat_task(void)
 #endif
 }
 
-SEC("raw_tp/sys_enter")
-int syscall_enter(struct bpf_raw_tracepoint_args *ctx)
+/* Whether a system call may move bytes of a socket. Every call of every process is asked this first: maps cost more. */
+static __always_inline bool carries_bytes(u32 number)
 {
-	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
-	u32 number = ctx->args[1];
 	switch (number) {
 	case SYS_read:
 	case SYS_write:
@@ -248,11 +246,17 @@ int syscall_enter(struct bpf_raw_tracepoint_args *ctx)
 	case SYS_pwritev2:
 	case SYS_sendfile:
 	case SYS_splice:
-		break;
-	default:
-		return 0;
+		return true;
 	}
-	if (!capture_of_current() || compat_task())
+	return false;
+}
+
+SEC("raw_tp/sys_enter")
+int syscall_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
+	u32 number = ctx->args[1];
+	if (!carries_bytes(number) || !capture_of_current() || compat_task())
 		return 0;
 	int fd = SYSCALL_ARGUMENT_1(regs);
 	if (number == SYS_splice) { /* of the two descriptors, one is a pipe */
@@ -594,15 +598,17 @@ int syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
 	s64 result = ctx->args[1];
-	u64 thread = bpf_get_current_pid_tgid();
-	struct call *call = bpf_map_lookup_elem(&calls, &thread);
-	if (call) {
+	u32 number = SYSCALL_NUMBER(regs);
+	if (carries_bytes(number)) {
+		u64 thread = bpf_get_current_pid_tgid();
+		struct call *call = bpf_map_lookup_elem(&calls, &thread);
+		if (!call)
+			return 0;
 		leave_call(call, result); /* nobody but this thread touches its entry */
 		end_call(call);
 		bpf_map_delete_elem(&calls, &thread);
 		return 0;
 	}
-	u32 number = SYSCALL_NUMBER(regs);
 	if (number != SYS_connect && number != SYS_accept && number != SYS_accept4 && number != SYS_mmap)
 		return 0;
 	u32 capture = capture_of_current();
