@@ -74,9 +74,7 @@ def main() -> None:
 def _close(opens: Opens, agent: _Agent, channel: socket.socket) -> None:
     opens.close()
     channel.send(json.dumps({"closed": opens.not_waited + agent.untold}).encode())
-    for (
-        thread
-    ) in threading.enumerate():  # those that wait for a lease: what they open for the agent would be refused to who opens it
+    for thread in threading.enumerate():  # some wait for leases: what they open for the agent would be refused to who opens it
         if thread not in (threading.main_thread(), threading.current_thread()):
             thread.join()
     os._exit(0)
