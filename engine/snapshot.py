@@ -135,7 +135,7 @@ class SnapshotWriter:
 
         Where that raises SnapshotError, they are held and go with the next, within bounds; the rest is to be given again.
         """
-        items = [self._prepared(item) if isinstance(item, RRPair) else item for item in finished]
+        items = [self._prepared(self._heard(item)) if isinstance(item, RRPair) else item for item in finished]
         pairs = [item for item in items if isinstance(item, RRPair)]
         flows = [item for item in items if isinstance(item, Flow)]
         again = self.holds
@@ -156,11 +156,15 @@ class SnapshotWriter:
         """Whether something waits to be written."""
         return self._store.held > 0
 
+    def _heard(self, pair: RRPair) -> RRPair:
+        """Judge a pair as it was heard, before it is redacted: then every secret in it is a token."""
+        if self._extends and pair.direction is Direction.OUT and handed_out(pair.request):
+            return replace(pair, missing=(*pair.missing, HANDED_OUT))
+        return pair
+
     def _prepared(self, pair: RRPair) -> RRPair | Flow:
         """Redact and sign a pair. A fault of ours costs that pair, and nothing of it is kept: it was not redacted."""
         try:
-            if self._extends and pair.direction is Direction.OUT and handed_out(pair.request):
-                pair = replace(pair, missing=(*pair.missing, HANDED_OUT))
             return _signed(self._redactor.pair(pair))
         except Exception as error:
             self.lost_pairs += 1

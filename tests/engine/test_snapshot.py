@@ -539,6 +539,26 @@ def test_what_was_asked_with_a_token_of_the_mock_is_no_answer_to_the_real_secret
         assert [entry.path for entry in s.partial_entries()] == ["/items"] * under_mock
 
 
+def test_what_is_settled_lacks_nothing_for_it(tmp_path: Path) -> None:
+    """What is stored has tokens where it was heard with secrets, in every request with a key."""
+    path = tmp_path / "a.snapshot"
+    key = (("X-Api-Key", "sk_live_abcdefgh12345678"), ("Authorization", "Bearer real-secret-of-a-client-1"))
+    binary = Exchange("GET /logo.png", b"\x89PNG\x00\x01", key, answer_headers=(("Content-Type", "image/png"),))
+    first, image, *more = pairs_of(
+        Exchange(f"GET /s/{TOLD}", headers=key), binary, EVENTS, Exchange(f"GET /t/{TOLD}", headers=key), Exchange("GET /z", headers=key)
+    )
+    written(path, [first, image])
+    for pair in more:
+        w = SnapshotWriter.extend(path)
+        w.add([pair])
+        w.finish()
+        assert (w.pairs, w.complete_pairs) == (w.pairs, w.pairs)
+    assert TOLD.encode() not in path.read_bytes()
+    with Snapshot(path) as s:
+        assert [each.missing for each in s.pairs()] == [()] * 5
+        assert len(list(s.entries())) == 5
+
+
 def test_what_was_told_is_in_the_transaction_of_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that cannot be written, both go with the next."""
     told, after = pairs_of(EVENTS, Exchange(f"GET /s/{TOLD}"))
