@@ -155,18 +155,20 @@ static __noinline int abandon(struct frame *frame)
 	return 0;
 }
 
-/* Drops the frames of calls that were left: a stack frame that still runs lies above the current stack pointer. Returns how many are left,
- * or -1 where the top one is of this very call: a library that is probed by two inodes of an overlay tells of a call twice. */
+/* Drops the frames of calls that were left: a stack frame that still runs lies above the current stack pointer. So it drops those of another
+ * epoch, wherever they lie: they may have returned unseen. Returns how many are left, or -1 where the top one is of this very call: a library
+ * that is probed by two inodes of an overlay tells of a call twice. */
 static __always_inline int drop_abandoned(struct frames *all, u64 stack_pointer, u64 ssl, u64 buffer, u64 cookie)
 {
-	u32 depth = all->depth;
+	u32 depth = all->depth, epoch = current_epoch();
 	for (int i = 0; i < FRAMES_MAX; i++) {
 		if (!depth || depth > FRAMES_MAX)
 			break;
 		struct frame *top = &all->frame[(depth - 1) & (FRAMES_MAX - 1)];
-		if (top->stack_pointer > stack_pointer)
+		bool current = top->epoch == epoch;
+		if (current && top->stack_pointer > stack_pointer)
 			break;
-		if (top->stack_pointer == stack_pointer) {
+		if (current && top->stack_pointer == stack_pointer) {
 			if (top->key.ssl == ssl && top->call == CALL_OF(cookie) && top->attachment != ATTACHMENT_OF(cookie))
 				return -1;
 			/* The last act of SSL_connect is to jump to SSL_do_handshake, that of SSL_write_ex to SSL_write_ex2. */
@@ -385,7 +387,8 @@ static __always_inline int return_tls(struct pt_regs *ctx)
 		abandon(top);
 	}
 	struct frame *frame = &all->frame[depth & (FRAMES_MAX - 1)];
-	if (frame->stack_pointer != stack_pointer)
+	/* Another attachment's frame: it tells of this return itself, or the call is another one, whose entry was not listened to. */
+	if (frame->stack_pointer != stack_pointer || frame->attachment != ATTACHMENT_OF(bpf_get_attach_cookie(ctx)))
 		return 0;
 	if (frame->call == TLS_ERROR)
 		tell_error(&frame->key, PT_REGS_RC(ctx));

@@ -107,6 +107,14 @@ MUTANTS = (
     Mutant("behind a hole the socket is unknown", "tls.c", "\t\tstream->sock = 0;", "\t\tstream->socket.method = 1;", UNSEEN),
     Mutant("what is attached in part tells nothing", "tls.c", "attachment < set->attached &&", "", UNSEEN),
     Mutant("what is being taken off tells nothing", "tls.c", " && attachment != set->detaching", "", UNSEEN),
+    Mutant("a call of another epoch is over", "tls.c", "bool current = top->epoch == epoch;", "bool current = true;", UNSEEN),
+    Mutant(
+        "a return is told by who told of the call",
+        "tls.c",
+        " || frame->attachment != ATTACHMENT_OF(bpf_get_attach_cookie(ctx)))",
+        ")",
+        UNSEEN,
+    ),
     Mutant("what executes another program is told", "processes.c", "\ttell_process(EVENT_EXECUTED, capture);", "\t;", TLS),
     Mutant("what others move is a gap", "streams.h", "return emit_gap(stream, direction, foreign);", "return 0;", SOCKETS),
     Mutant(

@@ -14,7 +14,7 @@ import pytest
 
 import agent.kernel.probes
 from agent import workloads
-from agent.events import Source
+from agent.events import Counter, Source
 from agent.kernel.libbpf import Link
 from agent.kernel.probes import CoreProbes, cgroup_id
 from agent.streams import StreamBound, StreamClosed, StreamHalfClosed, StreamOpened
@@ -29,6 +29,9 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 STEPS = (
     OPENSSL
     + """
+integer, long = ctypes.c_int, ctypes.c_long
+openssl.SSL_get_rbio.restype = ctypes.c_void_p
+
 def write(data):
     assert openssl.SSL_write(ssl, data.encode(), len(data)) == len(data)
 
@@ -38,6 +41,31 @@ def read(left):
         length = openssl.SSL_read(ssl, buffer, left)
         assert length > 0
         left -= length
+
+def read_paused(left):
+    # Within the library, on its way to the socket, it waits for a line.
+    waiting = True
+
+    @ctypes.CFUNCTYPE(long, pointer, integer, pointer, ctypes.c_size_t, integer, long, integer, pointer)
+    def pause(bio, operation, *arguments):
+        nonlocal waiting
+        if waiting and operation == 2:  # BIO_CB_READ
+            waiting = False
+            print("within", flush=True)
+            sys.stdin.readline()
+        return arguments[4]
+
+    transport = pointer(openssl.SSL_get_rbio(ssl))
+    openssl.BIO_set_callback_ex(transport, pause)
+    read(left)
+    openssl.BIO_set_callback_ex(transport, None)
+
+def another_buffer():
+    global buffer
+    buffer = ctypes.create_string_buffer(65536)
+
+def further_in(step, *arguments):
+    list(map(globals()[step], *((argument,) for argument in arguments)))
 
 def renew():
     global ssl
@@ -73,13 +101,13 @@ class Client:
         self.probes, self.files = probes, files
         self.process = probes.start(STEPS, *files, port)
 
-    def do(self, step: str, *arguments: object) -> None:
+    def do(self, step: str, *arguments: object, then: str = "done") -> None:
         """Have it done, and wait for that."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(f"{step} {arguments!r}\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == "done\n"
+        assert self.process.stdout.readline() == f"{then}\n"
 
     def exchange(self, number: int) -> None:
         """Ask, and read the answer."""
@@ -176,6 +204,75 @@ def test_what_passes_unseen_is_no_part_of_a_stream(
     assert (closed[first], closed[second]) == (True, False)
     facts = {item.stream: item.facts.remote for item in probes.news if isinstance(item, StreamBound)}
     assert (facts[first], facts[second]) == (("127.0.0.1", port),) * 2
+
+
+@pytest.mark.parametrize("buffer", ["same buffer", "another buffer"])
+@pytest.mark.parametrize("place", ["same depth", "further in", "further out"])
+def test_a_call_that_returns_unseen_is_not_the_next_one(
+    probes: Probing, libraries: list[Path], over_tls: Serve, place: str, buffer: str
+) -> None:
+    """By the same function at the same place: the next one's length is not that of the first one's bytes.
+
+    What is written in between is written further in, where it does not show that the call is over.
+    """
+    further_in = ("further_in",)
+    before, after = {"same depth": ((), ()), "further in": ((), further_in), "further out": (further_in, ())}[place]
+    with serving(over_tls(talk)) as port:
+        client = Client(probes, libraries, port)
+        client.exchange(1)
+        client.do("write", asked(2).decode())
+        client.do(*before, "read_paused", len(answered(2)), then="within")
+        probes.detach()
+        client.do("go on")
+        probes.attach(*libraries)
+        if buffer == "another buffer":
+            client.do("another_buffer")
+        for number in (3, 4):
+            client.do("further_in", "further_in", "write", asked(number).decode())
+            client.do(*after, "read_paused", len(answered(number)), then="within")
+            client.do("go on")
+        client.end()
+    first, second = streams_with_bytes(probes)
+    assert (probes.said(WRITE, first), probes.said(READ, first)) == (asked(1) + asked(2), answered(1))
+    assert (probes.said(WRITE, second), probes.said(READ, second)) == (asked(3) + asked(4), answered(3) + answered(4))
+    assert [opened.start_known for opened in tls_streams(probes)] == [True, False]
+    assert probes.probes.counter(Counter.CALLS_UNRETURNED) == 1
+
+
+def test_a_call_that_began_unseen_is_not_the_one_before(
+    libraries: list[Path], over_tls: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One returned while the probes were off, the next one begins while they are being put on, and returns when that is done.
+
+    A session spares the return of a call whose entry it did not listen to.
+    """
+    links_to = CoreProbes._links_to
+
+    def attach_slowly(*arguments: Any) -> list[Link]:
+        links = links_to(*arguments)
+        client.do("another_buffer")
+        client.do("further_in", "further_in", "write", asked(2).decode())
+        client.do("read_paused", len(answered(2)), then="within")
+        return links
+
+    libcrypto, libssl = libraries
+    with serving(over_tls(talk)) as port, probing(sessions=False) as probes:
+        probes.attach(*libraries)
+        client = Client(probes, libraries, port)
+        client.do("write", asked(1).decode())
+        client.do("read_paused", len(answered(1)), then="within")
+        probes.detach()
+        client.do("go on")
+        probes.attach(libcrypto)
+        with monkeypatch.context() as patched:
+            patched.setattr(CoreProbes, "_links_to", attach_slowly)
+            probes.attach(libssl)
+        client.do("go on")
+        client.exchange(3)
+        client.end()
+        first, second = streams_with_bytes(probes)
+        assert (probes.said(WRITE, first), probes.said(READ, first)) == (asked(1), b"")
+        assert (probes.said(WRITE, second), probes.said(READ, second)) == (asked(3), answered(3))
 
 
 @UNSEEN
