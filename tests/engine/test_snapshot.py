@@ -544,15 +544,14 @@ def test_what_is_settled_lacks_nothing_for_it(tmp_path: Path) -> None:
     path = tmp_path / "a.snapshot"
     key = (("X-Api-Key", "sk_live_abcdefgh12345678"), ("Authorization", "Bearer real-secret-of-a-client-1"))
     binary = Exchange("GET /logo.png", b"\x89PNG\x00\x01", key, answer_headers=(("Content-Type", "image/png"),))
-    first, image, *more = pairs_of(
-        Exchange(f"GET /s/{TOLD}", headers=key), binary, EVENTS, Exchange(f"GET /t/{TOLD}", headers=key), Exchange("GET /z", headers=key)
-    )
+    before, after, other = (Exchange(f"GET /{path}", headers=key) for path in (f"s/{TOLD}", f"t/{TOLD}", "z"))
+    first, image, *more = pairs_of(before, binary, EVENTS, after, other)
     written(path, [first, image])
     for pair in more:
         w = SnapshotWriter.extend(path)
         w.add([pair])
         w.finish()
-        assert (w.pairs, w.complete_pairs) == (w.pairs, w.pairs)
+        assert w.complete_pairs == w.pairs
     assert TOLD.encode() not in path.read_bytes()
     with Snapshot(path) as s:
         assert [each.missing for each in s.pairs()] == [()] * 5
