@@ -334,7 +334,11 @@ class Snapshot:
 
     def answer(self, row: int) -> Answer:
         """The answer of an entry."""
-        return self._store.answer(row)
+        answer = self._store.answer(row)
+        if self._late is None:
+            return answer
+        pair = self._settled(self._store.at(row))
+        return replace(answer, response=pair.response or answer.response, interim=pair.interim, asked=pair.request.headers)
 
     @property
     def unchecked(self) -> frozenset[str]:

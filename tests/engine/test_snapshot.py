@@ -21,7 +21,7 @@ from engine.matching.signature import signature
 from engine.redaction import Redactor
 from engine.rrpair import UNREAD, Connection, Direction, Flow, Message, Role, RRPair
 from engine.snapshot import HANDED_OUT, Finished, Snapshot, SnapshotError, SnapshotWriter
-from engine.store import Progress
+from engine.store import Heads, Progress
 from engine.store import sqlite as sqlite_module
 from tests.engine.making import Exchange, pairs_of
 
@@ -476,6 +476,43 @@ def test_only_what_was_kept_before_a_secret_was_told_is_looked_at_again(tmp_path
     assert looked_at == []
     written(tmp_path / "some", [one], [told], [again], [another])
     assert looked_at == ["/1", "/events"]
+
+
+def heads(found: Heads) -> tuple[object, ...]:
+    """All of them but the length of the body, which is not read for them."""
+    response = found.response
+    assert response
+    fields = [field for field in response.headers if field[0] != b"Content-Length"]
+    return found.status, found.request.start_line, found.request.headers, response.start_line, fields
+
+
+def test_what_is_left_of_a_recording_is_served_as_it_is_when_that_is_finished(tmp_path: Path) -> None:
+    """Whatever was kept in the clear before its secret was told. What cannot be redacted any more is not served."""
+    headers = (("X-Of", TOLD),)
+    using = Exchange(f"POST /s/{TOLD}", b'{"of":"%b"}' % TOLD.encode(), headers, body=TOLD.encode(), answer_headers=headers)
+    binary = Exchange("GET /b", b"\0\1\2" + TOLD.encode(), answer_headers=(("Content-Type", "application/octet-stream"),))
+    pairs = pairs_of(using, binary, Exchange("GET /plain"), EVENTS)
+    path = tmp_path / "a.snapshot"
+    w = writer(path)
+    for pair in pairs:
+        w.add([pair])
+    w.close()
+    left = tmp_path / "left.snapshot.partial"
+    with contextlib.closing(sqlite3.connect(w.partial)) as database, contextlib.closing(sqlite3.connect(left)) as copy:
+        database.backup(copy)
+    w = writer(path, resume=True)
+    w.finish()
+    with Snapshot(left) as partial, Snapshot(path) as finished:
+        assert TOLD.encode() in plain(next(partial.pairs())), "it is in the clear there"
+        assert [entry.path[:3] for entry in finished.entries()] == ["/s/", "/pl", "/ev"]
+        both = list(zip(partial.entries(), finished.entries(), strict=True))
+        assert [(e.row, e.path, e.operation, e.signature) for e, _ in both] == [
+            (e.row, e.path, e.operation, e.signature) for _, e in both
+        ]
+        for entry, _ in both:
+            assert heads(partial.heads(entry.row)) == heads(finished.heads(entry.row))
+            assert partial.answer(entry.row) == finished.answer(entry.row)
+            assert partial.asked(entry.row).request == finished.asked(entry.row).request
 
 
 @pytest.mark.parametrize("died_between", [True, False])
