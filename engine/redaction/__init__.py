@@ -22,6 +22,7 @@ from engine.redaction.content import Reason, codings_of, decode_content
 from engine.redaction.echoes import Echoes
 from engine.redaction.learned import Digest, Learned
 from engine.redaction.originals import Originals
+from engine.redaction.randomness import looks_random
 from engine.redaction.refit import Refit
 from engine.redaction.texts import Search, Texts, settled
 from engine.redaction.tokens import Tokens
@@ -36,9 +37,8 @@ _NOTE = re.compile(rb"\[[0-9]{1,12} bytes not stored: (?:" + "|".join(Reason).en
 """What was redacted before, to the letter: nothing else may pass for it."""
 
 
-_IDENTIFIES = re.compile(rb"(?=.*[A-Za-z])(?=.*[0-9]).*|(?=.*[A-Z])(?=.*[a-z]).{16,}", re.DOTALL)
-"""What a cookie has that identifies somebody: letters and digits, or many letters of both cases. Others hold a language or a place,
-which are in many texts."""
+_SESSION = re.compile(rb"(?i)sess|sid$")
+"""Names of cookies that hold a session, besides those that any secret has: `PHPSESSID`, `connect.sid`."""
 _FRAMING = frozenset(b"content-length content-type content-encoding transfer-encoding connection host".split())
 """Header fields by which a message is read: no secret of another place is looked for in them."""
 _Head = tuple[bytes, Fields, Fields]
@@ -231,7 +231,8 @@ class Redactor:
         if not secret:
             return cookie
         plain = unquote_to_bytes(secret) if b"%" in secret else secret
-        echoes = _IDENTIFIES.fullmatch(plain) is not None or rules.kind_of(name.strip()) is not None
+        named = name.strip()
+        echoes = rules.kind_of(named) is not None or _SESSION.search(named) is not None or looks_random(plain)
         new = self._texts.secret(b"", plain, "cookie", search, echoes=echoes)
         return cookie if new == plain else name + equals + value[:at] + new + value[at + len(secret) :]
 

@@ -53,6 +53,8 @@ BASE64_DEPTH = 2
 REMEMBERED, FEW = 64, 8
 """Sets of some, and of all, secrets whose automata are remembered: a key is in every request of a program."""
 
+RECALLED_LIMIT = 1000
+"""Texts of a message that are remembered as looked through, by their hashes."""
 WORK_LIMIT = 200_000
 """What may be done for the echoes of a message, in finds of a secret: a second or two of work."""
 DECODED_COST = 8
@@ -108,6 +110,7 @@ class Echoes:
         self._limit = min(len(self._secrets) + SECRETS_LIMIT, TOTAL_LIMIT)
         self._common: dict[bytes, tuple[bytes, ...]] = {}
         self._looked = 0
+        self._recalled: set[int] = set()
         self._left = WORK_LIMIT
 
     def add(self, original: bytes, token: bytes, number: bytes = b"") -> None:
@@ -122,6 +125,7 @@ class Echoes:
 
         Raises NotInspected where that is more work than any real message makes.
         """
+        self._recall(text)
         text = self._learned.replaced(text, self._spend)
         if not self._secrets or len(text) < SHORTEST:
             return text
@@ -138,6 +142,13 @@ class Echoes:
     def found(self, text: bytes) -> bool:
         """Whether any of these secrets is in a text. Raises NotInspected."""
         return self.replaced(text, Originals()) != text
+
+    def _recall(self, text: bytes) -> None:
+        """Have those of earlier answers known that stand in a text: once, for it is gone through several times."""
+        if hash(text) not in self._recalled:
+            if len(self._recalled) < RECALLED_LIMIT:
+                self._recalled.add(hash(text))
+            self._learned.recall(text, self._spend)
 
     def _spend(self, count: int = 1) -> None:
         self._left -= count

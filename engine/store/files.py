@@ -61,7 +61,8 @@ CREATE TABLE IF NOT EXISTS progress (
 """
 LEARNED = """
 CREATE TABLE IF NOT EXISTS learned (
-    word BLOB PRIMARY KEY, before INTEGER NOT NULL, after INTEGER NOT NULL, token TEXT NOT NULL
+    word BLOB PRIMARY KEY, length INTEGER NOT NULL, before INTEGER NOT NULL, after INTEGER NOT NULL, alone INTEGER NOT NULL,
+    token TEXT NOT NULL
 )
 """
 # Made at the end: kept up to date pair by pair they would cost a tenth of the throughput.

@@ -44,7 +44,7 @@ _ENTRIES = {(int, str, str, int, str, str, str, str, int, str)}
 _ANSWERS = {(str, int, int, int, int, int, bytes, bytes, str)}
 _HEADS = {(int, int, bytes)}
 _FLOWS = {(str, int, str, str, int, int)}
-_LEARNED = {(bytes, int, int, str)}
+_LEARNED = {(bytes, int, int, int, int, str)}
 _GROUPS = {(str, str, str, int, str, int, int, str)}
 
 
@@ -98,7 +98,7 @@ def facts_row(connection: Connection) -> tuple[str, str]:
 
 def learned_row(digest: Digest) -> Values:
     """The row of a secret that was learned."""
-    return digest.word, digest.before, digest.after, digest.token.decode()
+    return digest.word, digest.length, digest.before, digest.after, int(digest.alone), digest.token.decode()
 
 
 def storable(row: Values) -> Values:
@@ -214,8 +214,10 @@ def flow_of(row: Values) -> Flow:
 def learned_of(row: Values) -> Digest:
     """By what a secret is known that was learned."""
     _check(row, _LEARNED)
-    word, before, after, token = row
-    digest = Digest(word, before, after, token.encode())
+    word, length, before, after, alone, token = row
+    if alone not in (0, 1):
+        raise ValueError("a secret that is known neither by a word nor alone")
+    digest = Digest(word, length, before, after, bool(alone), token.encode())
     digest.check()
     return digest
 

@@ -300,7 +300,9 @@ class SqliteStore:
             if lost:
                 database.execute(_SET_META, (LOST, str(lost)))
             if self._held.learned:
-                database.executemany("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?)", map(learned_row, self._held.learned))
+                database.executemany(
+                    "INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?, ?)", map(learned_row, self._held.learned)
+                )
                 database.execute(_FORGET, (SECRETS_LIMIT,))
                 database.execute(_NOTE_UNSETTLED)
             if not refuted:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from engine.redaction import Digest, Redactor, learned
+from engine.redaction import Digest, Redactor, echoes, learned, lengths
 from engine.redaction.alone import Alone
 from engine.redaction.learned import Learned
 from engine.rrpair import Message, RRPair
@@ -76,7 +76,20 @@ def test_what_a_client_brings_itself_is_not_learned() -> None:
     assert TOKEN in echo.query[0][1]
 
 
-@pytest.mark.parametrize("told", ["sunshine", "1234567", "tok-5af", "word word wo1", "aaaaaaaaaaaaaaaa"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        "sunshine",
+        "1234567",
+        "tok-5af",
+        "word word wo1",
+        "aaaaaaaaaaaaaaaa",
+        "unauthenticated",
+        "too-short-password",
+        "20261124",
+        "1732456789",
+    ],
+)
 def test_what_may_be_something_else_is_not_learned(told: str) -> None:
     _, echo = redacted(
         Exchange("POST /login", b'{"password":"%b"}' % told.encode()), Exchange("GET /echo", headers=(("X-A", told),))
@@ -84,18 +97,49 @@ def test_what_may_be_something_else_is_not_learned(told: str) -> None:
     assert dict(echo.request.headers)[b"X-A"] == told.encode()
 
 
-@pytest.mark.parametrize("told", ["kdkslfkjdlskfj", "48151623", "ab12cd34", "a1b2.c3d4.e5f6"])
+@pytest.mark.parametrize("told", ["kdkslfkjdlskfjqwpeoi", "48151623", "ab12cd34", "a1b2.c3d4.e5f6"])
 def test_what_may_be_a_word_or_number_is_known_where_it_stands_alone(told: str) -> None:
     before = json.dumps(
-        {"a": f"x{told} {told}x", "b": f"/{told}/x", "c": f"-{told}", "d": f"{told}.5", "kdkslfkjdlskfj": f"u=%2F{told}"}
+        {"a": f"x{told} {told}x", "b": f"/{told}/x", "c": f"-{told}", "d": f"{told}.5", "kdkslfkjdlskfjqwpeoi": f"u=%2F{told}"}
     )
     login, echo = redacted(Exchange("POST /login", b'{"session_id":"%b"}' % told.encode()), Exchange("GET /echo", before.encode()))
     assert login.response
     assert echo.response
     token = json.loads(login.response.body)["session_id"]
     expected = json.loads(before)
-    expected |= {"b": f"/{token}/x", "kdkslfkjdlskfj": f"u=%2F{token}"}
+    expected |= {"b": f"/{token}/x", "kdkslfkjdlskfjqwpeoi": f"u=%2F{token}"}
     assert json.loads(echo.response.body) == expected
+
+
+ORDINARY = {
+    "a region": ("region=eu-west-1", "eu-west-1"),
+    "a variant": ("ab=checkout-v2", "checkout-v2"),
+    "a release": ("release=2024-11-24-rc1", "2024-11-24-rc1"),
+    "a user": ("user=octocat-99", "octocat-99"),
+    "a state": ("session=unauthenticated", "unauthenticated"),
+    "a day": ("session=20261124", "20261124"),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_a_cookie_that_is_no_secret_changes_nothing_else(name: str) -> None:
+    cookie, value = ORDINARY[name]
+    page = Exchange("GET /home", b"<html></html>", answer_headers=(("Set-Cookie", f"{cookie}; Path=/"),))
+    other = Exchange(f"GET /{value}/a?b={value}", json.dumps({"a": value, value: {"b": 1}}).encode(), host="other.example.com")
+    home, kept = redacted(page, other)
+    assert home.response
+    assert b"REDACTED-" in dict(home.response.headers)[b"Set-Cookie"] or value.isdigit()
+    assert kept == pairs_of(page, other)[1]
+
+
+@pytest.mark.parametrize("told", [TOKEN, "48151623", "ab12cd34"])
+def test_a_name_of_json_is_no_value(told: str) -> None:
+    text = json.dumps({told: {"a": told}, "b": json.dumps({told: 1})})
+    _, echo = redacted(Exchange("POST /login", json.dumps({"session_id": told}).encode()), Exchange("GET /echo", text.encode()))
+    assert echo.response
+    found = json.loads(echo.response.body)
+    assert found[told]["a"] != told
+    assert json.loads(found["b"]) == {told: 1}
 
 
 def test_two_numbers_with_one_token_are_not_both_known() -> None:
@@ -105,11 +149,11 @@ def test_two_numbers_with_one_token_are_not_both_known() -> None:
     assert known.replaced(b"/48151623/48151624") == b"/712345678901234/48151624"
 
 
-@pytest.mark.parametrize("before", range(learned.PIECE - 20, learned.PIECE + 4))
+@pytest.mark.parametrize("before", range(lengths.PIECE - 20, lengths.PIECE + 4))
 def test_a_secret_is_found_where_a_long_text_is_taken_in_pieces(before: int) -> None:
     known = Learned()
     known.learn({TOKEN.encode(): b"REDACTED-secret-1"})
-    text = b"x" * before + b'"' + TOKEN.encode() + b'"' + b"y" * learned.PIECE
+    text = b"x" * before + b'"' + TOKEN.encode() + b'"' + b"y" * lengths.PIECE
     assert known.found(text)
     assert known.replaced(text) == text.replace(TOKEN.encode(), b"REDACTED-secret-1")
 
@@ -118,8 +162,8 @@ def test_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "SECRETS_LIMIT", 2)
     known = Learned()
     for n in range(3):
-        known.learn({b"tok-00000000%d" % n: b"REDACTED-secret-%d" % n})
-    assert [known.found(b"/tok-00000000%d/" % n) for n in range(3)] == [False, True, True]
+        known.learn({b"tok-5af6c0ffee8%d" % n: b"REDACTED-secret-%d" % n})
+    assert [known.found(b"/tok-5af6c0ffee8%d/" % n) for n in range(3)] == [False, True, True]
     assert len(known._by_word) == 2
 
 
@@ -186,30 +230,46 @@ def test_a_secret_is_found_at_a_later_place_than_its_word() -> None:
     assert digest.token in live(Exchange("GET /a", headers=(("X-A", text),)), [digest])
 
 
-def test_words_that_are_no_secrets_are_digested_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a message each text is searched several times; what is remembered of them has a limit."""
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The words that are digested from now on."""
     digested: list[bytes] = []
 
-    def counted(self: Learned, word: bytes) -> bytes:
+    def digest(_: Learned, word: bytes) -> bytes:
         digested.append(word)
         return word
 
+    monkeypatch.setattr(Learned, "_digest", digest)
+    return digested
+
+
+def test_words_of_a_message_are_digested_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text is searched several times. A word of another length is none that was told."""
     digests = told(TOKEN)
-    monkeypatch.setattr(Learned, "_digest", counted)
-    words = [f"unknown-word-{n}" for n in range(20)]
-    redactor = Redactor(KEY, digests)
-    [pair] = pairs_of(Exchange("POST /a", body=" ".join(words).encode(), headers=tuple((f"X-{n}", w) for n, w in enumerate(words))))
-    for _ in range(2):
-        redactor.request(pair.request)
-    assert sorted(word for word in digested if word.startswith(b"unknown")) == sorted(word.encode() for word in words)
-    monkeypatch.setattr(learned, "STRANGERS_LIMIT", 5)
-    redactor.request(pairs_of(Exchange("POST /a", body=b" ".join(b"other-word-%d" % n for n in range(50))))[0].request)
-    assert len(redactor._learned._strangers) <= 5
+    words = [b"unknown-word-%03d" % n for n in range(20)]
+    assert {len(word) for word in words} == {len(TOKEN)}
+    body = b" ".join([*words, *(b"short-word-%d" % n for n in range(20))]) + b' password="a secret of its own"'
+    digested = counted(monkeypatch)
+    Redactor(KEY, digests).request(pairs_of(Exchange("POST /a", body=body))[0].request)
+    assert len(digested) <= 3 * len(words), "as it came, and with each secret replaced"
+    assert set(digested) == set(words)
+
+
+@pytest.mark.parametrize("size", ["as many as any message has", "too many"])
+def test_digesting_is_bounded(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    """A message with more words that may be secrets than can be looked at is not kept."""
+    monkeypatch.setattr(echoes, "WORK_LIMIT", 100)
+    digests = told(TOKEN)
+    count = 100 * learned.DIGESTED_TOGETHER // (4 if size != "too many" else 1) * 2
+    digested = counted(monkeypatch)
+    body = b" ".join(b"unknown-wor-%04d" % n for n in range(count))
+    message, _ = Redactor(KEY, digests).request(pairs_of(Exchange("POST /a", body=body))[0].request)
+    assert (b"not stored" in message.body) == (size == "too many")
+    assert len(digested) <= 101 * learned.DIGESTED_TOGETHER
 
 
 def test_what_is_told_again_is_not_new() -> None:
     digests = told(TOKEN)
-    login, other = pairs_of(LOGIN, Exchange("POST /login", b'{"access_token":"another-0123456"}'))
+    login, other = pairs_of(LOGIN, Exchange("POST /login", b'{"access_token":"another-5af6c0ffee"}'))
     redactor = Redactor(KEY, digests)
     redactor.pair(login)
     assert redactor.take_learned() == []
@@ -223,11 +283,13 @@ def test_what_is_told_again_is_not_new() -> None:
 
 def test_what_is_new_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "SECRETS_LIMIT", 2)
-    latest = told(*[f"tok-00000000{n}" for n in range(5)])
-    assert latest == told("tok-000000003", "tok-000000004")
+    latest = told(*[f"tok-5af6c0ffee8{n}" for n in range(5)])
+    assert latest == told("tok-5af6c0ffee83", "tok-5af6c0ffee84")
 
 
-@pytest.mark.parametrize("secret", ["48151623", "ab12cd34", "a1b2.c3d4.e5f6.a7b8", "correcthorsebattery", "4111-1111-1111-1111"])
+@pytest.mark.parametrize(
+    "secret", ["48151623", "ab12cd34", "a1b2.c3d4.e5f6.a7b8", "correcthorsebatterystaple", "4111-1111-1111-1111"]
+)
 @pytest.mark.parametrize("use", ["GET /s/{}/1", "GET /s?t={}", "GET /s/x%2F{}"])
 def test_what_stands_alone_is_known_by_its_digest(tmp_path: Path, secret: str, use: str) -> None:
     """To a client that brings it itself, and to a recording that is gone on with."""

@@ -130,6 +130,9 @@ def test_a_damaged_signature(tmp_path: Path, signature: str) -> None:
         "UPDATE pairs SET heads = x''",
         "UPDATE pairs SET heads = 5",
         "UPDATE learned SET word = 'text'",
+        "UPDATE learned SET length = 0",
+        "UPDATE learned SET length = 5000",
+        "UPDATE learned SET alone = 2",
         "UPDATE learned SET before = -1",
         "UPDATE learned SET after = 5000",
         "UPDATE learned SET token = 'secret'",
@@ -152,7 +155,7 @@ def test_a_damaged_value(tmp_path: Path, statement: str) -> None:
         ("DROP TABLE flows", "CREATE TABLE flows (connection, time, protocol, reason, read, written AS (1))"),
         ("CREATE INDEX mine ON pairs (abs(time))",),
         ("DROP TABLE learned", "CREATE VIEW learned AS SELECT * FROM meta"),
-        ("DROP TABLE learned", "CREATE TABLE learned (word BLOB PRIMARY KEY, before, after, token AS (1))"),
+        ("DROP TABLE learned", "CREATE TABLE learned (word BLOB PRIMARY KEY, length, before, after, alone, token AS (1))"),
     ],
 )
 def test_nothing_that_could_act_is_opened(tmp_path: Path, statements: tuple[str, ...]) -> None:
@@ -162,7 +165,7 @@ def test_nothing_that_could_act_is_opened(tmp_path: Path, statements: tuple[str,
 def test_more_secrets_than_any_recorder_keeps_are_not_read(tmp_path: Path) -> None:
     more = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
     path = changed(
-        made(tmp_path), f"{more} INSERT INTO learned SELECT randomblob(16), 0, 0, 'REDACTED-secret-0123456789abcde' FROM n"
+        made(tmp_path), f"{more} INSERT INTO learned SELECT randomblob(16), 16, 0, 0, 0, 'REDACTED-secret-0123456789abcde' FROM n"
     )
     with Snapshot(path) as snapshot:
         assert len(snapshot.redactor()._learned._digests) == SECRETS_LIMIT
