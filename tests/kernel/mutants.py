@@ -107,7 +107,13 @@ MUTANTS = (
     Mutant("behind a hole the socket is unknown", "tls.c", "\t\tstream->sock = 0;", "\t\tstream->socket.method = 1;", UNSEEN),
     Mutant("what is attached in part tells nothing", "tls.c", "attachment < set->attached &&", "", UNSEEN),
     Mutant("what is being taken off tells nothing", "tls.c", " && attachment != set->detaching", "", UNSEEN),
-    Mutant("a call of another epoch is over", "tls.c", "bool current = top->epoch == epoch;", "bool current = true;", UNSEEN),
+    Mutant(
+        "a call of another epoch is over",
+        "tls.c",
+        "bool current = top->epoch == epoch;",
+        "bool current = top->epoch <= epoch;",
+        UNSEEN,
+    ),
     Mutant(
         "a return is told by who told of the call",
         "tls.c",
