@@ -92,11 +92,10 @@ class _Pieces:
 
 @dataclass(frozen=True, slots=True)
 class _Secret:
-    """What is looked for. `number`: what stands in for one of digits where these are no string."""
+    """What is looked for, and what stands in for it."""
 
     original: bytes
     token: bytes
-    number: bytes
     pieces: _Pieces
 
 
@@ -113,12 +112,12 @@ class Echoes:
         self._recalled: set[int] = set()
         self._left = WORK_LIMIT
 
-    def add(self, original: bytes, token: bytes, number: bytes = b"") -> None:
+    def add(self, original: bytes, token: bytes) -> None:
         """Note a secret that was recognised. One that is short, or nothing but a rule or a filler, is not looked for elsewhere."""
         if len(original) < SHORTEST or original == token or len(self._secrets) >= self._limit or original in self._secrets:
             return
         if _VARIED.search(original) and not original.startswith(MARK):
-            self._secrets[original] = _Secret(original, token, number or token, _pieces(original))
+            self._secrets[original] = _Secret(original, token, _pieces(original))
 
     def replaced(self, text: bytes, originals: Originals, depth: int = 0) -> bytes:
         """Give a text without these secrets; the same object where it has none. Short tokens are added to `originals`.
@@ -191,10 +190,9 @@ class Echoes:
                 found += self._spelt(text, sorted(some, key=lambda secret: len(secret.original), reverse=True))
         edits: list[Edit] = []
         for start, end, secret in sorted(found, key=lambda each: each[0]):
-            token = secret.number if _is_number(text, start, end) else secret.token
-            if MARK not in token:
-                originals.add(token, secret.original)
-            edits.append((start, end, token, ""))
+            if MARK not in secret.token:
+                originals.add(secret.token, secret.original)
+            edits.append((start, end, secret.token, ""))
         return apply(text, edits) if edits else text
 
     def _spelt(self, text: bytes, secrets: list[_Secret]) -> Iterator[tuple[int, int, _Secret]]:
@@ -274,12 +272,6 @@ def _is_meant(text: bytes, start: int, end: int) -> bool:
     if (before and before[0] in _WORD_BYTES) or (after and after[0] in _WORD_BYTES):
         return False
     return not (_IS_NAME.match(text, end) or before == b"<" or text[max(0, start - 2) : start] == b"</")
-
-
-def _is_number(text: bytes, start: int, end: int) -> bool:
-    """Whether digits stand where JSON has a number."""
-    before, after = text[max(0, start - 16) : start].rstrip()[-1:], text[end : end + 16].lstrip()[:1]
-    return text[start:end].isdigit() and before in (b":", b",", b"[") and after in (b",", b"]", b"}", b"")
 
 
 # -- spellings -----------------------------------------------------------------------------------------------------------
