@@ -153,13 +153,11 @@ static __always_inline bool is_mapped(const struct destination *to)
 	return !to->address[0] && !to->address[1] && to->address[2] == MAPPED;
 }
 
-/* The unspecified address means this machine, too. */
 static __always_inline bool is_local(const struct destination *to)
 {
-	u32 last = to->address[3];
 	if (is_mapped(to))
-		return !last || (last & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
-	return !to->address[0] && !to->address[1] && !to->address[2] && (!last || last == bpf_htonl(1));
+		return (to->address[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !to->address[0] && !to->address[1] && !to->address[2] && to->address[3] == bpf_htonl(1);
 }
 
 static __always_inline void tell(u32 kind, u32 protocol, const struct call *call)
@@ -338,6 +336,20 @@ static __always_inline enum verdict judge_connect(struct bpf_sock_addr *ctx, str
 	return verdict;
 }
 
+/* A call of the unspecified address is one of the address where Linux connects it: of IPv4 the socket's own, where it is bound to one, else
+ * the loopback. That is the one in a recording, and what getpeername says. */
+static __always_inline void resolve_unspecified(struct bpf_sock_addr *ctx, struct destination *to)
+{
+	if (to->address[3])
+		return;
+	if (is_mapped(to)) {
+		u32 own = ctx->sk->src_ip4;
+		to->address[3] = own ? own : LOOPBACK;
+	} else if (!to->address[0] && !to->address[1] && !to->address[2]) {
+		to->address[3] = bpf_htonl(1);
+	}
+}
+
 static __always_inline int go4(struct bpf_sock_addr *ctx, enum verdict verdict, const struct call *call, u16 port4)
 {
 	if (verdict == REFUSE || (verdict == REDIRECT && !port4))
@@ -356,6 +368,7 @@ int takeover_connect4(struct bpf_sock_addr *ctx)
 {
 	struct call call = {.destination.port = ctx->user_port};
 	set_ip4(&call.destination, ctx->user_ip4);
+	resolve_unspecified(ctx, &call.destination);
 	u16 port4 = 0, port6 = 0;
 	enum verdict verdict = judge_connect(ctx, &call, &port4, &port6);
 	return go4(ctx, verdict, &call, port4);
@@ -383,6 +396,7 @@ int takeover_connect6(struct bpf_sock_addr *ctx)
 {
 	struct call call = {.destination.port = ctx->user_port};
 	read_ip6(ctx, &call.destination);
+	resolve_unspecified(ctx, &call.destination);
 	u16 port4 = 0, port6 = 0;
 	enum verdict verdict = judge_connect(ctx, &call, &port4, &port6);
 	if (verdict == REFUSE || (verdict == REDIRECT && !port4 && !port6))
@@ -422,6 +436,7 @@ int takeover_sendmsg4(struct bpf_sock_addr *ctx)
 {
 	struct call call = {.destination.port = ctx->user_port};
 	set_ip4(&call.destination, ctx->user_ip4);
+	resolve_unspecified(ctx, &call.destination);
 	u16 port4 = 0, port6 = 0;
 	enum verdict verdict = judge_datagram(ctx, &call, &port4, &port6);
 	return go4(ctx, verdict, &call, port4);
@@ -433,6 +448,7 @@ int takeover_sendmsg6(struct bpf_sock_addr *ctx)
 {
 	struct call call = {.destination.port = ctx->user_port};
 	read_ip6(ctx, &call.destination);
+	resolve_unspecified(ctx, &call.destination);
 	u16 port4 = 0, port6 = 0;
 	enum verdict verdict = judge_datagram(ctx, &call, &port4, &port6);
 	if (verdict == REFUSE || (verdict == REDIRECT && !port6))

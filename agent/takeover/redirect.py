@@ -190,7 +190,7 @@ class Redirect:
             for backend in backends:
                 host = normal(backend.host)
                 literal = (backend.literal,) if backend.literal else ()
-                known = (*backend.addresses, *hosts.get(host, ()), *literal)
+                known = tuple(map(_reached, (*backend.addresses, *hosts.get(host, ()), *literal)))
                 self.names.saw(host, known)
                 for address in known:
                     if (address, backend.port) not in self._rules:
@@ -277,6 +277,11 @@ class Redirect:
         """A process is gone from the cgroup: it ends, unless it may go on."""
         ended = not self.wanted.keep_departed and workloads.end(left.workload.pid, left.workload.started)
         return replace(left, ended=ended)
+
+
+def _reached(address: Address) -> Address:
+    """Where Linux connects a call of an address, which is how the hooks look it up: the unspecified one is the loopback."""
+    return next(each for each in LOOPBACK if each.version == address.version) if address.is_unspecified else address
 
 
 def _without(backends: Iterable[Backend], others: Iterable[Backend]) -> list[Backend]:

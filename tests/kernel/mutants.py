@@ -223,6 +223,13 @@ MUTANTS = (
         f"{TAKEOVER}::test_a_socket_that_calls_again_is_not_taken_for_what_it_was",
     ),
     Mutant(
+        "a bound socket's unspecified address is its own",
+        "takeover.bpf.c",
+        "own ? own : LOOPBACK",
+        "own ? LOOPBACK : LOOPBACK",
+        f"{TAKEOVER}::test_the_unspecified_address_is_a_bound_socket_s_own",
+    ),
+    Mutant(
         "a call that failed lends its port to nobody", "takeover.bpf.c", "bpf_map_delete_elem(&originals, &local);", ";", CALLERS
     ),
     Mutant("only the workload asks the resolver", "takeover.bpf.c", "skb->priority == VOUCHED ? -1 : 0", "-1", CALLERS),

@@ -174,6 +174,31 @@ def test_loopback_is_left_alone_but_for_recorded_pairs(lonely: Taking) -> None:
     assert [(address, int(port)) for _, address, port, _ in running.told("local")] == [("127.0.0.1", int(own4)), ("::1", int(own6))]
 
 
+@pytest.mark.parametrize("recorded", ["as it was called", "as it was reached"])
+@pytest.mark.parametrize(
+    ("called", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::ffff:0.0.0.0", "127.0.0.1")],
+    ids=["IPv4", "IPv6", "mapped"],
+)
+def test_the_unspecified_address_is_the_loopback(lonely: Taking, called: str, reached: str, recorded: str) -> None:
+    """Linux connects it there, so that is what a recording says: both are one backend, however it was called."""
+    host = called.removeprefix("::ffff:")
+    known = backend(host, 5000) if recorded == "as it was called" else backend("peer", 5000, reached)
+    for url in (f"http://[{called}]:5000/" if ":" in called else f"http://{called}:5000/", f"http://[{reached}]:5000/"):
+        said, _ = lonely.said("with_urllib", url.replace("[127.0.0.1]", "127.0.0.1"), recorded=[known])
+        assert (said, lonely.responder.next()["original"]) == (ANSWER, [reached, 5000])
+
+
+def test_the_unspecified_address_is_a_bound_socket_s_own(lonely: Taking) -> None:
+    """So a call of it is none of what was recorded elsewhere on the loopback."""
+    with lonely.place.run(socket.create_server, ("127.0.0.2", 0)) as own:
+        port = own.getsockname()[1]
+        recorded = [backend("peer", port, "127.0.0.1")]
+        said, running = lonely.said("bound", "0.0.0.0", str(port), "127.0.0.2", recorded=recorded)
+    assert said == {"peer": ["127.0.0.2", port]}
+    assert running.told("local") == [("", "127.0.0.2", port, 6)]
+
+
 def test_a_port_of_this_machine_is_told_of_once_and_the_workload_s_own_never(lonely: Taking) -> None:
     with lonely.place.run(socket.create_server, ("127.0.0.1", 0)) as beside:
         port = beside.getsockname()[1]
