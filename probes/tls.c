@@ -212,6 +212,8 @@ static __always_inline int enter_tls(struct pt_regs *ctx, u32 capture)
 	frame->key = key;
 	frame->buffer = PT_REGS_PARM2(ctx);
 	frame->count = PT_REGS_PARM3(ctx);
+	if (CALL_OF(cookie) == TLS_READ || CALL_OF(cookie) == TLS_WRITE)
+		frame->count = (u32)frame->count; /* an int: the rest of the register may hold anything */
 	u64 fifth = PT_REGS_PARM5(ctx);
 	asm volatile("" : "+r"(fifth)); /* else one of two places in ctx is read, and the verifier wants constant ones */
 	frame->length_pointer = CALL_OF(cookie) == TLS_WRITE_EX2 ? fifth : PT_REGS_PARM4(ctx);
@@ -252,9 +254,17 @@ static __always_inline u64 length_of(const struct frame *frame, u64 result)
 	return 0;
 }
 
-/* Looks at the calls further out that carry bytes of the same SSL in the same direction. One whose buffer holds these bytes is built on this
- * call, as SSL_read_ex of AWS-LC and LibreSSL on SSL_read: it returns with them once more. No function is built on itself: another one was left,
- * by a longjmp to a place that is further in. (Node writes within a read, when that has ended the handshake.) */
+/* Whether a TLS call is known to be on a socket: none is that of a program's own function of the same name, whose first argument is no SSL. */
+static __always_inline bool is_bound(struct tls_key *key)
+{
+	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
+	return stream && stream->socket.method;
+}
+
+/* Looks at the calls further out that carry bytes in the same direction. One whose buffer holds these bytes is built on this call, as SSL_read_ex
+ * of AWS-LC and LibreSSL on SSL_read: it returns with them once more. No function is built on itself, but on its like in another file, as in a
+ * shim: another one was left, by a longjmp to a place that is further in. (Node writes within a read, when that has ended the handshake.) What a
+ * program passes on by a function of such a name may call its SSL by another pointer; TLS within TLS has buffers of its own, and its socket. */
 static __noinline int note_carried(struct frames *all, struct frame *inner, u32 depth, u64 length)
 {
 	if (!all || !inner)
@@ -263,13 +273,16 @@ static __noinline int note_carried(struct frames *all, struct frame *inner, u32 
 		if (i >= depth)
 			break;
 		struct frame *outer = &all->frame[i];
-		if (outer->key.ssl != inner->key.ssl || direction_of(outer->call) != direction_of(inner->call))
+		if (direction_of(outer->call) != direction_of(inner->call))
 			continue;
-		bool same_bytes = inner->buffer - outer->buffer <= outer->count;
-		if (same_bytes && outer->call != inner->call) {
+		u64 offset = inner->buffer - outer->buffer;
+		bool same_bytes = offset <= outer->count && length <= outer->count - offset;
+		bool same_ssl = outer->key.ssl == inner->key.ssl;
+		bool itself = outer->call == inner->call && outer->attachment == inner->attachment;
+		if (same_bytes && (same_ssl ? !itself : !is_bound(&outer->key))) {
 			outer->carried += length;
 			inner->early |= outer->early;
-		} else {
+		} else if (same_ssl) {
 			abandon(outer);
 		}
 	}

@@ -69,8 +69,16 @@ MUTANTS = (
     Mutant(
         "a call that was left hides nothing",
         "tls.c",
-        "if (same_bytes && outer->call != inner->call)",
-        "if (same_bytes || outer->call)",
+        "if (same_bytes && (same_ssl ? !itself : !is_bound(&outer->key)))",
+        "if (same_ssl || (same_bytes && !itself && !is_bound(&outer->key)))",
+        TLS,
+    ),
+    Mutant("a shim's call is not left", "tls.c", " && outer->attachment == inner->attachment;", ";", TLS),
+    Mutant(
+        "what is called another SSL is the same bytes",
+        "tls.c",
+        "!itself : !is_bound(&outer->key)",
+        "!itself : is_bound(&outer->key)",
         TLS,
     ),
     Mutant("a call that was left breaks its stream", "tls.c", ">= 0)\n\t\tbreak_tls(&frame->key);\n", ">= 0)\n\t\t;\n", TLS),

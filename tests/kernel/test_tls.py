@@ -507,6 +507,29 @@ assert library.SSL_read_ex(ssl, buffer, ctypes.c_size_t({len(ANSWER)}), ctypes.b
         probes.check_ledger()
 
 
+@pytest.mark.parametrize("wrapper", ["shim", "SESSION"])
+def test_a_call_that_passes_its_bytes_on_to_another_file_carries_them_once(layered: Path, tmp_path: Path, wrapper: str) -> None:
+    """Of one function in two files, the outer one is no call that was left; nor is what a program calls its SSL a connection."""
+    wrapping = tmp_path / "wrapping.so"
+    source = Path(__file__).with_name("wrapping.c")
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", f"-D{wrapper}", "-o", wrapping, source], check=True)
+    program = f"""
+wrapping = ctypes.CDLL(arguments[1])
+wrapping.wrap(arguments[0].encode())
+session = (ctypes.c_void_p * 2)(1, ssl) if arguments[2] == "SESSION" else ssl
+for _ in range(3):
+    assert wrapping.SSL_write(session, {QUESTION!r}, {len(QUESTION)}) == {len(QUESTION)}
+    assert wrapping.SSL_read(session, buffer, {len(ANSWER)}) == {len(ANSWER)}
+"""
+    with probing() as probes:
+        probes.attach(layered, wrapping)
+        probes.run(LAYERED + program, layered, wrapping, wrapper)
+        assert [opened.start_known for opened in probes.opened()] == [True]
+        assert (probes.said(WRITE), probes.said(READ)) == (QUESTION * 3, ANSWER * 3)
+        assert probes.probes.counter(Counter.CALLS_UNRETURNED) == 0
+        probes.check_ledger()
+
+
 def test_a_connection_whose_early_data_was_refused_begins_anew(layered: Path) -> None:
     """In BoringSSL and AWS-LC, whose early data is written by SSL_write, and said again after SSL_reset_early_data_reject."""
     program = f"""
