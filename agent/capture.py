@@ -106,6 +106,7 @@ class _Session:
         self.streams = streams.Streams()
         self.attacher = attacher
         self.captures = 0
+        """So far: what has ended stays in the kernel's counters."""
         self.failures = failures
         self.failures_before = failures.count
         self._opaque = opaque
@@ -210,16 +211,17 @@ class _Session:
         account = self.streams.account(capture)
         count = self.probes.counter
         missed = self.probes.missed()
-        if self.captures > 1:  # the kernel counts for all captures together: of one, only its streams are known
+        unattributed = self.probes.take_unattributed(capture)
+        if self.captures > 1:  # the kernel counts most for all captures together: of one, its streams are known
             return Ledger(
-                seen=account.seen,
+                seen=account.seen + unattributed,
                 delivered=account.delivered,
-                lost=account.lost,
+                lost=account.lost + unattributed,
+                unattributed=unattributed,
                 opaque=account.opaque,
                 missed=self._missed(missed),
                 unknown_starts=account.unknown_starts,
             )
-        unattributed = count(Counter.UNATTRIBUTED)
         return Ledger(
             seen=count(Counter.SEEN),
             delivered=account.delivered,

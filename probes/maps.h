@@ -32,6 +32,15 @@ struct {
 	__type(value, u64);
 } counters SEC(".maps");
 
+/* Capture -> bytes of it that are in no stream's tally, for want of room in a map. An agent has 32 captures at once; this room is taken
+ * beforehand, for what is counted here must not itself be lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, u64);
+} unattributed SEC(".maps");
+
 /* Cgroup id -> capture. One capture seldom has more than a few; 1024 serve a node's pods. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -568,11 +568,8 @@ static __noinline int leave_call(struct call *call, s64 result)
 		if (!call->facts.remote_port)
 			return 0; /* closed before it was looked at */
 		stream = socket_stream(call->sock, &call->facts, capture);
-		if (!stream) {
-			count(COUNT_SEEN, result);
-			count(COUNT_UNATTRIBUTED, result);
-			return 0;
-		}
+		if (!stream)
+			return lose_unattributed(capture, result);
 	}
 	announce(stream, call->sock);
 	if (result > 0)

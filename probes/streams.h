@@ -20,6 +20,21 @@ static __always_inline void count(enum counter which, u64 n)
 		__sync_fetch_and_add(value, n);
 }
 
+/* Bytes passed of a stream for which there is no room: lost, and in no tally but that of the capture. */
+static __noinline int lose_unattributed(u32 capture, u64 length)
+{
+	count(COUNT_SEEN, length);
+	count(COUNT_UNATTRIBUTED, length);
+	u64 none = 0, *lost = bpf_map_lookup_elem(&unattributed, &capture);
+	if (!lost) {
+		bpf_map_update_elem(&unattributed, &capture, &none, BPF_NOEXIST);
+		lost = bpf_map_lookup_elem(&unattributed, &capture);
+	}
+	if (lost)
+		__sync_fetch_and_add(lost, length);
+	return 0;
+}
+
 static __always_inline u64 next_stream_id(void)
 {
 	u32 key = COUNT_STREAMS;

@@ -326,11 +326,8 @@ static __noinline int settle_early(struct frame *frame, u32 result)
 static __noinline int emit_tls(struct frame *frame, u64 length, u32 capture)
 {
 	struct stream *stream = tls_stream(&frame->key, capture);
-	if (!stream) {
-		count(COUNT_SEEN, length);
-		count(COUNT_UNATTRIBUTED, length);
-		return 0;
-	}
+	if (!stream)
+		return lose_unattributed(capture, length);
 	int direction = direction_of(frame->call);
 	if ((frame->early || stream->early) && place_early(frame, stream, direction))
 		return 0;

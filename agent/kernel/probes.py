@@ -132,6 +132,9 @@ class Probes(Protocol):
     def epoch(self) -> int:
         """Counts from 1 how often probes were taken off a file; 0 while they are. TLS streams of another one may have holes."""
 
+    def take_unattributed(self, capture: int) -> int:
+        """Forget, and return, how many bytes of a capture were lost for which there was no room for a stream."""
+
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
         """Remove a TLS stream and return what was known of it."""
 
@@ -251,6 +254,7 @@ class CoreProbes:
             for name in (
                 "settings",
                 "counters",
+                "unattributed",
                 "target_cgroups",
                 "target_processes",
                 "known_files",
@@ -403,6 +407,13 @@ class CoreProbes:
             events=self.counter(Counter.EVENTS_LOST),
             processes=self.counter(Counter.PROCESSES_UNTRACKED),
         )
+
+    def take_unattributed(self, capture: int) -> int:
+        """See Probes."""
+        key, value = c_uint32(capture), c_uint64()
+        self._maps["unattributed"].get(key, value)
+        self._maps["unattributed"].delete(key)
+        return value.value
 
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
         """See Probes."""

@@ -39,6 +39,7 @@ class FakeProbes:
         self.process_room = 1 << 20
         self.events: list[bytes] = []
         self.waits = 0
+        self.unattributed: dict[int, int] = {}
         self.missed_so_far = Missed(0, 0, 0, 0)
         self.closed = False
 
@@ -110,6 +111,10 @@ class FakeProbes:
     def missed(self) -> Missed:
         """See Probes."""
         return self.missed_so_far
+
+    def take_unattributed(self, capture: int) -> int:
+        """See Probes."""
+        return self.unattributed.pop(capture, 0)
 
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
         """See Probes."""

@@ -84,6 +84,18 @@ def test_whatever_the_probes_missed_is_in_the_ledger(captures: int) -> None:
     assert pieces.session._ledger(1).missed == 1111
 
 
+def test_what_found_no_room_is_in_the_ledger_of_its_own_capture_only() -> None:
+    pieces = Pieces()
+    pieces.session.captures = 2
+    pieces.probes.unattributed = {1: 100, 3: 7}
+    pieces.session.streams.account(1).seen = pieces.session.streams.account(1).delivered = 50
+    found = pieces.session._ledger(1)
+    assert (found.seen, found.delivered, found.lost, found.unattributed) == (150, 50, 100, 100)
+    found = pieces.session._ledger(2)
+    assert (found.seen, found.lost, found.unattributed) == (0, 0, 0)
+    assert pieces.probes.unattributed == {3: 7}
+
+
 def test_aiming_takes_the_process_and_all_below_it() -> None:
     probes = FakeProbes()
     with subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & echo; wait"], stdout=subprocess.PIPE, process_group=0) as process:

@@ -20,12 +20,12 @@ from understudy.v1 import agent_pb2
 
 from agent.attach import system_libraries
 from agent.events import Counter, Source
-from agent.kernel import seccomp
+from agent.kernel import libbpf, seccomp
 from agent.opens import own_mounts
 from agent.streams import StreamBound, StreamChunk, StreamClosed, StreamHalfClosed
 from tests.e2e.conftest import Authority
 from tests.kernel.conftest import Capturing
-from tests.kernel.probing import PROGRAM, READ, WRITE, Probing, probing, read_exactly, serving
+from tests.kernel.probing import CAPTURE, PROGRAM, READ, WRITE, Probing, probing, read_exactly, serving
 
 pytestmark = pytest.mark.kernel
 
@@ -203,6 +203,32 @@ for port in arguments:
             process.stdin.flush()
         assert len(pointers) == 1
         assert len(streams_with_bytes(probes)) == 2
+
+
+def test_what_finds_no_room_is_counted_for_its_capture(
+    monkeypatch: pytest.MonkeyPatch, libraries: list[Path], over_tls: Serve
+) -> None:
+    """The map is filled by a process of one capture, and what is lost is the other's."""
+    load = libbpf.Object.load
+
+    def with_room_for_one(probes: libbpf.Object) -> None:
+        probes.set_max_entries("tls_streams", 1)
+        load(probes)
+
+    monkeypatch.setattr(libbpf.Object, "load", with_room_for_one)
+    with probing() as probes, serving(over_tls(answer)) as port:
+        probes.attach(*libraries)
+        first = probes.start(OPENSSL + "new(); print(flush=True); sys.stdin.readline()", *libraries)
+        assert first.stdout
+        assert first.stdout.readline() == "\n"
+        exchange = "sys.stdin.readline(); it = new(); connection = handshake(it, arguments[0]); ask(it)"
+        other = probes.start(OPENSSL + exchange, *libraries, port, recorded=False)
+        probes.probes.target_process(other.pid, CAPTURE + 1)
+        other.communicate("\n", timeout=20)
+        assert other.returncode == 0
+        assert probes.probes.take_unattributed(CAPTURE) == 0
+        assert probes.probes.take_unattributed(CAPTURE + 1) == len(QUESTION) + len(ANSWER)
+        assert probes.probes.take_unattributed(CAPTURE + 1) == 0
 
 
 def test_executing_another_program_ends_a_stream(probes: Probing, libraries: list[Path], over_tls: Serve) -> None:
