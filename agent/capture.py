@@ -27,6 +27,7 @@ from agent.failures import Failures
 from agent.holder import Holder
 from agent.kernel.planner import Plan
 from agent.kernel.probes import Missed, Probes, cgroup_id
+from agent.leftovers import Leftovers
 from agent.news import Outbox
 from agent.opens import may_hold, own_mounts
 from agent.unseen import Unseen, UnseenTls
@@ -104,6 +105,7 @@ class _Session:
         self.probes = probes
         self.uplink = uplink
         self.streams = streams.Streams()
+        self._leftovers = Leftovers(probes, self.streams)
         self.attacher = attacher
         self.captures = 0
         """So far: what has ended stays in the kernel's counters."""
@@ -150,6 +152,7 @@ class _Session:
             if self.uplink.wait_for_room(ROOM_SECONDS):
                 self.probes.wait_for_events(READ_SECONDS)
                 self._drain()
+                self._clear_away()
             with contextlib.suppress(queue.Empty):
                 self._end(self._requests.get_nowait())
 
@@ -157,6 +160,11 @@ class _Session:
         """Take all that waits, unless the engine is behind: then the ring fills, and what it cannot hold is counted."""
         while not self.uplink.full and (records := self.probes.read_events(READ_BYTES)):
             self.uplink.put(self._news(records))
+            self._clear_away()
+
+    def _clear_away(self) -> None:
+        for key in self._leftovers.some():
+            self.uplink.put(self._settle_stream(key))
 
     def _news(self, records: list[bytes]) -> list[window.Item]:
         found: list[window.Item] = []

@@ -195,6 +195,9 @@ class Streams:
         self._socket_of_inode: dict[int, int] = {}
         self._of_process: dict[tuple[int, int], set[int]] = {}
         self._pending_bytes = 0
+        self.gone: dict[tuple[int, int], int] = {}
+        """Processes (id, start) that ended or executed another program: what they had before this execution is gone. Whoever looks
+        for what they left in the kernel takes them out."""
         self.accounts: dict[int, Account] = {}
 
     def __len__(self) -> int:
@@ -463,6 +466,7 @@ class Streams:
                 continue
             key = events.TlsKey(ssl=stream.key, started=process.started, execution=stream.process.execution, tgid=process.pid)
             yield StreamOrphaned(stream_id, key)
+        self.gone[process.pid, process.started] = process.execution if executed else process.execution + 1
 
 
 def _weight(item: _Item) -> int:

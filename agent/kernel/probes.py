@@ -135,6 +135,9 @@ class Probes(Protocol):
     def take_unattributed(self, capture: int) -> int:
         """Forget, and return, how many bytes of a capture were lost for which there was no room for a stream."""
 
+    def tls_keys(self) -> Iterator[TlsKey]:
+        """All TLS streams; begins anew where the one that it has come to is removed."""
+
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
         """Remove a TLS stream and return what was known of it."""
 
@@ -415,6 +418,10 @@ class CoreProbes:
         self._maps["unattributed"].delete(key)
         return value.value
 
+    def tls_keys(self) -> Iterator[TlsKey]:
+        """See Probes."""
+        return (TlsKey.from_buffer_copy(key) for key in self._maps["tls_streams"].keys(TlsKey))
+
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
         """See Probes."""
         return _take(self._maps["tls_streams"], key)
@@ -425,7 +432,7 @@ class CoreProbes:
 
     def streams(self, capture: int) -> Iterator[tuple[TlsKey | int, StreamEntry]]:
         """See Probes."""
-        for key in [TlsKey.from_buffer_copy(key) for key in self._maps["tls_streams"].keys(TlsKey)]:
+        for key in list(self.tls_keys()):
             entry = StreamEntry()
             if self._maps["tls_streams"].get(key, entry) and entry.process.capture == capture:
                 yield key, entry

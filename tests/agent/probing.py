@@ -40,6 +40,8 @@ class FakeProbes:
         self.events: list[bytes] = []
         self.waits = 0
         self.unattributed: dict[int, int] = {}
+        self.tls_streams: list[TlsKey] = []
+        self.made = 0
         self.missed_so_far = Missed(0, 0, 0, 0)
         self.closed = False
 
@@ -106,7 +108,7 @@ class FakeProbes:
 
     def counter(self, which: Counter) -> int:
         """See Probes."""
-        return 0
+        return self.made if which is Counter.STREAMS else 0
 
     def missed(self) -> Missed:
         """See Probes."""
@@ -115,6 +117,10 @@ class FakeProbes:
     def take_unattributed(self, capture: int) -> int:
         """See Probes."""
         return self.unattributed.pop(capture, 0)
+
+    def tls_keys(self) -> Iterator[TlsKey]:
+        """See Probes."""
+        return iter(list(self.tls_streams))
 
     def take_tls_stream(self, key: TlsKey) -> StreamEntry | None:
         """See Probes."""

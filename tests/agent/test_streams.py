@@ -259,6 +259,15 @@ def test_an_execution_orphans_only_what_was_before_it() -> None:
     assert isinstance(news(streams, [opened(Source.TLS), process_news(Kind.EXECUTED, execution=2)])[-1], StreamOrphaned)
 
 
+def test_processes_that_are_gone_are_noted_until_somebody_has_looked_for_what_they_left() -> None:
+    """What a process had in earlier programs is gone with its execution, and all with its end."""
+    streams = Streams()
+    news(streams, [process_news(Kind.EXECUTED, execution=2)])
+    assert streams.gone == {(77, 5): 2}
+    news(streams, [process_news(Kind.EXITED, execution=2)])
+    assert streams.gone == {(77, 5): 3}
+
+
 def test_an_unknown_start_is_told_and_counted() -> None:
     streams = Streams()
     got = news(streams, [opened(Source.TLS, known=False)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -127,3 +129,63 @@ def test_other_processes_are_not_counted(capturing: Callable[..., Capturing], au
         mine.end()
         other.end()
         assert capture.stop().seen == server.bytes - unseen
+
+
+CROWD = """
+import ctypes, os, sys
+programs = int(sys.argv[2])
+if len(sys.argv) < 4:
+    sys.stdin.readline()
+ctypes.CDLL("libcrypto.so.3", ctypes.RTLD_GLOBAL)
+openssl = ctypes.CDLL("libssl.so.3")
+for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
+    getattr(openssl, name).restype = ctypes.c_void_p
+context = ctypes.c_void_p(openssl.SSL_CTX_new(ctypes.c_void_p(openssl.TLS_client_method())))
+def crowd():
+    for _ in range(4000):
+        openssl.SSL_new(context)
+if sys.argv[1] == "forks":
+    for _ in range(programs):
+        if not (pid := os.fork()):
+            crowd()
+            os._exit(0)
+        os.waitpid(pid, 0)
+elif programs:
+    crowd()
+    os.execv(sys.executable, [sys.executable, "-c", sys.orig_argv[2], sys.argv[1], str(programs - 1), "again"])
+print("done", flush=True)
+sys.stdin.readline()
+"""
+"""Makes so many TLS objects that it never uses, in so many processes or programs of one process."""
+
+
+@pytest.mark.parametrize("how", ["forks", "executes"])
+def test_what_processes_leave_takes_no_room_from_another_capture(
+    capturing: Callable[..., Capturing], authority: Authority, how: str
+) -> None:
+    """More than the kernel's map holds (131,072); nothing was ever said of them."""
+    with CountingServer(authority.context) as server:
+        capture = capturing()
+        command = [sys.executable, "-c", CROWD, how, "34"]
+        crowd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert crowd.stdin
+        assert crowd.stdout
+        capture.record("crowd")
+        request = agent_pb2.CaptureRequest(capture_id="crowd", targets=[agent_pb2.Target(pid=crowd.pid)])
+        next(news := capture.service.Capture(request))
+        client = Client(server.port, authority.ca)
+        capture.start(agent_pb2.Target(pid=client.process.pid))
+        crowd.stdin.write("\n")
+        crowd.stdin.flush()
+        assert crowd.stdout.readline() == "done\n"
+        client.say("")
+        client.hear()
+        client.say("5 70000")
+        client.end()
+        ledger = capture.stop()
+        crowd.communicate("\n", timeout=60)
+        news.cancel()
+        assert ledger.seen == ledger.delivered == server.bytes
+        assert (ledger.lost, ledger.unattributed) == (0, 0)
+        with capture.snapshot() as snapshot:
+            assert [(pair.path, pair.complete) for pair in snapshot.pairs()] == [("/1", True), ("/2", True)]
