@@ -37,11 +37,14 @@ def departed(record: bytes) -> Departed:
 class Watch:
     """Tells of processes that leave a cgroup, on a thread. Nothing is done to them."""
 
-    def __init__(self, cgroup: Path, pid: int, tell: Callable[[Departed], None]) -> None:
-        """Watch `pid` and what it starts from now on. OSError where the kernel does not let us."""
+    def __init__(self, cgroup: Path, pid: int, tell: Callable[[Departed], None], leave_out: Callable[[int], None]) -> None:
+        """Watch `pid` and what it starts from now on; `leave_out` is told how many there was no room to tell of.
+
+        OSError where the kernel does not let us.
+        """
         mount = workloads.cgroup_mount()
         assert mount is not None  # there is a cgroup
-        self._tell = tell
+        self._tell, self._leave_out = tell, leave_out
         self._departures = Departures()
         try:
             self._departures.watch(cgroup, mount, refuse=False)
@@ -70,5 +73,6 @@ class Watch:
         with contextlib.closing(self._departures):
             os.write(self._end, b"\0")
             self._thread.join()
+            self._leave_out(self._departures.unknown)
         os.close(self._end)
         os.close(self._ended)

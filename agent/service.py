@@ -227,7 +227,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             stack.callback(self._captures.stop, capture)
             if capture.cgroup:
                 with contextlib.suppress(OSError):  # a kernel that does not tell of it
-                    stack.callback(Watch(capture.cgroup.path, launched[0], capture.news.put).close)
+                    stack.callback(Watch(capture.cgroup.path, launched[0], capture.news.put, capture.news.leave_out).close)
             yield capture_ready(cgroup, probed, capture.not_held)
             yield from told(capture.news, capture_news, self._captures.failures)
         yield pb.CaptureResponse(stopped=pb.CaptureStopped(ledger=_ledger_of(capture), untold=capture.news.untold))
