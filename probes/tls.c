@@ -89,8 +89,11 @@ static __always_inline struct stream *tls_stream(struct tls_key *key, u32 captur
 {
 	struct stream *stream = bpf_map_lookup_elem(&tls_streams, key);
 	if (stream) {
+		if (stream->process.capture != capture)
+			stream->epoch = 0; /* what its process says elsewhere is no part of what a capture has of it */
 		if (has_hole(stream))
 			break_tls(key);
+		stream->process.capture = capture;
 		return stream;
 	}
 	open_tls(key, capture, 0, 1);

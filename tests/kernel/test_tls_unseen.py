@@ -275,6 +275,23 @@ def test_a_call_that_began_unseen_is_not_the_one_before(
         assert (probes.said(WRITE, second), probes.said(READ, second)) == (asked(3), answered(3))
 
 
+def test_what_follows_in_another_capture_is_a_stream_of_that(probes: Probing, libraries: list[Path], over_tls: Serve) -> None:
+    """A process that moves from one capture's cgroup to another's, with a connection open."""
+    with serving(over_tls(talk)) as port:
+        client = Client(probes, libraries, port)
+        client.exchange(1)
+        probes.probes.target_process(client.process.pid, CAPTURE + 1)
+        client.exchange(2)
+        client.exchange(3)
+        client.end()
+    first, second = tls_streams(probes)
+    assert [(opened.capture, opened.start_known) for opened in (first, second)] == [(CAPTURE, True), (CAPTURE + 1, False)]
+    assert (probes.said(WRITE, first.stream), probes.said(READ, first.stream)) == (asked(1), answered(1))
+    assert (probes.said(WRITE, second.stream), probes.said(READ, second.stream)) == (asked(2) + asked(3), answered(2) + answered(3))
+    closed = {item.stream: item.cut for item in probes.news if isinstance(item, StreamClosed)}
+    assert (closed[first.stream], closed[second.stream]) == (True, False)
+
+
 @UNSEEN
 @pytest.mark.parametrize("anew", ["renew", "clear"])
 def test_a_pointer_that_is_used_again_unseen_is_another_connection(
