@@ -46,6 +46,9 @@ ROOM_SECONDS = 0.2
 ENUMERATIONS_MAX = 16
 """How often the processes below one are listed until none is new: each time there are fewer that forked since."""
 
+NAMES_MAX = 65_536
+"""Names that are remembered, so that no other capture has one: a month's, with a capture each 40 s."""
+
 DELIVERY_SECONDS = 30.0
 """How long a capture that ends waits for the engine to take what is left."""
 
@@ -206,6 +209,7 @@ class _Session:
             self._look_at(item)
         self.uplink.put(last)
         ledger, gone = self._ledger(capture.number), self.uplink.missed_bytes(capture.number)
+        self.streams.accounts.pop(capture.number)
         capture.ledger = replace(
             ledger,
             delivered=ledger.delivered - gone,
@@ -288,8 +292,10 @@ class Captures:
             capture = Capture(next(self._numbers), name)
             session = self._session or self._open_session(self._uplink)
             session.captures += 1
-            self._names[capture.number] = name
             self._active[capture.number] = capture
+            self._names[capture.number] = name
+            if len(self._names) > NAMES_MAX:
+                del self._names[next(number for number in self._names if number not in self._active)]
         self._uplink.put([window.Marker(capture.number)])
         try:
             for target in targets:

@@ -254,6 +254,23 @@ def test_targets_of_one_capture_may_overlap(captures: tuple[Captures, FakeProbes
     assert {*probes.cgroups.values(), *probes.processes.values()} == {1}
 
 
+def test_of_captures_that_have_ended_no_more_than_so_many_names_are_kept(
+    captures: tuple[Captures, FakeProbes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no accounts, while another capture goes on for months."""
+    monkeypatch.setattr(capture, "NAMES_MAX", 3)
+    made, _ = captures
+    made.start("goes on", [PROCESS])
+    for name in ("first", "second", "third"):
+        made.stop(made.start(name, [MORE]), patience=0)
+    assert made.session
+    assert not made.session.streams.accounts
+    for taken in ("goes on", "second", "third"):
+        with pytest.raises(ValueError, match="choose another"):
+            made.start(taken, [MORE])
+    made.start("first", [MORE])
+
+
 def test_tls_that_no_probe_saw_is_told_with_its_process() -> None:
     pieces = Pieces()
     for source in (Source.TLS, Source.SOCKET, Source.OPAQUE):
