@@ -219,7 +219,7 @@ enum counter {
 	COUNT_UNATTRIBUTED,	 /* bytes lost because a map was full */
 	COUNT_OPAQUE,		 /* bytes of ciphertext, left out */
 	COUNT_CALLS_UNRETURNED,	 /* TLS calls whose return was not seen */
-	COUNT_CALLS_UNTRACKED,	 /* TLS calls and system calls not followed because a map was full */
+	COUNT_CALLS_UNTRACKED,	 /* TLS calls and system calls not followed: a map was full, or the socket gone */
 	COUNT_EVENTS_LOST,	 /* small events that found no room */
 	COUNT_PROCESSES_UNTRACKED, /* processes that a target forked and that are not followed because a map was full */
 	COUNT_STREAMS,		 /* makes stream ids */

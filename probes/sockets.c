@@ -565,8 +565,10 @@ static __noinline int leave_call(struct call *call, s64 result)
 		if (result <= 0)
 			return 0;
 		read_facts(&call->facts, sk);
-		if (!call->facts.remote_port)
-			return 0; /* closed before it was looked at */
+		if (!call->facts.remote_port) {
+			count(COUNT_CALLS_UNTRACKED, 1); /* closed before it was looked at: whether it carried TLS is not known */
+			return 0;
+		}
 		stream = socket_stream(call->sock, &call->facts, capture);
 		if (!stream)
 			return lose_unattributed(capture, result);

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from ctypes import c_uint64
 from pathlib import Path
@@ -22,7 +23,7 @@ from agent.kernel import libbpf
 from agent.streams import StreamClosed, StreamGap, StreamHalfClosed
 from tests.e2e.conftest import Authority
 from tests.kernel.conftest import Capturing
-from tests.kernel.probing import CAPTURE, PROGRAM, READ, WRITE, Probing, probing, read_exactly, read_to_end, serving
+from tests.kernel.probing import CAPTURE, PROGRAM, READ, TIMEOUT, WRITE, Probing, probing, read_exactly, read_to_end, serving
 
 pytestmark = pytest.mark.kernel
 
@@ -684,6 +685,28 @@ for _ in range(2):
             assert (gap.offset, gap.length) == (5, 4)
         assert probes.probes.missed().calls == 1
     assert sorted(heard) == [b"", b"firstlostlastlast"]
+
+
+def test_a_call_whose_socket_is_gone_when_it_returns_is_counted(probes: Probing) -> None:
+    """Its bytes belong to nothing that is known. It is made to be gone in the probes' note of the call."""
+    gone = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        assert gone.wait(TIMEOUT)
+        connection.sendall(ANSWER)
+
+    with serving(serve) as port:
+        process = probes.start(f"connect().recv({len(ANSWER)}, socket.MSG_WAITALL)", port)
+        calls, thread, call = probes.probes._object.map("calls"), c_uint64(process.pid << 32 | process.pid), (c_uint64 * 11)()
+        deadline = time.monotonic() + TIMEOUT
+        while not calls.get(thread, call):
+            assert time.monotonic() < deadline
+        call[0] = 1  # no struct sock
+        calls.put(thread, call)
+        gone.set()
+        process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0
+    assert probes.probes.missed().calls == 1
 
 
 def test_threads_that_share_a_socket_leave_no_gap(probes: Probing) -> None:
