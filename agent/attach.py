@@ -12,15 +12,17 @@ import os
 import resource
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field, replace
 
 from agent import files, workloads
+from agent.allowance import Allowances
 from agent.events import FileKey, Mapped, decode
 from agent.examiner import Examiner
 from agent.failures import Failures
 from agent.kernel.inotify import LOST, Watches
-from agent.kernel.planner import Plan, Site
+from agent.kernel.planner import UNKNOWN, Plan, Site
 from agent.kernel.probes import Attached, Probes
 from agent.workloads import Mapping, Workload
 
@@ -38,6 +40,8 @@ FILES_MAX = 65536
 
 ATTACH_TRIES = 3
 """A file that cannot be probed is tried again when it is mapped again, so often: memory may have been short."""
+
+_TOO_MANY = Plan(UNKNOWN, reason="it was not examined: too many slow files came before it")
 
 INSTRUCTION_MAX = 15
 """Bytes of the longest instruction (x86). A probe has a copy of the one in whose place it is."""
@@ -89,6 +93,7 @@ class Attacher:
         self._probes, self._examiner = probes, examiner
         self._notice, self._failures = notice, failures
         self._examining = threading.Lock()  # one file at a time
+        self._allowances = Allowances()
         self._lock = threading.Lock()  # of what follows: probes are taken off without waiting for an examination
         self._known: dict[File, _Known] = {}
         self._probed: dict[File, _Probed] = {}
@@ -119,15 +124,15 @@ class Attacher:
             with contextlib.suppress(OSError):  # gone, or no regular file
                 fd = workloads.open_mapping(pid, mapping)
                 try:
-                    self._report(capture, pid, mapping.path, self.examine(fd, mapping.path, pid).plan)
+                    self._report(capture, pid, mapping.path, self.examine(fd, mapping.path, pid, capture).plan)
                 except Exception as error:  # of this file: the others are probed
                     self._failures.note(f"{mapping.path} could not be probed", error)
                 finally:
                     os.close(fd)
 
-    def opened(self, fd: int, pid: int) -> bool:
+    def opened(self, fd: int, pid: int, capture: int = 0) -> bool:
         """Probe what a process is about to open; returns whether it need not be asked about again."""
-        return self.examine(fd, os.readlink(f"/proc/self/fd/{fd}"), pid).final
+        return self.examine(fd, os.readlink(f"/proc/self/fd/{fd}"), pid, capture).final
 
     def mapped(self, records: Iterable[bytes]) -> None:
         """Probe what targets have mapped."""
@@ -140,7 +145,7 @@ class Attacher:
                 self._failures.note("what a process mapped could not be probed", error)
 
     def _mapped(self, event: Mapped) -> None:
-        pid, known = event.head.process.tgid, None
+        pid, capture, known = event.head.process.tgid, event.head.process.capture, None
         with contextlib.suppress(OSError):  # without opening it, which would keep a mount busy: what was held is known
             path, status = _status(event)
             file, content = _identity(status)
@@ -151,13 +156,13 @@ class Attacher:
             except OSError:
                 return  # gone, or no regular file: what it maps next is told again
             try:
-                file, known = _identity(os.fstat(fd))[0], self.examine(fd, path, pid)
+                file, known = _identity(os.fstat(fd))[0], self.examine(fd, path, pid, capture)
             finally:
                 os.close(fd)
         if known.final and not not_capturable(path, known.plan):  # or each process that maps it is to be known
             with contextlib.suppress(OSError):  # no room: it is told of again, and known here
                 self._examined(event.file, file, known)
-        self._report(event.head.process.capture, pid, path, known.plan)
+        self._report(capture, pid, path, known.plan)
 
     def _examined(self, key: FileKey, file: File, known: _Known) -> None:
         """Do not be told of a file again, unless it was modified meanwhile."""
@@ -167,8 +172,8 @@ class Attacher:
                 if file in self._probed:
                     self._probed[file].keys.add(bytes(key))
 
-    def examine(self, fd: int, path: str, pid: int) -> _Known:
-        """What is known of a file that a process has open or mapped. It is probed now unless it is already."""
+    def examine(self, fd: int, path: str, pid: int, capture: int = 0) -> _Known:
+        """What is known of a file that a process of a capture has open or mapped. It is probed now unless it is already."""
         with self._examining:
             file, content = _identity(os.fstat(fd))
             known = self._look(file, content) or self._look_at_probed(fd, file, content)
@@ -176,7 +181,11 @@ class Attacher:
                 return known
             known = self._known.get(file)
             tries = known.tries if known and known.content == content else 0
+            if not self._allowances.left(capture, pid):
+                return _Known(content, _TOO_MANY, tries=1)  # not kept: the next time it may be examined
+            since = time.monotonic()
             plan = self._examiner.plan(fd)
+            self._allowances.spend(capture, pid, time.monotonic() - since)
             known = _Known(content, plan)
             with self._lock:
                 if plan.sites and file not in self._probed:

@@ -8,6 +8,7 @@ launched process holds what that opens, in a process of its own (agent/holder.py
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import queue
@@ -143,7 +144,7 @@ class _Session:
     def _take_mappings(self) -> None:
         while not self._stopping:
             self.probes.wait_for_mappings(0.2)
-            self.attacher.mapped(self.probes.read_mappings())
+            self.attacher.mapped(itertools.takewhile(lambda _: not self._stopping, self.probes.read_mappings()))
 
     def _take_modifications(self) -> None:
         while not self._stopping:
@@ -369,7 +370,8 @@ class Captures:
             return
         try:
             if own_mounts(pid):
-                capture.opens = Holder(pid, session.attacher.opened, self.failures, session.attacher.unmounted)
+                examine = functools.partial(session.attacher.opened, capture=capture.number)
+                capture.opens = Holder(pid, examine, self.failures, session.attacher.unmounted)
             else:
                 capture.not_held = "the process has no mount namespace of its own"
         except OSError as error:
@@ -423,9 +425,10 @@ class Captures:
                 self._full_cgroups.append(capture.cgroup)
                 threading.Thread(target=_remove_when_empty, args=(capture.cgroup,), name="cgroup", daemon=True).start()
             del self._active[capture.number]
-            if not self._active:
+            if last := not self._active:
                 self._session = None
-                session.close()
+        if last:  # not under the lock: its threads may have a file to examine yet
+            session.close()
         capture.news.end()
         capture.stopped.set()
         return capture

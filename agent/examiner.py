@@ -17,7 +17,7 @@ from agent.events import TlsCall
 from agent.examining import CPU_SECONDS
 from agent.kernel.planner import PROGRAMS, UNKNOWN, Plan, Site
 
-EXAMINE_SECONDS = 10.0
+EXAMINE_SECONDS = 4.0
 """Wall-clock time for one file, whose opening may be held meanwhile: twice the processor time that it may take."""
 
 ANSWER_BYTES = 64 << 10

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from mmap import MAP_PRIVATE, PROT_EXEC, PROT_READ, mmap
@@ -14,10 +15,10 @@ from typing import IO
 
 import pytest
 
-from agent import attach, files
+from agent import attach, files, opens
 from agent.attach import Attacher
 from agent.events import FileKey, Kind, Mapped
-from agent.examiner import Examiner
+from agent.examiner import EXAMINE_SECONDS, Examiner
 from agent.failures import Failures
 from agent.kernel.inotify import LOST, Watches
 from agent.kernel.planner import UNKNOWN, Plan
@@ -57,11 +58,11 @@ def library(tmp_path: Path) -> Path:
     return Path(shutil.copy(libssl(), tmp_path / "libssl.so"))
 
 
-def mapped(fd: int, pid: int = 0, as_fd: int | None = None) -> bytes:
+def mapped(fd: int, pid: int = 0, as_fd: int | None = None, capture: int = 0) -> bytes:
     """The event of this process, or another one, that mapped what it has open; `as_fd` is what it has closed since."""
     status = os.stat(f"/proc/{pid or os.getpid()}/fd/{fd}")
     event = Mapped(file=FileKey(inode=status.st_ino, size=status.st_size), fd=fd if as_fd is None else as_fd)
-    event.head.kind, event.head.process.tgid = Kind.MAPPED, pid or os.getpid()
+    event.head.kind, event.head.process.tgid, event.head.process.capture = Kind.MAPPED, pid or os.getpid(), capture
     return bytes(event)
 
 
@@ -263,6 +264,100 @@ def test_a_file_that_cannot_be_examined_is_examined_once(
     for _ in range(5):
         assert attaching.examine(library).kind == UNKNOWN
     assert len(asked) == 1
+
+
+class Slow:
+    """A clock that the examination of a file named slow moves on by 2 s, of others by 2 ms, and nothing else does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.now, self.examined, self._folder, self._made = 1000.0, 0, folder, 0
+        examine = Examiner.plan
+
+        def plan(examiner: Examiner, fd: int) -> Plan:
+            slow = os.path.basename(os.readlink(f"/proc/self/fd/{fd}")).startswith("slow")
+            self.examined += slow
+            self.now += 2.0 if slow else 0.002
+            return Plan() if slow else examine(examiner, fd)
+
+        monkeypatch.setattr(Examiner, "plan", plan)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def have_mapped(self, attaching: Attaching, count: int, capture: int) -> None:
+        for _ in range(count):
+            self._made += 1
+            path = self._folder / f"slow{self._made}"
+            path.touch()
+            with path.open("rb") as file:
+                attaching.attacher.mapped([mapped(file.fileno(), capture=capture)])
+
+    def have_opened(self, attaching: Attaching, count: int, capture: int, pid: int) -> list[bool]:
+        settled = []
+        for _ in range(count):
+            self._made += 1
+            path = self._folder / f"slow{self._made}"
+            path.touch()
+            with path.open("rb") as file:
+                settled.append(attaching.attacher.opened(file.fileno(), pid, capture))
+        return settled
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Slow:
+    return Slow(monkeypatch, tmp_path)
+
+
+LONGEST = opens.HELD_SECONDS - EXAMINE_SECONDS
+"""What may be examined before something that is held, and waits for its own examination as well, is let go unprobed."""
+
+
+def test_slow_files_of_one_capture_do_not_hold_up_another(attaching: Attaching, slow: Slow, library: Path) -> None:
+    started = slow.now
+    slow.have_mapped(attaching, 40, capture=1)
+    with library.open("rb") as file:
+        attaching.attacher.mapped([mapped(file.fileno(), capture=2)])
+    assert slow.now - started < LONGEST
+    assert attaching.attacher.probed == 1
+
+
+def test_nor_do_those_of_many_processes(attaching: Attaching, slow: Slow, library: Path) -> None:
+    started = slow.now
+    for pid in range(40):
+        slow.have_opened(attaching, 1, capture=1, pid=1000 + pid)
+    with library.open("rb") as file:
+        assert attaching.attacher.opened(file.fileno(), 5, 2)
+    assert slow.now - started < LONGEST
+    assert attaching.attacher.probed == 1
+
+
+def test_slow_files_of_one_process_do_not_hold_up_another(attaching: Attaching, slow: Slow, library: Path) -> None:
+    """Of the same capture: what that one opens is still probed."""
+    started = slow.now
+    settled = slow.have_opened(attaching, 40, capture=1, pid=1000)
+    with library.open("rb") as file:
+        assert attaching.attacher.opened(file.fileno(), 1001, 1)
+    assert slow.now - started < LONGEST
+    assert attaching.attacher.probed == 1
+    assert settled.count(True) == slow.examined  # the others are asked about again
+
+
+def test_what_is_not_examined_is_told_and_looked_at_again(attaching: Attaching, slow: Slow, library: Path) -> None:
+    slow.have_mapped(attaching, 40, capture=1)
+    assert slow.examined + len(attaching.notices) == 40
+    with library.open("rb") as file:
+        attaching.attacher.mapped([mapped(file.fileno(), capture=1)])
+        assert "too many slow files" in attaching.notices[-1][3].reason
+        assert attaching.attacher.probed == 0
+        slow.now += 60
+        attaching.attacher.mapped([mapped(file.fileno(), capture=1)])
+    assert attaching.attacher.probed == 1
+
+
+def test_ordinary_files_are_examined_however_many_they_are(attaching: Attaching, slow: Slow, tmp_path: Path) -> None:
+    for number in range(2000):
+        (tmp_path / str(number)).touch()
+        with (tmp_path / str(number)).open("rb") as file:
+            attaching.attacher.mapped([mapped(file.fileno(), capture=1)])
+    assert attaching.notices == []
 
 
 def test_no_file_is_probed_with_the_last_descriptors(attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from understudy.v1 import capture_pb2
 from agent import capture, describe, window, workloads
 from agent.attach import Attacher
 from agent.capture import Capture, Captures, Target, _Session
-from agent.events import Kind, Opened, Source
+from agent.events import Kind, Mapped, Opened, Source
 from agent.examiner import Examiner
 from agent.failures import Failures
 from agent.kernel.probes import Missed
@@ -304,3 +304,35 @@ def test_what_an_engine_lost_and_could_not_be_sent_again_is_lost() -> None:
         session.settle(ending)
     assert ending.ledger
     assert (ending.ledger.lost, ending.ledger.delivered) == (15, -15)  # moved from one to the other: these probes saw nothing
+
+
+def test_the_end_waits_for_no_more_than_the_file_that_is_being_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take seconds, and the ring holds some 700."""
+    pieces, examined = Pieces(), list[object]()
+
+    def examine(_: Attacher, event: object) -> None:
+        examined.append(event)
+        pieces.session._stopping = True
+
+    event = Mapped()
+    event.head.kind = Kind.MAPPED
+    monkeypatch.setattr(FakeProbes, "read_mappings", lambda _: [bytes(event)] * 40)
+    monkeypatch.setattr(Attacher, "_mapped", examine)
+    pieces.session._take_mappings()
+    assert len(examined) == 1
+
+
+def test_other_captures_can_be_started_while_the_last_one_ends(
+    captures: tuple[Captures, FakeProbes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads may have a file to examine yet."""
+    made, _ = captures
+    close, locked = _Session.close, list[bool]()
+
+    def look(session: _Session) -> None:
+        locked.append(made._lock.locked())
+        close(session)
+
+    monkeypatch.setattr(_Session, "close", look)
+    made.stop(made.start("only", [OWN]), patience=0)
+    assert locked == [False]

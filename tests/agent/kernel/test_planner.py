@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
 import os
@@ -213,6 +214,8 @@ def test_what_a_table_claims_is_not_read(
 
 def test_large_tables_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fd = sparse(tmp_path, 20 << 20, 24 << 20)
+    for place in range(8192, 44 << 20, 4096):
+        os.pwrite(fd, b"\0", place)
     read = count_reads(monkeypatch)
     try:
         assert plan(fd) == Plan()
@@ -220,6 +223,42 @@ def test_large_tables_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Mon
         os.close(fd)
     assert sum(read) > 44 << 20
     assert max(read) < 2 << 20
+
+
+def test_what_takes_no_room_on_the_disk_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of some KB would take seconds."""
+    fd = sparse(tmp_path, 120 << 20, 90 << 20)
+    read = count_reads(monkeypatch)
+    try:
+        assert plan(fd) == Plan()
+    finally:
+        os.close(fd)
+    assert sum(read) < 8 << 20
+
+
+@pytest.mark.parametrize("place", [0, 24, (1 << 20) - 24, 1 << 20, (5 << 20) - 8, (8 << 20) + 16])
+def test_what_lies_between_holes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """As where the whole file has data; across the border of two blocks, too."""
+    fd = sparse(tmp_path, 12 << 20, 12 << 20, b"")
+    os.pwrite(fd, struct.pack("<IBBHQQ", place + 1, 0x12, 0, 1, 0, 8), 4096 + (12 << 20) + place // 24 * 24)
+    os.pwrite(fd, b"SSL_write\0", 4096 + place + 1)
+    os.fsync(fd)
+    lseek = os.lseek
+
+    def unknown(descriptor: int, offset: int, whence: int) -> int:
+        if whence == os.SEEK_DATA:
+            raise OSError(errno.EINVAL, "no such file system")
+        return lseek(descriptor, offset, whence)
+
+    try:
+        image = planner._Image(fd)
+        names, symbols = (planner.Section(b"", 11, 4096 + start, 12 << 20, 0) for start in (0, 12 << 20))
+        found = dict(planner._name_offsets(image, names)), list(planner._symbols(image, symbols, [names]))
+        monkeypatch.setattr(os, "lseek", unknown)
+        assert found == (dict(planner._name_offsets(image, names)), list(planner._symbols(image, symbols, [names])))
+    finally:
+        os.close(fd)
+    assert found == ({place + 1: b"SSL_write"}, [(b"SSL_write", 0)])
 
 
 def test_names_that_are_repeated_without_end_are_not_collected(tmp_path: Path) -> None:
