@@ -41,6 +41,11 @@ FILES_MAX = 65536
 ATTACH_TRIES = 3
 """A file that cannot be probed is tried again when it is mapped again, so often: memory may have been short."""
 
+MOUNTERS = frozenset(
+    ("bwrap", "crun", "firejail", "flatpak", "ip", "nsenter", "podman", "runc", "snap-confine", "systemd-nspawn", "unshare")
+)
+"""Programs that run others in mount namespaces of their own, where no opening is held. Others that do are not known before."""
+
 _TOO_MANY = Plan(UNKNOWN, reason="it was not examined: too many slow files came before it")
 
 INSTRUCTION_MAX = 15
@@ -108,13 +113,18 @@ class Attacher:
         """How many files are probed."""
         return len(self._probed)
 
-    def system(self) -> None:
-        """Probe what most programs will load, before any of them starts."""
+    def system(self, held: Set[int] = frozenset()) -> None:
+        """Probe what most programs will load, before any of them starts.
+
+        What lies on devices where openings are held is probed when it is opened: a program that runs a copy of probed code, though
+        nobody records it, ends by that. (btrfs and the like show another device here: what is there is probed now.)
+        """
         for path in system_libraries():
             with contextlib.suppress(OSError):
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    self.examine(fd, path, os.getpid())
+                    if os.fstat(fd).st_dev not in held:
+                        self.examine(fd, path, os.getpid())
                 finally:
                     os.close(fd)
 
@@ -132,7 +142,10 @@ class Attacher:
 
     def opened(self, fd: int, pid: int, capture: int = 0) -> bool:
         """Probe what a process is about to open; returns whether it need not be asked about again."""
-        return self.examine(fd, os.readlink(f"/proc/self/fd/{fd}"), pid, capture).final
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if os.path.basename(path) in MOUNTERS:
+            self.system()
+        return self.examine(fd, path, pid, capture).final
 
     def mapped(self, records: Iterable[bytes]) -> None:
         """Probe what targets have mapped."""

@@ -125,7 +125,6 @@ class _Session:
         ]
 
     def start(self) -> None:
-        self.attacher.system()
         for thread in self._threads:
             thread.start()
 
@@ -338,11 +337,14 @@ class Captures:
             raise OSError(f"capture {self.name_of(other)!r} takes that, or a part of it: end it first, or use an agent for each")
 
     def _aim(self, session: _Session, capture: Capture, target: Target, mount: Path) -> None:
+        if not target.launched_pid:
+            session.attacher.system()
         with self._aiming:
             self._refuse_what_is_taken(session.probes, capture, target, mount)
             self._take(session.probes, capture, target, mount)
         if target.launched_pid and capture.cgroup:
             self._hold(session, capture, target.launched_pid)
+            session.attacher.system(capture.opens.held if capture.opens else frozenset())
             capture.cgroup.adopt(target.launched_pid)
 
     def _take(self, probes: Probes, capture: Capture, target: Target, mount: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import itertools
 import os
 import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent import workloads
+from agent import copies, workloads
 from agent.attach import not_capturable
 from agent.examiner import Examiner
 from agent.kernel.fanotify import Group
@@ -73,6 +74,7 @@ def checks() -> Iterator[Check]:
     yield _takeover_check()
     yield seccomp_check(release)
     yield _bystander_check()
+    yield _copies_check()
     yield Check(
         "unix sockets",
         False,
@@ -124,6 +126,25 @@ def _bystander_check() -> Check:
         "return probes are in every program that uses a probed library: while anything is recorded, one breaks that throws C++ "
         "exceptions through TLS calls, cancels threads in them or switches stacks there",
         "run Linux 6.13 or later",
+        required=False,
+    )
+
+
+SHOWN_MAX = 10
+"""Processes that are named in one line."""
+
+
+def _copies_check() -> Check:
+    """Which programs probes would end, by running copies of code in which there are some."""
+    found = list(itertools.islice(copies.processes(), SHOWN_MAX + 1))
+    names = [f"{command} ({pid})" for pid, command in found[:SHOWN_MAX]] + ["others"] * (len(found) > SHOWN_MAX)
+    running = f"; running now: {', '.join(names)}" if names else ""
+    return Check(
+        "copied code",
+        False,
+        "a program that runs a copy or translation of code that is probed is ended by SIGTRAP, though nobody records it: under "
+        f"valgrind, DynamoRIO or Pin, node with large pages, or where hooks move a function's beginning (Frida){running}",
+        "run no such program that uses OpenSSL's functions while something is recorded that uses the same files",
         required=False,
     )
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import agent
 from agent.failures import Failures
@@ -49,11 +50,13 @@ class Holder:
                 env={},
             )
         message = self._channel.recv(MESSAGE_BYTES)
-        said = json.loads(message) if message else {"refused": "the process that was to hold them ended"}
+        said: dict[str, Any] = json.loads(message) if message else {"refused": "the process that was to hold them ended"}
         if "refused" in said:
             self._channel.close()
             self._process.wait()
             raise OSError(said["refused"])
+        self.held = frozenset[int](said["holds"])
+        """See agent.opens.Opens."""
         threading.Thread(target=self._serve, name="held", daemon=True).start()
 
     @property

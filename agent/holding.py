@@ -62,7 +62,7 @@ def main() -> None:
     except OSError as error:
         channel.send(json.dumps({"refused": str(error)}).encode())
         return
-    channel.send(json.dumps({"holds": opens.marked}).encode())
+    channel.send(json.dumps({"holds": sorted(opens.held)}).encode())
     while said := channel.recv(1):
         if said == CLOSE:
             threading.Thread(target=_close, args=(opens, agent, channel), name="close").start()

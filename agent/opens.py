@@ -88,7 +88,8 @@ class Opens:
         self.not_waited = 0
         try:
             self._devices = _devices(self._table)
-            self.marked = self._mark(pid)
+            self.held = self._mark(pid)
+            """Devices of the file systems on which no file is opened unheld, by way of the mounts of now."""
         except BaseException:
             self._release()
             raise
@@ -124,10 +125,12 @@ class Opens:
         os.close(self._ended)
         os.close(self._end)
 
-    def _mark(self, pid: int) -> int:
+    def _mark(self, pid: int) -> frozenset[int]:
         marked, why = 0, "they are on none of the file systems where that is safe"
+        held, unheld = set[int](), set[int]()
         for mount in mounts(pid):
             if mount.file_system not in FILE_SYSTEMS or "idmapped" in mount.options.split(",") or marked == MOUNTS_MAX:
+                unheld.add(mount.device)
                 continue
             try:
                 place = files.place_in(f"/proc/{pid}/root", mount.path)
@@ -135,13 +138,15 @@ class Opens:
                     if _mount_of(place) == mount.number:  # or it is hidden below another
                         self._group.mark_mount(place)
                         marked += 1
+                        held.add(mount.device)
                 finally:
                     os.close(place)
             except OSError as error:  # unmounted since, or refused
+                unheld.add(mount.device)
                 why = str(error)
         if not marked:
             raise OSError(f"its mounts cannot be watched: {why}")
-        return marked
+        return frozenset(held - unheld)
 
     def _answer(self) -> None:
         """Let go on what is no executable; hand over what is. It opens nothing itself: that could wait for this very thread."""

@@ -366,6 +366,26 @@ def test_no_file_is_probed_with_the_last_descriptors(attaching: Attaching, libra
     assert attaching.probes.attached == []
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_what_the_system_has_is_left_to_openings_that_are_held(
+    attaching: Attaching, library: Path, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    device = library.stat().st_dev
+    monkeypatch.setattr(attach, "system_libraries", lambda: [str(library)])
+    attaching.attacher.system({device if held else device + 1})
+    assert attaching.attacher.probed == (0 if held else 1)
+
+
+def test_what_the_system_has_is_probed_before_a_program_runs_that_others_run_unheld_by(
+    attaching: Attaching, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "system_libraries", lambda: [str(library)])
+    for name, probed in (("true", 0), ("unshare", 1)):
+        with open(shutil.copy("/bin/true", tmp_path / name), "rb") as file:
+            assert attaching.attacher.opened(file.fileno(), os.getpid())
+        assert attaching.attacher.probed == probed
+
+
 def test_what_is_unmounted_is_probed_no_more(attaching: Attaching, library: Path) -> None:
     device = library.stat().st_dev
     attaching.examine(library)

@@ -33,7 +33,7 @@ class Pieces:
         self.uplink = Uplink("unix:/nowhere", "agent", lambda _: capture_pb2.CaptureEvent(), self.failures)
         attacher = Attacher(self.probes, Examiner(), lambda *_: None, self.failures)
         self.session = _Session(self.probes, self.uplink, attacher, self.failures, lambda *told: self.opaque.append(told))
-        attacher.system = lambda: None  # type: ignore[method-assign]
+        attacher.system = lambda *_: None  # type: ignore[method-assign]
 
 
 def opened(stream: int, source: Source, capture_number: int = 1, pid: int = 5) -> bytes:
@@ -336,3 +336,52 @@ def test_other_captures_can_be_started_while_the_last_one_ends(
     monkeypatch.setattr(_Session, "close", look)
     made.stop(made.start("only", [OWN]), patience=0)
     assert locked == [False]
+
+
+def test_what_the_system_has_is_probed_before_a_running_process_is_recorded(
+    captures: tuple[Captures, FakeProbes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing holds what that opens."""
+    made, probes = captures
+    targets = list[dict[int, int]]()
+    monkeypatch.setattr(made.session and made.session.attacher, "system", lambda *_: targets.append(dict(probes.processes)))
+    made.start("running", [PROCESS])
+    assert targets == [{}]
+    assert probes.processes
+
+
+@pytest.mark.parametrize("held", [frozenset({7, 8}), None])
+def test_where_openings_are_held_what_lies_there_is_not_probed_before(
+    captures: tuple[Captures, FakeProbes], monkeypatch: pytest.MonkeyPatch, held: frozenset[int] | None
+) -> None:
+    made, _ = captures
+    done = list[object]()
+
+    class Launched:
+        path = Path("own")
+
+        def adopt(self, pid: int) -> None:
+            done.append(pid)
+
+        def remove(self) -> bool:
+            return True
+
+    class Holding:
+        not_waited = 0
+
+        def __init__(self, *_: object) -> None:
+            if held is None:
+                raise OSError("nothing can be held")
+            self.held = held
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(workloads.Cgroup, "for_launched", lambda *_: Launched())
+    monkeypatch.setattr(Captures, "_aim_at", lambda *_: None)
+    monkeypatch.setattr(capture, "own_mounts", lambda _: True)
+    monkeypatch.setattr(capture, "may_hold", lambda _: True)
+    monkeypatch.setattr(capture, "Holder", Holding)
+    monkeypatch.setattr(made.session and made.session.attacher, "system", done.append)
+    made.start("launched", [Target(launched_pid=os.getpid())])
+    assert done == [held or frozenset(), os.getpid()]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import describe
+from agent import copies, describe
 from agent.examiner import Examiner
 from agent.kernel import seccomp
 from agent.kernel.fanotify import Group
@@ -43,6 +43,13 @@ def test_whether_bystanders_are_spared_is_told(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(platform, "release", lambda: release)
     (check,) = (check for check in describe.checks() if check.name == "bystanders")
     assert (check.ok, check.required, bool(check.remedy)) == (ok, False, not ok)
+
+
+def test_who_would_be_ended_by_probes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "processes", lambda: iter([(number, "node") for number in range(100, 120)]))
+    (check,) = (check for check in describe.checks() if check.name == "copied code")
+    assert (check.ok, check.required) == (False, False)
+    assert check.detail.endswith("running now: " + ", ".join(f"node ({number})" for number in range(100, 110)) + ", others")
 
 
 def hold_check() -> describe.Check:

@@ -155,6 +155,29 @@ def test_a_file_that_was_just_made_is_asked_about_each_time(elsewhere: Elsewhere
     assert len(probing.seen) == 2
 
 
+def test_a_file_system_is_held_where_all_its_mounts_are(
+    elsewhere: Elsewhere, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of another mount its files would be opened unheld."""
+    device = library.stat().st_dev
+    with holding(elsewhere, Probing()) as held:
+        assert device in held.held
+        assert Path("/proc").stat().st_dev not in held.held
+    elsewhere.run("mount", "--bind", library.parent, library.parent)
+    mark, refused = Group.mark_mount, list[int]()
+
+    def refuse(group: Group, place: int) -> None:
+        if os.readlink(f"/proc/self/fd/{place}") == str(library.parent):
+            refused.append(place)
+            raise OSError(errno.ENOMEM, "no room")
+        mark(group, place)
+
+    monkeypatch.setattr(Group, "mark_mount", refuse)
+    with holding(elsewhere, Probing()) as held:
+        assert device not in held.held
+    assert refused
+
+
 def test_others_are_not_held(elsewhere: Elsewhere, library: Path) -> None:
     probing = Probing()
     with holding(elsewhere, probing):

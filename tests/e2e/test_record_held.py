@@ -105,6 +105,16 @@ def test_make_with_jobs(tmp_path: Path, tls_server: TruthServer, authority: Auth
     assert_captured(tmp_path / "snapshot", tls_server, len(targets))
 
 
+@pytest.mark.timeout(60)
+def test_a_program_in_a_mount_namespace_that_was_made_for_it(tmp_path: Path, tls_server: TruthServer, authority: Authority) -> None:
+    """Where nothing is held: the system's libraries are probed before it starts."""
+    each = shlex.join(["unshare", "--mount", "sh", "-c"])
+    script = " && ".join(f"{each} {shlex.quote(curl(tls_server, authority, str(number)))}" for number in range(3))
+    done = record(tmp_path / "snapshot", "sh", "-c", script)
+    assert done.status == 0, done.stderr
+    assert_captured(tmp_path / "snapshot", tls_server, 3)
+
+
 LATE = """
 import os, shutil, subprocess, sys
 folder, source, marker, server, ca, rounds = sys.argv[1:]
