@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 
-from engine.redaction.tokens import MARK
+from engine.redaction import rules
 
-REDACTED = MARK.decode()
 LENGTH_LIMIT = 80
 """Longest value that is looked at: no time and no id is longer."""
 
+_TOKEN = re.compile(rules.TOKEN.decode())
 _TIME = re.compile(
     r"1[0-9]{9}(?:[0-9]{3}|[0-9]{6}|[0-9]{9})?(?:\.[0-9]+)?"  # seconds, or ms, µs, ns, since the Unix epoch
     r"|(?:19|20)[0-9]{2}-?[0-9]{2}-?[0-9]{2}"  # ISO 8601, and its times of day
@@ -29,7 +29,7 @@ _ID = re.compile(
 
 def form_of(lexeme: str | None) -> str:
     """Name the form of a value: "a time", "an id", or "" where it has neither, as a secret that was replaced."""
-    if lexeme is None or len(lexeme) > LENGTH_LIMIT or REDACTED in lexeme:
+    if lexeme is None or len(lexeme) > LENGTH_LIMIT or _TOKEN.search(lexeme):
         return ""
     text = lexeme.strip('"')
     if _TIME.fullmatch(text):

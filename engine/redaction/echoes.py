@@ -190,7 +190,7 @@ class Echoes:
                 found += self._spelt(text, sorted(some, key=lambda secret: len(secret.original), reverse=True))
         edits: list[Edit] = []
         for start, end, secret in sorted(found, key=lambda each: each[0]):
-            if MARK not in secret.token:
+            if not any(mark in secret.token for mark in MARK):
                 originals.add(secret.token, secret.original)
             edits.append((start, end, secret.token, ""))
         return apply(text, edits) if edits else text
@@ -280,7 +280,9 @@ def _is_meant(text: bytes, start: int, end: int) -> bool:
 @lru_cache(REMEMBERED)
 def _any_spelling_of(originals: tuple[bytes, ...]) -> Pattern:
     """Matches each of them in a group of its own, and tokens in none: a secret may be a part of what a token has."""
-    return Pattern(b"|".join([rules.TOKEN, *[b"(" + _any_spelling(original) + b")" for original in originals]]), MEMORY_LIMIT)
+    return Pattern(
+        b"|".join([rules.TOKEN_AS_TEXT, *[b"(" + _any_spelling(original) + b")" for original in originals]]), MEMORY_LIMIT
+    )
 
 
 MEMORY_LIMIT = 8 * 1024 * 1024

@@ -16,7 +16,8 @@ from engine.redaction.content import decode_content
 from engine.redaction.pattern import Pattern
 from engine.rrpair import Message
 
-_TOKEN = Pattern(rb"(" + rules.TOKEN + rb")")
+_TOKEN = Pattern(rb"(" + rules.TOKEN + rb"|REDACTED\x00|(?:UkVEQUNURUQ[At]|JFREFDVEVEL|SRURBQ1RFRC)[A-Za-z0-9+/_\-]{0,64})")
+"""A token in any form, in base64 and behind other things in base64, and what is in the base64 of a token of bytes."""
 _BASIC = re.compile(rb"(?i)basic +([A-Za-z0-9+/]{8,}={0,2})")
 _GATEWAYS = re.compile(
     rb"(?i)__cf_?\w+|_cfuvid|cf_\w+|aws(?:alb|elb)\w*|gc?i?lb|arraffinity\w*|applicationgatewayaffinity\w*|bigipserver.*"
@@ -36,10 +37,10 @@ def handed_out(request: Message) -> str:
 def _texts(request: Message) -> Iterator[bytes]:
     yield request.start_line
     for name, value in (*request.headers, *request.trailers):
-        yield _own(value) if name.lower() == b"cookie" else value
         if basic := _BASIC.fullmatch(value):
             with suppress(ValueError):
                 yield b64decode(basic[1])
+        yield _own(value) if name.lower() == b"cookie" else value
     coding = request.header(b"content-encoding")
     yield (decode_content(request.body, coding) if coding else None) or request.body
 

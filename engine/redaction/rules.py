@@ -10,9 +10,17 @@ from functools import lru_cache
 
 from engine.redaction.pattern import Pattern
 
-TOKEN = rb"REDACTED-[a-z]+-[0-9a-f]{15}"
-TOKEN_WHOLE = re.compile(TOKEN)
-"""What stands in for a secret: it is none itself, nor the name of one."""
+TOKEN_AS_TEXT = rb"REDACTED-[a-z]+-[0-9a-f]{15}"
+TOKEN_ITSELF = (
+    rb"(?:" + TOKEN_AS_TEXT + rb"|52454441-4354-4544-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}|5245444143544544[0-9A-Fa-f]{16,}"
+    rb"|UkVEQUNURUQA[A-Za-z0-9]{10,}={0,2})"
+)
+TOKEN_WHOLE = re.compile(TOKEN_ITSELF)
+"""What stands in for a secret: it is none itself, nor the name of one. Its first bytes are REDACTED: as they are, in hexadecimal
+digits (those of a UUID, too), and in base64, where a zero follows.
+"""
+TOKEN = rb"(?:" + TOKEN_ITSELF + rb"|UkVEQUNURUQt[A-Za-z0-9]{26,}={0,2})"
+"""And text that begins with one, in base64. What else is in there only decoding it tells."""
 
 # -- names of fields: JSON, forms, queries, XML, multipart, configuration files ------------------------------------------
 
@@ -181,6 +189,11 @@ def is_secret_number(name: bytes, kind: str, number: bytes) -> bool:
 def is_count(name: bytes, value: bytes) -> bool:
     """Whether a name of the plural holds a number: `max_tokens` is no secret."""
     return value[:1].isdigit() and value.isdigit() and name[-7:].lower().endswith(tuple(each.encode() for each in _COUNTED))
+
+
+def is_connection(name: bytes) -> bool:
+    """Whether a name says that its value has parts, as in `Endpoint=x;Password=y`."""
+    return re.sub(b"[^a-z]", b"", name[-NAME_LIMIT:].lower()).endswith(b"connectionstring")
 
 
 def is_about_cards(name: bytes) -> bool:

@@ -5,6 +5,7 @@ Only the bytes of a secret change. Each text is first searched for hints, once; 
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ from engine.redaction.originals import Originals
 from engine.redaction.plain import Assignment, assignments, keys, named_values, private_keys
 from engine.redaction.refit import Allowance
 from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
-from engine.redaction.words import is_word
+from engine.redaction.words import is_opaque, is_word
 from engine.redaction.xml_text import XML, xml_fields
 
 __all__ = ["Search", "Texts", "apply", "settled"]
@@ -52,6 +53,8 @@ _AROUND = b" \t\r\n=\\\"'`"
 _BLANKS = re.compile(rb"\s|\\[nrt]")
 _PRINTABLE = frozenset(range(0x21, 0x7F))
 _NUMBER = re.compile(rb"-?[0-9][0-9.eE+\-]*")
+_CONNECTION = re.compile(rb"[A-Za-z][^=;]*+=[^;]++(?:;[A-Za-z][^=;]*+=[^;]*+)++;?+")
+_PART = re.compile(rb"([^=;]++)=([^;]*+)")
 _ESCAPES = {b"&quot;": XML, b"&#34;": XML, b"&#39;": XML}
 
 
@@ -122,6 +125,10 @@ class Texts:
             new = self.credentials(value, search)
         elif name and bare.startswith(b"-----BEGIN") and b"-----END" in bare[-80:] and bare.count(b"-----BEGIN") == 1:
             new = self._private_keys(value, search)
+        elif name and bare[:1] in (b"{", b"[") and _is_json(value):
+            new = self._json(value, kind, search)
+        elif rules.is_connection(name) and _CONNECTION.fullmatch(value):
+            new = self._connection(value, search)
         else:
             new = self._token(value, search, echoes=echoes)
         if new != value:
@@ -136,6 +143,22 @@ class Texts:
             if rules.CARD_WHOLE.fullmatch(secret):
                 search.echoes.add(secret.translate(None, b" -"), token.translate(None, b" -"))
         return token
+
+    def _json(self, value: bytes, kind: str, search: Search) -> bytes:
+        """Of JSON all texts but those whose names describe them. JSON within doubles its escapes each time, so it is never deep."""
+        search.budget.spend(FOUND_COST)
+        fields = list(json_fields(value, search.budget, group=Group(b"password", is_secret=True)))
+        return self._fields(value, fields, search, 0, bare=True, within=kind)
+
+    def _connection(self, value: bytes, search: Search) -> bytes:
+        """Of a connection string the parts that are secret by their name or look so."""
+        edits: list[Edit] = []
+        for part in search.budget.each(_PART.finditer(value)):
+            name, secret = part[1].strip(), part[2].strip()
+            opaque = (is_opaque(secret) or name.lower().endswith(b"signature")) and not rules.describes(name)
+            if secret and (opaque or rules.kind_of(name)):
+                edits.append((*part.span(2), self._token(secret, search), ""))
+        return apply(value, edits) if edits else self._token(value, search)
 
     def originals(self, search: Search) -> bytes:
         """Give what tells the secrets that were found from others with the same tokens: see `engine.redaction.originals`."""
@@ -180,8 +203,17 @@ class Texts:
     # -- fields ------------------------------------------------------------------------------------------------------------
 
     def _fields(
-        self, text: bytes, fields: list[Field], search: Search, depth: int, bare: bool, *, parameters: bool = False
+        self,
+        text: bytes,
+        fields: list[Field],
+        search: Search,
+        depth: int,
+        bare: bool,
+        *,
+        parameters: bool = False,
+        within: str | None = None,
     ) -> bytes:
+        """`within`: the kind of the secret whose fields these are: texts are secret whose names do not describe them."""
         edits: list[Edit] = []
         named = granted = False
         for field in fields:
@@ -195,6 +227,8 @@ class Texts:
                 kind = "token"  # RFC 6749 section 4.1.3
             if not kind and rules.CARD_WHOLE.fullmatch(raw) and self._is_card(raw) and field.in_cards():
                 kind = "card"
+            if within and not kind and not field.number and field.group.secret and not rules.describes(field.name):
+                kind = within
             new = self._number(raw, kind, search) if field.number else self._value(field, raw, kind, search, depth, bare)
             if new != raw:
                 edits.append((field.start, field.end, new, ""))
@@ -265,7 +299,8 @@ class Texts:
             if kind and raw and not rules.is_count(text[slice(*name)], raw):
                 decoded = unquote(raw)
                 new = self.secret(b"", decoded, kind, search)
-                yield (*value, raw if new == decoded else new, kind)
+                if new != decoded:
+                    yield (*value, FORM.encode(new, raw) if b"%" in raw else new, kind)
             elif b"%" in raw:
                 decoded = unquote(raw)
                 new = self.text(decoded, search, depth=depth + 1)
@@ -304,6 +339,8 @@ class Texts:
             if found.json and is_word(text, found.name, found.start, found.end, value):
                 continue
             new = self.secret(found.name, value, kind, search)
+            if new != value and b'"' in new and found.quote != b'"':
+                new = self._token(value, search)  # there is no saying how JSON is to be escaped there
             if new != value:
                 yield found.start, found.end, codec.encode(new, raw), kind
 
@@ -398,6 +435,13 @@ def settled(redact: Callable[[Redacted], Redacted], given: Redacted) -> Redacted
         if given == before:
             return before
     raise NotInspected(Reason.UNSETTLED)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _codec(quote: bytes) -> Codec:

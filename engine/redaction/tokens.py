@@ -2,7 +2,8 @@
 
 A token is REDACTED-<kind>-<hash>, the hash being HMAC-SHA256 of the secret under the snapshot's key. The kind follows
 from the secret itself, never from where it stands, so that a token handed out in a body and shown in a header stay
-the same.
+the same. UUIDs, long hexadecimal digits and base64 keep their forms, for clients decode them before they use them: they have the
+mark and the hash in that form. Text in base64 becomes a token in base64.
 
 A client under mock sends back the tokens that it was given, so every kind is recognised and never replaced again. Numbers
 and card numbers have no room for a mark; there a part of the token is a check value of the rest under the key. A real
@@ -18,14 +19,15 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from base64 import urlsafe_b64decode
+from base64 import b64decode, b64encode, urlsafe_b64decode
 
 from engine.redaction import rules
 from engine.redaction.originals import Originals
 
 HASH_DIGITS = 15
 """Hexadecimal digits of a hash: 60 bits, and "REDACTED-jwt-<hash>" has 28 characters, a length that base64 can have."""
-MARK = b"REDACTED-"
+MARK = (b"REDACTED-", b"52454441-4354-4544-8", b"5245444143544544", b"UkVEQUNURUQ")
+"""How a token may begin: as `bytes.startswith` takes it. That a UUID is of version 4 is luck."""
 NUMBER_DIGITS = 15
 """Digits of a token that must be a number: as many as a double holds exactly, for that is what JavaScript sends back. The last 5
 check the others, which are one of 4 * 10^9."""
@@ -36,7 +38,17 @@ CARD_ISSUER = b"0000"
 """Digits 3 to 6 of a card token: with them the issuer is one that no brand has given out."""
 CARD_CHECK = 4
 
-_BEGIN = re.compile(rules.TOKEN + rb"(?![A-Za-z0-9_-])")
+_BEGIN = re.compile(rules.TOKEN_ITSELF + rb"(?![A-Za-z0-9_-])")
+_DASHED = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_UUID = re.compile(_DASHED + rb"|" + _DASHED.replace(b"a-f", b"A-F"))
+_HEX = re.compile(rb"[0-9a-f]{32,}|[0-9A-F]{32,}")
+_BASE64 = re.compile(rb"(?=.*=|(?=.*[a-z])(?=.*[A-Z]).*[0-9])(?:[A-Za-z0-9+/]{22,}|[A-Za-z0-9_-]{22,})={0,2}")
+"""In one alphabet: 24 characters that are no word. What has no padding has letters of both cases and digits."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_ALNUM = bytes.maketrans(b"+/", b"AB")
+_PAIR = re.compile(rb"([A-Za-z0-9_.@+-]{1,64}):((?!//)\S+)")
+"""A user and a password."""
 
 
 def is_token(text: bytes) -> bool:
@@ -75,7 +87,45 @@ class Tokens:
                 return self.card(secret, originals)
         if secret.isdigit():
             return self.number(secret, originals)
-        return self.token("key" if rules.KEY.fits(secret) else "secret", secret)
+        if rules.KEY.fits(secret):
+            return self.token("key", secret)
+        return self._uuid(secret) or self._hex(secret) or self._base64(secret, originals) or self.token("secret", secret)
+
+    def _uuid(self, secret: bytes) -> bytes:
+        """Give the token of a UUID; empty where it is none. One in capitals is the same secret: clients write it either way."""
+        if not _UUID.fullmatch(secret):
+            return b""
+        lower = secret.lower()
+        digits = self._hash(lower)
+        token = f"52454441-4354-4544-8{digits[:3]}-{digits[3:HASH_DIGITS]}".encode()
+        return token if secret == lower else token.upper()
+
+    def _hex(self, secret: bytes) -> bytes:
+        if not _HEX.fullmatch(secret):
+            return b""
+        token = (b"REDACTED".hex() + self._hash(secret)).encode().ljust(len(secret), b"0")[: len(secret)]
+        return token.upper() if secret.isupper() else token
+
+    def _base64(self, secret: bytes, originals: Originals) -> bytes:
+        """Give the token of base64, in letters and digits, so that it is of both alphabets; empty where it is none.
+
+        Text stays text. Of other bytes the length stays, and 56 bits at least are the hash.
+        """
+        if len(secret) % 4 or not _BASE64.fullmatch(secret):
+            return b""
+        plain = secret.translate(_URL_SAFE)
+        decoded = b64decode(plain)
+        if b64encode(decoded) != plain:
+            return b""
+        if is_token(decoded):
+            return secret
+        if not _is_text(decoded):
+            token = (b"REDACTED\0" + hmac.digest(self._key, plain, "sha256")).ljust(len(decoded), b"\0")[: len(decoded)]
+            return b64encode(token).translate(_ALNUM)
+        pair = _PAIR.fullmatch(decoded)
+        if pair:
+            return b64encode(self.value(pair[1], originals) + b":" + self.value(pair[2], originals))
+        return b64encode(self.token("key" if rules.KEY.fits(decoded) else "secret", decoded))
 
     def token(self, kind: str, secret: bytes) -> bytes:
         """Give the token of a secret, as ASCII that needs no escape in JSON, URLs, XML, headers and base64url."""
@@ -83,7 +133,7 @@ class Tokens:
 
     def is_of(self, token: bytes, secret: bytes) -> bool:
         """Whether a token with a hash stands in for this secret."""
-        return token.endswith(b"-" + self._hash(secret)[:HASH_DIGITS].encode())
+        return token.endswith(b"-" + self._hash(secret)[:HASH_DIGITS].encode()) or token == self.value(secret, Originals())
 
     def jwt(self, whole: bytes, signature: bytes) -> bytes:
         """Stand-in for a JWT's last part; header and payload stay as they are."""
@@ -126,6 +176,13 @@ class Tokens:
 
     def _hash(self, secret: bytes) -> str:
         return hmac.digest(self._key, secret, "sha256").hex()
+
+
+def _is_text(decoded: bytes) -> bool:
+    try:
+        return not _CONTROL.search(decoded.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def is_jwt(header: bytes) -> bool:

@@ -6,6 +6,8 @@ but what the mock answered asks again.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import tempfile
@@ -30,6 +32,8 @@ Told = str | int
 
 _letters = st.text("abcdefghijklmnopqrstuvwxyz", min_size=20, max_size=24).filter(lambda text: len(set(text)) > 4)
 _mixed = st.from_regex(r"([a-z]{1,2}[0-9]{1,2}){2,3}", fullmatch=True)
+_bytes = st.tuples(st.integers(), st.integers(16, 32)).map(lambda given: hashlib.sha256(b"%d" % given[0]).digest()[: given[1]])
+_WORD = re.compile("(?=.*[0-9])[A-Za-z0-9]{12,}=*")
 _numbers = st.integers(10**7, 10**15).filter(lambda number: len(set(str(number))) > 3 and str(number)[0] in "3456789")
 """None is a date or a time."""
 SECRETS: dict[str, st.SearchStrategy[Told]] = {
@@ -40,6 +44,12 @@ SECRETS: dict[str, st.SearchStrategy[Told]] = {
     "letters": _letters,
     "dotted": st.lists(st.from_regex(r"[a-z][0-9][a-z][0-9]", fullmatch=True), min_size=3, max_size=5).map(".".join),
     "dashed": st.from_regex(r"[0-9]{3}[a-f]{5}-[0-9a-f]{4}-[0-9a-f]{4}", fullmatch=True).filter(lambda text: len(set(text)) > 6),
+    "uuid": st.uuids(version=4).map(str),
+    "uuid in capitals": st.uuids(version=4).map(lambda made: str(made).upper()),
+    "hex": st.binary(min_size=16, max_size=32).map(bytes.hex).filter(lambda text: not text.isdigit()),
+    "base64": _bytes.map(lambda secret: base64.b64encode(secret).decode()).filter(_WORD.fullmatch),
+    "text in base64": _letters.map(lambda text: base64.b64encode(f"{text} {text}".encode()).decode()).filter(_WORD.fullmatch),
+    "user in base64": _letters.map(lambda text: base64.b64encode(f"{text}:{text}".encode()).decode()).filter(_WORD.fullmatch),
     "long": st.from_regex(r"([A-Z]{1,3}[a-z]{0,2}[0-9]{1,3}){8,10}", fullmatch=True),
 }
 USES: dict[str, Callable[[Told], Exchange]] = {

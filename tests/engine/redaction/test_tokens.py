@@ -3,12 +3,15 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import uuid
 
 import pytest
+from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.redaction import Redactor
+from engine.redaction.handed_out import handed_out
 from engine.redaction.originals import Originals
 from engine.redaction.tokens import Tokens, is_luhn_valid, luhn_digit
 from engine.rrpair import Message
@@ -94,3 +97,106 @@ def test_a_token_of_an_answer_that_is_sent_back_is_the_same_request() -> None:
 def test_another_snapshot_has_other_tokens() -> None:
     secret = pair(b'{"password":"hunter2"}', JSON)
     assert Redactor(b"j" * 32).pair(secret).request.body != REDACTOR.pair(secret).request.body
+
+
+# -- forms -----------------------------------------------------------------------------------------------------------------
+
+_formed = st.one_of(
+    st.uuids().map(str),
+    st.uuids().map(lambda made: str(made).upper()),
+    st.binary(min_size=16, max_size=64).map(bytes.hex),
+    st.binary(min_size=16, max_size=200).map(lambda secret: base64.b64encode(secret).decode()),
+    st.binary(min_size=16, max_size=200).map(lambda secret: base64.urlsafe_b64encode(secret).decode()),
+    st.text(min_size=16, max_size=60).map(lambda text: base64.b64encode(text.encode()).decode()),
+    st.from_regex(r"[a-z]{3,9}:[a-z0-9:]{16,30}", fullmatch=True).map(lambda text: base64.b64encode(text.encode()).decode()),
+)
+
+
+@given(_formed)
+def test_a_form_is_kept_and_stands_for_itself(secret: str) -> None:
+    token = TOKENS.value(secret.encode(), Originals())
+    assert TOKENS.value(token, Originals()) == token
+    assert TOKENS.is_of(token, secret.encode())
+    if secret.endswith("=") and len(secret) % 4 == 0:
+        assert base64.b64encode(base64.b64decode(token, validate=True)) == token
+        assert base64.urlsafe_b64encode(base64.urlsafe_b64decode(token)) == token
+    again = body_of(json.dumps({"password": secret}).encode(), JSON)
+    assert body_of(again, JSON) == again
+    assert header_of(b"X-Api-Key", secret.encode()).decode() == json.loads(again)["password"] != secret
+
+
+@given(st.binary(min_size=16, max_size=100).filter(lambda secret: any(byte >= 0xF8 for byte in secret)))
+def test_bytes_in_base64_stay_as_many(secret: bytes) -> None:
+    """0xF8 and above is in no UTF-8, so these are no text."""
+    token = TOKENS.value(base64.b64encode(secret), Originals())
+    if base64.b64encode(secret).endswith(b"="):
+        assert len(base64.b64decode(token, validate=True)) == len(secret)
+        assert base64.b64decode(token) != secret
+
+
+def test_clients_read_what_stands_in_for_their_keys() -> None:
+    key, session = Fernet.generate_key(), str(uuid.uuid4())
+    told = json.loads(body_of(json.dumps({"secret_key": key.decode(), "session_id": session, "token": "ab" * 32}).encode(), JSON))
+    Fernet(told["secret_key"])
+    assert uuid.UUID(told["session_id"]).version == 4
+    assert str(uuid.UUID(told["session_id"])) == told["session_id"] != session
+    assert len(bytes.fromhex(told["token"])) == 32
+    capitals = TOKENS.value(session.upper().encode(), Originals())
+    assert uuid.UUID(capitals.decode()) == uuid.UUID(TOKENS.value(session.encode(), Originals()).decode())
+
+
+def test_text_in_base64_stays_text() -> None:
+    def decoded(text: str) -> str:
+        return base64.b64decode(TOKENS.value(base64.b64encode(text.encode()), Originals()), validate=True).decode()
+
+    assert decoded("correct horse battery") == TOKENS.value(b"correct horse battery", Originals()).decode()
+    user, password = decoded("AWS:eyJwYXlsb2FkIjoi").split(":")
+    assert (user, password) == tuple(TOKENS.value(part, Originals()).decode() for part in (b"AWS", b"eyJwYXlsb2FkIjoi"))
+    beside = base64.b64encode(TOKENS.value(b"user", Originals()) + b":a real password")
+    assert b"a real password" not in base64.b64decode(TOKENS.value(beside, Originals()))
+
+
+def test_json_in_a_secret_stays_json() -> None:
+    secret = {
+        "username": "app",
+        "password": "hunter2",
+        "host": "db.example",
+        "port": 5432,
+        "l": ["s3", {"db_secret": {"pw": "x9"}}],
+    }
+    for text in (json.dumps(secret), json.dumps(secret, indent=1)):
+        body = body_of(json.dumps({"SecretString": text}).encode(), JSON)
+        told = json.loads(json.loads(body)["SecretString"])
+        assert told["password"] == TOKENS.value(b"hunter2", Originals()).decode()
+        assert (told["host"], told["port"]) == ("db.example", 5432)
+        assert not any(each in body for each in (b'app"', b"hunter2", b"s3", b"x9"))
+        assert body_of(body, JSON) == body
+    assert json.loads(body_of(b'{"secret":"{broken"}', JSON))["secret"].startswith("REDACTED-")
+
+
+def test_a_connection_string_keeps_its_parts() -> None:
+    key = base64.b64encode(b"\xff" * 64).decode()
+    text = f"DefaultEndpointsProtocol=https;AccountName=shop;AccountKey={key};EndpointSuffix=core.windows.net"
+    body = body_of(json.dumps({"connectionString": text}).encode(), JSON)
+    parts = dict(part.split("=", 1) for part in json.loads(body)["connectionString"].split(";"))
+    assert len(base64.b64decode(parts.pop("AccountKey"), validate=True)) == 64
+    assert parts == {"DefaultEndpointsProtocol": "https", "AccountName": "shop", "EndpointSuffix": "core.windows.net"}
+    assert key.encode() not in body
+    assert body_of(body, JSON) == body
+    signed = body_of(b'{"connectionString":"BlobEndpoint=https://h/;SharedAccessSignature=sv=2020&sig=abc%3D"}', JSON)
+    assert b"sig=" not in signed
+    assert b"BlobEndpoint=https://h/;" in signed
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [b"6f9619ff-8b86-4011-b42d-00cf4fc964ff", b"6F9619FF-8B86-4011-B42D-00CF4FC964FF", b"ab" * 16, base64.b64encode(b"\xff" * 16)]
+    + [base64.b64encode(text) for text in (b"correct horse battery", b"user:a-password-of-his", b"\xff" * 33)],
+)
+def test_a_token_of_any_form_was_handed_out(secret: bytes) -> None:
+    token = TOKENS.value(secret, Originals())
+    for text in (token, b"before " + token + b" behind", base64.b64decode(token) if token.startswith(b"Uk") else token):
+        assert handed_out(Message(b"POST / HTTP/1.1", (), text))
+    for shift in range(3):
+        assert handed_out(Message(b"POST / HTTP/1.1", (), base64.b64encode(b"x" * shift + TOKENS.value(b"hunter2", Originals()))))
+    assert not handed_out(Message(b"POST / HTTP/1.1", (), secret))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -517,3 +518,34 @@ def test_stop_cuts_clients_off_and_frees_the_port(serve: Serve) -> None:
             assert client.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", responder.port))
+
+
+def test_secrets_of_aws_come_back_in_their_forms(serve: Serve) -> None:
+    """What boto3 decodes by itself, and what any program does with it first."""
+    typed: Headers = (("Content-Type", "application/x-amz-json-1.1"),)
+
+    def call(host: str, target: str, asked: dict[str, str], answer: dict[str, Any]) -> Exchange:
+        headers = (*typed, ("X-Amz-Target", target))
+        host += ".us-east-1.amazonaws.com"
+        return Exchange("POST /", json.dumps(answer).encode(), headers, json.dumps(asked).encode(), host=host, answer_headers=typed)
+
+    key = base64.b64encode(bytes(range(32))).decode()
+    login = {"username": "app", "password": "hunter2hunter2", "host": "db.example", "port": 5432}
+    value, ecr = "secretsmanager.GetSecretValue", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"
+    pair = base64.b64encode(b"AWS:eyJwYXlsb2FkIjoi").decode()
+    responder = serve(
+        call("kms", "TrentService.Decrypt", {"CiphertextBlob": base64.b64encode(b"ciphertext").decode()}, {"Plaintext": key}),
+        call("secretsmanager", value, {"SecretId": "text"}, {"SecretString": json.dumps(login)}),
+        call("secretsmanager", value, {"SecretId": "bytes"}, {"SecretBinary": key}),
+        call("api.ecr", ecr, {}, {"authorizationData": [{"authorizationToken": pair}]}),
+    )
+    once = {"max_attempts": 0}
+    plaintext = aws(responder, "kms", retries=once).decrypt(CiphertextBlob=b"ciphertext")["Plaintext"]
+    manager = aws(responder, "secretsmanager", retries=once)
+    told = json.loads(manager.get_secret_value(SecretId="text")["SecretString"])
+    assert len(plaintext) == 32
+    assert manager.get_secret_value(SecretId="bytes")["SecretBinary"] == plaintext != bytes(range(32))
+    assert {name for name in login if told[name] == login[name]} == {"host", "port"}
+    [data] = aws(responder, "ecr", retries=once).get_authorization_token()["authorizationData"]
+    user, password = base64.b64decode(data["authorizationToken"], validate=True).decode().split(":")
+    assert "eyJ" not in user + password
