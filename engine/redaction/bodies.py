@@ -77,7 +77,11 @@ class Bodies:
         except UnicodeDecodeError:
             return self._narrow(content, media, search, depth)
         changed = self._content(text, _UTF_16.sub(b"", media), search, depth + 1)
-        return content if changed == text else changed.decode("utf-8", "surrogatepass").encode(charset, "surrogatepass")
+        if changed != text:
+            content = changed.decode("utf-8", "surrogatepass").encode(charset, "surrogatepass")
+        if rules.HINT.found(content) or search.echoes.found(content):  # it is ASCII, whatever it says
+            return self._narrow(content, media, search, depth)
+        return content
 
     def _is_suspicious(self, content: bytes, search: Search) -> bool:
         """Whether binary content has a secret name or a known form in it, also in UTF-16."""

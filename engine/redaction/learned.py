@@ -20,7 +20,7 @@ from engine.redaction.content import NotInspected, Reason
 from engine.redaction.edits import Edit, apply
 from engine.redaction.lengths import Lengths
 from engine.redaction.randomness import looks_random
-from engine.redaction.tokens import MARK, Tokens
+from engine.redaction.tokens import MARK, TEXT_IN_BASE64, Tokens
 
 SECRETS_LIMIT = 10_000
 """Secrets that are remembered, the latest, in memory and in a snapshot: some 4 MB."""
@@ -38,6 +38,9 @@ _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 _IN_WORDS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 _BETWEEN = bytes(byte for byte in range(256) if byte not in _IN_WORDS)
 _WORD = re.compile(rb"[A-Za-z0-9_\-]{%d,%d}" % (SHORTEST, LONGEST))
+_IS_CASED = re.compile(rb"[a-z].*[A-Z]|[A-Z].*[a-z]")
+_IS_PADDED = re.compile(rb"(?:[A-Za-z0-9+/_\-]{4}){5,}[A-Za-z0-9+/_\-]{2,3}={1,2}")
+"""Base64, in which letters may happen to look like words."""
 
 _IS_STORED = re.compile(rules.TOKEN + rb"|[0-9][0-9\-]{10,22}[0-9]")
 """Tokens that a snapshot keeps with a digest: with a mark, or of numbers and cards."""
@@ -87,7 +90,7 @@ class Learned:
     def learn(self, secrets: Mapping[bytes, bytes]) -> None:
         """Remember secrets by what stands in for them."""
         for original, token in secrets.items():
-            word = _longest_word(original) if SHORTEST <= len(original) <= LONGEST and token.startswith(MARK) else b""
+            word = _longest_word(original, token) if SHORTEST <= len(original) <= LONGEST and token.startswith(MARK) else b""
             if not word:
                 if self._alone.learn(original, token):
                     self._note(Digest(self._digest(original), len(original), 0, 0, True, token))
@@ -186,9 +189,10 @@ class Learned:
         return self._alone.found(text) or any(True for _ in self._lengths.places(text, self._by_word))
 
 
-def _longest_word(text: bytes) -> bytes:
-    """The longest word of a text that may be known wherever it stands; empty where none may."""
-    return max(filter(looks_random, _WORD.findall(_ESCAPE.sub(b"   ", text))), key=len, default=b"")
+def _longest_word(text: bytes, token: bytes) -> bytes:
+    """The longest word of a secret that may be known wherever it stands; empty where none may."""
+    is_known = _IS_CASED.search if _IS_PADDED.fullmatch(text) or token.startswith(TEXT_IN_BASE64) else looks_random
+    return max(filter(is_known, _WORD.findall(_ESCAPE.sub(b"   ", text))), key=len, default=b"")
 
 
 def _spelt_around(text: bytes, start: int, end: int, digest: Digest) -> Iterator[bytes]:

@@ -31,6 +31,8 @@ RECORD_LIMIT = 4096
 
 _NAME_BYTE = re.compile(rb"[A-Za-z0-9_.\-]")
 _OPERATOR = re.compile(rb"(?:\\{0,16}[\"'`]|\]|&quot;|&#34;|&#39;){0,3}[ \t\r\n]{0,64}(?:=>|:=|={1,3}|:)[ \t\r\n]{0,64}")
+_PADDING = re.compile(rb"={1,2}(\\{0,16}[\"'])")
+_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/_\-]{4})++[A-Za-z0-9+/_\-]{2,3}={1,2}(?<=[A-Za-z0-9+/_\-=]{16})")
 _QUOTE = re.compile(rb"(?:[bru]{0,2})((?:\\{0,16}\"){3}|\\{0,16}[\"'`]|&quot;|&#34;|&#39;)")
 _BARE = re.compile(rb"[^\s&,;\"'<>\\]++")
 _CREDENTIALS = re.compile(rb"[^\r\n&;\"'<>\\]*+")
@@ -68,13 +70,22 @@ def assignments(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]
         if end <= covered:
             continue
         operator = _OPERATOR.match(text, end)
-        if not operator or operator.end() >= len(text):
+        if not operator or operator.end() >= len(text) or _is_padding(text, end):
             continue
         name, start = name_before(text, end)
         assignment = _assignment(text, name, start, operator, bare)
         if assignment:
             covered = assignment.end
             yield assignment
+
+
+def _is_padding(text: bytes, at: int) -> bool:
+    """Whether what looks like an operator ends a string that is base64, in which letters happen to make a name."""
+    padding = _PADDING.match(text, at)
+    if not padding:
+        return False
+    begin = text.rfind(padding[1], 0, at)
+    return begin >= 0 and _BASE64.fullmatch(text, begin + len(padding[1]), padding.start(1)) is not None
 
 
 def _assignment(

@@ -28,6 +28,8 @@ HASH_DIGITS = 15
 """Hexadecimal digits of a hash: 60 bits, and "REDACTED-jwt-<hash>" has 28 characters, a length that base64 can have."""
 MARK = (b"REDACTED-", b"52454441-4354-4544-8", b"5245444143544544", b"UkVEQUNURUQ")
 """How a token may begin: as `bytes.startswith` takes it. That a UUID is of version 4 is luck."""
+TEXT_IN_BASE64 = b"UkVEQUNURUQt"
+"""How a token of text in base64 begins."""
 NUMBER_DIGITS = 15
 """Digits of a token that must be a number: as many as a double holds exactly, for that is what JavaScript sends back. The last 5
 check the others, which are one of 4 * 10^9."""

@@ -32,7 +32,8 @@ Told = str | int
 
 _letters = st.text("abcdefghijklmnopqrstuvwxyz", min_size=20, max_size=24).filter(lambda text: len(set(text)) > 4)
 _mixed = st.from_regex(r"([a-z]{1,2}[0-9]{1,2}){2,3}", fullmatch=True)
-_bytes = st.tuples(st.integers(), st.integers(16, 32)).map(lambda given: hashlib.sha256(b"%d" % given[0]).digest()[: given[1]])
+_hashes = st.integers().map(lambda given: hashlib.sha256(b"%d" % given).digest())
+_bytes = st.tuples(_hashes, st.sampled_from([16, 17, 20, 32])).map(lambda given: given[0][: given[1]])
 _WORD = re.compile("(?=.*[0-9])[A-Za-z0-9]{12,}=*")
 _numbers = st.integers(10**7, 10**15).filter(lambda number: len(set(str(number))) > 3 and str(number)[0] in "3456789")
 """None is a date or a time."""
@@ -47,6 +48,7 @@ SECRETS: dict[str, st.SearchStrategy[Told]] = {
     "uuid": st.uuids(version=4).map(str),
     "uuid in capitals": st.uuids(version=4).map(lambda made: str(made).upper()),
     "hex": st.binary(min_size=16, max_size=32).map(bytes.hex).filter(lambda text: not text.isdigit()),
+    "base64 without padding": st.sampled_from(["UqM1ZkS8ZsQF2PbnD7XeJ0aW", "q0Bv7Yk2Rz9LxT4mHc1WnE6uPd3sGa8J"]),
     "base64": _bytes.map(lambda secret: base64.b64encode(secret).decode()).filter(_WORD.fullmatch),
     "text in base64": _letters.map(lambda text: base64.b64encode(f"{text} {text}".encode()).decode()).filter(_WORD.fullmatch),
     "user in base64": _letters.map(lambda text: base64.b64encode(f"{text}:{text}".encode()).decode()).filter(_WORD.fullmatch),

@@ -252,6 +252,7 @@ ORDINARY = {
     },
     "schema": {"properties": {"password": {"type": "string", "minLength": 8, "description": "At least 8", "title": "Password"}}},
     "session": {"session": {"user": "bob", "started": 1764000000}, "session_id": 42},
+    "base64": {"etag": "DluQQplL8NNagPwdQVgVLA==", "md5": "bd0HKyOSpABzHNkTpwD2fQ==", "n": 1},
     "counts": {"secret": {"version": 1234567, "createdTime": "2026-01-01T00:00:00Z"}, "tokens": 123456, "secrets": 7},
 }  # fmt: skip
 """What answers hold that no secret is in, under names of secrets."""
@@ -355,6 +356,14 @@ def test_wide_charsets(charset: str) -> None:
     redacted = body_of(text.encode(charset), b"application/json").decode(charset)
     assert json.loads(redacted)["password"].startswith("REDACTED-")
     assert json.loads(redacted)["é"] == "€"
+
+
+@pytest.mark.parametrize("media", [b"application/json; charset=utf-16", b"text/plain; charset=utf-16le"])
+@pytest.mark.parametrize("mark", [b"", b"\xfe\xff", b"\xff\xfe"])
+def test_text_that_is_not_in_the_charset_that_it_is_said_to_be_in(media: bytes, mark: bytes) -> None:
+    for blank in (b"", b" "):
+        assert S not in body_of(mark + b'{"password": "%b"}' % S + blank, media)
+        assert S not in body_of(mark + b"password=%b" % S + blank, media)
 
 
 @pytest.mark.parametrize(
