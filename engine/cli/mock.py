@@ -249,7 +249,8 @@ def _take_over(
     if more := takeover.not_covered[SHOWN:]:
         _say(said.rest, f"nor do {len(more):,} more of such files and folders", "yellow")
     render_not_mocked(said.rest, mocking.responder, passes=settings.passes)
-    _say(said.rest, f"standing in for {counted(len(mocking.responder.backends), 'backend')} of {settings.snapshot.name}")
+    backends = len(mocking.responder.backends)
+    _say(said.rest, f"standing in for {counted(backends, 'backend')} of {settings.snapshot.name}", "" if backends else "yellow")
     watch, troubles, status = MissWatch(said.misses), [], None
 
     def lose(name: str) -> None:

@@ -69,7 +69,10 @@ _WHOLE = {"password": "pass", "token": "pin otp totp auth session", "card": "pan
 """Short words that are secret only as a word of their own: `pass`, `user_pass`, `dbPass`, but not `bypass`."""
 _PARAMETERS = "key sig signature code"
 """Query parameters of URLs that are secret only there: `key` (Google), `sig` (Azure), `code` (OAuth)."""
-_PAGE = "next page paging pagination continuation request idempotency idempotent cursor sync start starting marker scroll change"
+_PAGE = (
+    "next page paging pagination continuation request idempotency idempotent cursor sync start starting marker scroll change "
+    "resume skip delta batch"
+)
 """Tokens of these words are places in lists, or names of requests, and no secrets: `NextToken`, `ClientRequestToken`."""
 _TEXT_ONLY = frozenset(("credential", "credentials", "plaintext", "authorization", "bearer", "jwt", "auth", "session"))
 """Names that are secret where they hold a text; an object of that name says nothing of what is in it."""

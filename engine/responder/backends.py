@@ -119,7 +119,8 @@ class Backends:
                 continue
             host, port = host_and_port(name)
             if name not in excluded or not host or not port or (":" in host and not name.startswith("[")):
-                known = ", ".join(sorted(host for host, _ in self.addresses)) or "none"
+                places = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in sorted(self.addresses)]
+                known = ", ".join(places) or "none"
                 hint = f"; one that was not recorded needs its port: {name}:443" if name in excluded and host and not port else ""
                 raise ValueError(f"{name} is no backend of {snapshot.path.name}: it has {known}{hint}")
             self._see((host, port), "")  # a real connection to somebody who was not recorded

@@ -162,6 +162,7 @@ def test_the_rest_of_a_body_stays(before: bytes, after: bytes) -> None:
     "body",
     [
         b'{"NextToken":"abc","ClientRequestToken":"def","nextPageToken":"g","token_type":"bearer","total_tokens":12}',
+        b'{"resumeToken":{"_data":"8263a1"},"skipToken":"abc","$skiptoken":"abc","@odata.deltaToken":"abc","batchToken":"g"}',
         b'{"credentials":{"expires":"2026-01-01","user":"u"},"key":"k","code":"c","bypass":"b","secretary":"Ann"}',
         b'{"TableName":"t","Key":{"id":{"S":"7"}},"password":null,"token":true,"secret":"","pwd":"****"}',
         b'{"max_tokens":100,"tokens_used":5,"usage":{"prompt_tokens":3},"page_token":"p","secret_name":"n","secret_arn":"a",'
