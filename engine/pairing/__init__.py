@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from engine.pairing.description import describe
 from engine.pairing.exchange import End, Exchange, Exchanges, Left, Start, Turn
-from engine.protocols import HTTP1, UNKNOWN, Part, Verdict, detect, starts_message
+from engine.protocols import HTTP1, UNKNOWN, Part, Verdict, detect, may_start_message, starts_message
 from engine.protocols.http1 import MISSING
 from engine.reassembly import END, Gap, Reassembler, Segment
 from engine.reassembly import UNKNOWN as UNKNOWN_BYTES
 from engine.rrpair import Connection, Direction, Flow, Role, RRPair, Way
 
 __all__ = ["Conversation"]
+
+START_LIMIT = 1024
+"""Bytes of a start line that was cut into pieces, as some clients write it, of which one waits for the next."""
 
 Finished = list[RRPair | Flow]
 _CLIENT_WAYS = {Role.CLIENT: Way.WRITE, Role.SERVER: Way.READ}
@@ -40,7 +43,7 @@ class Conversation:
         """Of each way, the time of its last byte before a message was found, as in `http1.Received`."""
         self._ways = {Way.READ: Reassembler(read_offset), Way.WRITE: Reassembler(write_offset)}
         self._waiting: list[tuple[Way, Segment]] = []
-        """What came before the protocol is known: a few bytes, for `detect` needs no more than 24 of them."""
+        """What came before the protocol is known: few bytes, for `detect` needs no more than 24 of them, and see START_LIMIT."""
         self._exchanges: Exchanges | None = None
         self._by_turns_since = by_turns_since
         self._refuted_since: int | None = None
@@ -218,14 +221,28 @@ class Conversation:
 
     def _seek(self, way: Way, segment: Segment) -> Finished:
         """Joining in the middle: wait for a start line; a protocol that is not parsed ends the search."""
-        part = starts_message(segment.data)
-        if part:
-            return self._begin(way, part, [(way, segment)])
-        self._after[way] = segment.time
+        begun = b"".join(waiting.data for its_way, waiting in self._waiting if its_way is way)
+        self._waiting.append((way, segment))
+        for text in dict.fromkeys((begun + segment.data, segment.data)):
+            part = starts_message(text)
+            if part:
+                waiting, self._waiting = self._waiting, []
+                return self._begin(way, part, waiting)
+            if len(text) < START_LIMIT and any(may_start_message(text, part) for part in Part):
+                return []
+            self._pass_over(way, but=segment)
+        self._pass_over(way)
         verdict = detect(segment.data)
         if verdict and verdict.protocol not in (HTTP1, UNKNOWN):
             self._become_other(verdict)
         return []
+
+    def _pass_over(self, way: Way, but: Segment | None = None) -> None:
+        """Forget what waited of a way: no message begins with it."""
+        for its_way, segment in self._waiting:
+            if its_way is way and segment is not but:
+                self._after[way] = segment.time
+        self._waiting = [each for each in self._waiting if each[0] is not way or each[1] is but]
 
     def _begin(self, way: Way, part: Part | None, waiting: list[tuple[Way, Segment]]) -> Finished:
         """Start to parse: the role says who is the client, else the start line does."""

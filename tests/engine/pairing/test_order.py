@@ -216,3 +216,13 @@ def test_a_response_of_which_the_head_was_lost_refutes_nothing() -> None:
     found += conversation.gap(READ, offsets[READ], 20, LOST) + conversation.close(99)
     assert conversation.take_refuted() is None
     assert [item.path for item in found if isinstance(item, RRPair) and item.complete] == ["/1", "/2"]
+
+
+@pytest.mark.parametrize("first", [READ, WRITE])
+@pytest.mark.parametrize("at", [1, 3, 4, 6, 15, 20])
+def test_joined_where_start_lines_are_written_in_pieces(at: int, first: Way) -> None:
+    said: list[Said] = [(WRITE, b"rest of a body", 1)]
+    for n in range(3):
+        said += [(WRITE, request(n)[:at], 4 * n + 2), (WRITE, request(n)[at:], 4 * n + 3), (READ, response(n), 4 * n + 4)]
+    found = hear(sorted(said, key=lambda each: each[0] is not first))
+    assert found == [("0", "0", False), ("1", "1", True), ("2", "2", True)]
