@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from agent import workloads
 
-_TRANSLATORS = ("/valgrind/", "/libdynamorio.so", "/pinbin", "/frida-agent", "/frida-gadget")
+_TRANSLATORS = ("/valgrind/", "/libdynamorio.so", "/pinbin", "frida-agent", "frida-gadget")
 """In the paths of what such programs have mapped: they run translations of other code, or move the beginnings of functions."""
 
 

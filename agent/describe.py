@@ -143,8 +143,10 @@ def _copies_check() -> Check:
         "copied code",
         False,
         "a program that runs a copy or translation of code that is probed is ended by SIGTRAP, though nobody records it: under "
-        f"valgrind, DynamoRIO or Pin, node with large pages, or where hooks move a function's beginning (Frida){running}",
-        "run no such program that uses OpenSSL's functions while something is recorded that uses the same files",
+        "valgrind, DynamoRIO or Pin, node with large pages, or where hooks move a function's beginning (Frida); and what is copied "
+        f"from a private mapping of a probed file, as git and LLVM's tools read files, has breakpoints in it{running}",
+        "run no such program that uses OpenSSL's functions, and strip or commit no such library, while something is recorded that "
+        "uses the same files",
         required=False,
     )
 

@@ -290,6 +290,6 @@ def _mount_of(place: int) -> int:
 
 def _is_executable(fd: int) -> bool:
     try:
-        return executable_elf(os.pread(fd, 18, 0))
+        return executable_elf(os.pread(fd, 20, 0))
     except OSError:
         return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import platform
 import re
 import stat
 import struct
@@ -84,6 +85,7 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _SYMBOL = 24  # sizeof(Elf64_Sym)
 _IDENTITY = b"\x7fELF\x02\x01"  # 64 bits, little-endian
+_MACHINE = {"x86_64": b"\x3e\0", "aarch64": b"\xb7\0"}.get(platform.machine(), b"")
 _ET_EXEC, _ET_DYN = 2, 3
 _PT_LOAD = 1
 _SHT_SYMTAB, _SHT_NOBITS, _SHT_DYNSYM = 2, 8, 11
@@ -136,8 +138,10 @@ class Section(NamedTuple):
 
 
 def executable_elf(start: bytes) -> bool:
-    """Whether a file that begins so can be executed or mapped as a library here: a 64-bit ELF file, and no object file."""
-    return start[:6] == _IDENTITY and start[16:18] in (b"\x02\0", b"\x03\0")
+    """Whether a file that begins so can be executed or mapped as a library here: a 64-bit ELF file for this machine, and no object
+    file. In one for another machine, which an emulator runs, a breakpoint would be any instruction.
+    """
+    return start[:6] == _IDENTITY and start[16:18] in (b"\x02\0", b"\x03\0") and start[18:20] == _MACHINE
 
 
 def plan(fd: int) -> Plan:

@@ -52,6 +52,7 @@ MAPPED = "58000000-58201000 r-xp 00001000 fe:00 5334 "
         ("/usr/libexec/valgrind/memcheck-amd64-linux", True),
         ("/opt/dynamorio/lib64/release/libdynamorio.so", True),
         ("/opt/pin/intel64/bin/pinbin", True),
+        ("/memfd:frida-agent-64.so (deleted)", True),
         ("/usr/bin/cat", False),
     ],
 )

@@ -138,6 +138,17 @@ def test_what_is_no_elf_file(tmp_path: Path) -> None:
         assert plan_of(path) == Plan()
 
 
+def test_a_file_for_another_machine_is_left_alone(tmp_path: Path) -> None:
+    """There, where a function begins, is no instruction of this one; an emulator that runs it would not know a breakpoint."""
+    content = static_library()
+    path = tmp_path / "library.so"
+    path.write_bytes(content)
+    assert plan_of(path).sites
+    x86, arm = (struct.pack("<H", machine) for machine in (62, 183))
+    path.write_bytes(content[:18] + (arm if content[18:20] == x86 else x86) + content[20:])
+    assert plan_of(path) == Plan()
+
+
 @functools.cache
 def static_library() -> bytes:
     """The library of the fixture, as bytes."""
