@@ -194,7 +194,7 @@ class _Image:
     def _data_from(self, offset: int) -> int:
         """Where the file has data next, from a place on."""
         try:
-            return os.lseek(self._fd, offset, os.SEEK_DATA)
+            return os.lseek(self._fd, min(offset, self.size), os.SEEK_DATA)
         except OSError as error:
             return max(offset, self.size) if error.errno == errno.ENXIO else offset  # a hole up to the end, or nobody knows
 

@@ -23,7 +23,7 @@ _QUESTION = 12
 """Where the first question begins, and so what a compressed name points to."""
 
 _POINTERS_MAX = 64
-"""A name has at most 127 labels; more jumps than this are a loop (RFC 1035 section 4.1.4 sets no number)."""
+"""A name has at most 127 labels; RFC 1035 section 4.1.4 sets no number of jumps, but that each leads to what came before."""
 
 
 class Code(enum.IntEnum):
@@ -149,7 +149,7 @@ def _name(data: bytes, place: int) -> tuple[str, int]:
     """A name (RFC 1035 section 4.1.4) and the place after it. Dots within labels are escaped (RFC 4343 section 2.1)."""
     labels: list[bytes] = []
     after = -1
-    jumps = 0
+    jumps, begin = 0, place
     while True:
         if place >= len(data):
             raise ValueError("a name is cut off")
@@ -160,8 +160,9 @@ def _name(data: bytes, place: int) -> tuple[str, int]:
             after = after if after >= 0 else place + 2
             place = (length & 0x3F) << 8 | data[place + 1]
             jumps += 1
-            if jumps > _POINTERS_MAX:
-                raise ValueError("a name that points in circles")
+            if place >= begin or jumps > _POINTERS_MAX:
+                raise ValueError("a name that points onward, or too often")
+            begin = place
         elif length & 0xC0 or place + 1 + length > len(data):
             raise ValueError("a label that is none")
         else:
