@@ -160,8 +160,8 @@ def _name(data: bytes, place: int) -> tuple[str, int]:
             after = after if after >= 0 else place + 2
             place = (length & 0x3F) << 8 | data[place + 1]
             jumps += 1
-            if place >= begin or jumps > _POINTERS_MAX:
-                raise ValueError("a name that points onward, or too often")
+            if not _QUESTION <= place < begin or jumps > _POINTERS_MAX:
+                raise ValueError("a name that points to no name before it, or too often")
             begin = place
         elif length & 0xC0 or place + 1 + length > len(data):
             raise ValueError("a label that is none")
