@@ -74,7 +74,11 @@ _ESCAPED_LETTER = Pattern(
     rb"%(?:25)*" + _LETTER + rb"|\\(?:u00|x)" + _LETTER + rb"|&(?:amp;)*#(?:0*" + _DECIMAL + rb"|[xX]0*" + _LETTER + rb");"
 )
 """A letter or digit that is written with an escape. Hardly any text has one."""
-_BASE64_RUN = re.compile(rb"(?:[A-Za-z0-9+/_\-]|\\/){10,}+={0,2}")
+_PADDING = re.compile(rb"=|%(?:25)*3[dD]|\\u003[dD]")
+_BASE64_RUN = re.compile(rb"((?:[A-Za-z0-9+/_\-]|\\/){10,}+)((?:" + _PADDING.pattern + rb"){0,2})")
+"""Letters, and what may be padding: as it is, and with the escapes of URLs and of JSON."""
+_GOES_ON = re.compile(rb"\.[A-Za-z0-9_\-]|%(?:25)*2[bBfF]|\\u002[bBfF]")
+"""Behind a run: another part of a JWT or of a name, or a character of base64 with an escape."""
 _IN_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-\\"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _FROM_URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -216,23 +220,21 @@ class Echoes:
                 run = _run_around(text, at, start)
                 at = run.end()
                 before = len(_plain(text[run.start() : start]))
-                new = self._run_recoded(run[0], before - leads[text[start:end]], originals, depth)
+                new = self._run_recoded(run, before - leads[text[start:end]], originals, depth)
                 edits.append((run.start(), at, new, ""))
         return apply(text, edits) if edits else text
 
-    def _run_recoded(self, run: bytes, begin: int, originals: Originals, depth: int) -> bytes:
+    def _run_recoded(self, run: re.Match[bytes], begin: int, originals: Originals, depth: int) -> bytes:
         """The same of one run, which has a group of four that begins at `begin`; others may begin elsewhere."""
-        plain = _plain(run)
+        plain = _plain(run[1])
         for start in [(begin + turn) % 4 for turn in range(4)]:
             self._spend(DECODED_COST)
-            coded = plain[start:].rstrip(b"=")
-            coded = coded[: len(coded) - (len(coded) % 4 == 1)]
-            decoded = _decoded(coded)
+            end = len(plain) - ((len(plain) - start) % 4 == 1)
+            decoded = _decoded(plain[start:end])
             new = self.replaced(decoded, originals, depth + 1)
             if new != decoded:
-                tail = plain[start + len(coded) :].rstrip(b"=")
-                return _coded(new, like=run, before=plain[:start], after=tail)
-        return run
+                return _coded(new, run, plain, start, end)
+        return run[0]
 
 
 @lru_cache(TOTAL_LIMIT)
@@ -364,12 +366,25 @@ def _decoded(coded: bytes) -> bytes:
         return b""
 
 
-def _coded(text: bytes, *, like: bytes, before: bytes, after: bytes) -> bytes:
-    """Base64 in the alphabet and with the padding and the escapes of another."""
-    coded = b64encode(text)
-    if not like.endswith(b"="):
-        coded = coded.rstrip(b"=")
-    if b"-" in like or b"_" in like:
+def _coded(text: bytes, run: re.Match[bytes], plain: bytes, start: int, end: int) -> bytes:
+    """A run with this text in place of what its letters from `start` to `end` say: in its alphabet, padded and escaped alike."""
+    coded = b64encode(text).rstrip(b"=")
+    url_safe = b"-" in plain or b"_" in plain
+    if url_safe:
         coded = coded.translate(_FROM_URL_SAFE)
-    coded = before + coded + after
-    return coded.replace(b"/", b"\\/") if b"\\/" in like else coded
+    behind = run[2]
+    marks = _PADDING.findall(behind)
+    if end == len(plain) and not (end - start + len(marks)) % 4:
+        mark = marks[0] if marks else b"" if url_safe or _is_in_parts(run) else b"="
+        behind = mark * (-len(coded) % 4)
+    coded = plain[:start] + coded + plain[end:]
+    return (coded.replace(b"/", b"\\/") if b"\\/" in run[1] else coded) + behind
+
+
+def _is_in_parts(run: re.Match[bytes]) -> bool:
+    """Whether a run without padding is a part of a JWT or of a name, or does not end where it seems to: padding is not for these.
+
+    Of others whose length needs none, nothing tells whether the encoder pads: most do, but with the alphabet of URLs.
+    """
+    text = run.string
+    return text[run.start() - 1 : run.start()] == b"." or _GOES_ON.match(text, run.end()) is not None

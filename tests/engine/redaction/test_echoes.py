@@ -5,10 +5,12 @@ what must hold besides: what stays, what an answer may know, and what it costs.
 from __future__ import annotations
 
 import base64
+import binascii
 import gzip
 import json
 import sys
 from types import FrameType
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -59,6 +61,79 @@ def test_base64_holds_the_token() -> None:
     )
     assert redacted.response
     assert redacted.response.body.removeprefix(b"it was ") == redacted.request.headers[0][1].removeprefix(b"Basic ")
+
+
+def strictly_decoded(coded: str) -> bytes:
+    """What a client makes of it that takes no base64 but padded one."""
+    return binascii.a2b_base64(coded, strict_mode=True)
+
+
+LONGER = S + b"-3"
+LONGER_TOKEN = header_of(b"X-Api-Key", LONGER)
+"""It needs other padding than the secret."""
+LENGTHS = pytest.mark.parametrize("before", [b"u: ", b"us: ", b"usr: "], ids=["0 modulo 3", "1 modulo 3", "2 modulo 3"])
+
+
+@LENGTHS
+@pytest.mark.parametrize("around", ['["%s"]', '["data:;base64,%s"]', '["{\\"a\\":\\"%s\\"}"]', '["%s\\n"]', '["it was %s."]'])
+def test_padded_base64_stays_padded(before: bytes, around: str) -> None:
+    coded = base64.b64encode(before + LONGER).decode()
+    start, end = json.loads(around)[0].split("%s")
+    (text,) = json.loads(answer_to(((b"X-Api-Key", LONGER),), (around % coded).encode()).body)
+    assert text.startswith(start)
+    assert text.endswith(end)
+    assert strictly_decoded(text.removeprefix(start).removesuffix(end)) == before + LONGER_TOKEN
+
+
+@LENGTHS
+@pytest.mark.parametrize("padding", ["%3D", "%3d", "\\u003d"])
+def test_padding_is_escaped_as_it_was(before: bytes, padding: str) -> None:
+    coded = base64.b64encode(before + LONGER).decode()
+    written = answer_to(((b"X-Api-Key", LONGER),), f'["{coded.replace("=", padding)}"]'.encode()).body.decode()
+    assert ("=" in written) == ("=" not in coded), "nothing tells how it would be escaped"
+    (text,) = json.loads(written)
+    assert strictly_decoded(unquote(text)) == before + LONGER_TOKEN
+
+
+@LENGTHS
+@pytest.mark.parametrize("around", ["%s", "eyJhbGciOiJub25lIn0.%s.", "eyJhbGciOiJub25lIn0.%s", "%s.5af6c0"])
+@pytest.mark.parametrize("more", [b"", b"~?>"])
+def test_unpadded_base64_of_urls_stays_unpadded(before: bytes, around: str, more: bytes) -> None:
+    coded = base64.urlsafe_b64encode(before + LONGER + more).rstrip(b"=").decode()
+    start, end = around.split("%s")
+    if not start and not end and "_" not in coded and len(coded) % 4 == 0:
+        return  # it is padded base64 as well
+    (text,) = json.loads(answer_to(((b"X-Api-Key", LONGER),), json.dumps([around % coded]).encode()).body)
+    assert "=" not in text
+    kept = text.removeprefix(start).removesuffix(end)
+    assert base64.urlsafe_b64decode(kept + "=" * (-len(kept) % 4)) == before + LONGER_TOKEN + more
+
+
+@LENGTHS
+def test_padded_base64_of_urls_stays_padded(before: bytes) -> None:
+    raw = before + b"~~~" + LONGER
+    coded = base64.urlsafe_b64encode(raw).decode()
+    if not coded.endswith("="):
+        return  # as if it had no padding
+    (text,) = json.loads(answer_to(((b"X-Api-Key", LONGER),), json.dumps([coded]).encode()).body)
+    assert base64.urlsafe_b64decode(text) == raw.replace(LONGER, LONGER_TOKEN)
+
+
+@LENGTHS
+def test_a_client_that_codes_the_token_sends_what_was_recorded(before: bytes) -> None:
+    def request(secret: bytes) -> Message:
+        body = json.dumps({"password": secret.decode(), "config": base64.b64encode(before + secret).decode()}).encode()
+        return Message(b"POST /x HTTP/1.1", ((b"Content-Type", b"application/json"),), body)
+
+    recorded, _ = REDACTOR.request(request(LONGER))
+    assert REDACTOR.request(request(LONGER_TOKEN))[0] == recorded
+
+
+@pytest.mark.parametrize("behind", [b"=5", b"&a=5", b"==="])
+def test_what_is_behind_base64_is_not_lost(behind: bytes) -> None:
+    """Whose length needs no padding."""
+    answer = answer_to((), b"a=" + base64.b64encode(b"us:" + S + b"-/") + behind, b"text/plain", b'{"password":"%s"}' % S)
+    assert answer.body.endswith(behind)
 
 
 @pytest.mark.parametrize(
