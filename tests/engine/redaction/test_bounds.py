@@ -10,6 +10,7 @@ from types import FrameType
 
 import pytest
 
+from engine.redaction import bodies, fields
 from engine.redaction.fields import FIELDS_LIMIT
 from engine.rrpair import Message
 from tests.engine.redaction.messages import REDACTOR
@@ -132,6 +133,24 @@ def test_a_message_has_one_limit_for_all_that_is_found_in_it(media: bytes, repea
     kept, work = spent(message(b"{" * (media == b"application/json") + text, media))
     assert b"bytes not stored: too many fields" in kept.body
     assert work < 25 * FIELDS_LIMIT
+
+
+@pytest.mark.parametrize("before", [b"A" * 60, bytes(60)], ids=["letters", "zeros"])
+def test_what_is_before_a_word_of_binary_content_counts(before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its length is looked for at each byte of the name that the word may end: up to 64 steps."""
+    monkeypatch.setattr(fields, "FIELDS_LIMIT", 2000)
+    given = message(b"\0" + (before + b"token") * 1990, b"application/octet-stream")
+    steps = 0
+    lengths_before = bodies._lengths_before
+
+    def counted(content: bytes, at: int) -> set[int]:
+        nonlocal steps
+        steps += 1
+        return lengths_before(content, at)
+
+    monkeypatch.setattr(bodies, "_lengths_before", counted)
+    assert b"bytes not stored: " in REDACTOR.message(given, set()).body
+    assert steps <= bodies.STEPS_TOGETHER * 2000
 
 
 def spent(given: Message) -> tuple[Message, int]:
