@@ -60,10 +60,10 @@ class Bodies:
         boundary = boundary_of(media)
         if boundary and b"--" + boundary in content:
             return self._parts(content, boundary, search, depth)
-        charset = _wide_charset(content, media)
-        if charset:
-            return self._transcoded(content, charset, media, search, depth)
-        return self._narrow(content, media, search, depth)
+        charsets = _wide_charsets(content, media)
+        for charset in charsets:
+            content = self._transcoded(content, charset, media, search, depth)
+        return content if charsets else self._narrow(content, media, search, depth)
 
     def _narrow(self, content: bytes, media: bytes, search: Search, depth: int) -> bytes:
         """Content in ASCII or what contains it, or no text at all."""
@@ -192,7 +192,7 @@ def _unnamed_coding(body: bytes, media: bytes) -> tuple[tuple[bytes, ...], bytes
 
 
 def _is_text(content: bytes, media: bytes) -> bool:
-    return bool(_wide_charset(content, media)) or not _is_binary(content, media)
+    return bool(_wide_charsets(content, media)) or not _is_binary(content, media)
 
 
 def _variants(content: bytes) -> Iterator[bytes]:
@@ -204,17 +204,18 @@ def _variants(content: bytes) -> Iterator[bytes]:
     yield _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), narrow)
 
 
-def _wide_charset(content: bytes, media: bytes) -> str:
+def _wide_charsets(content: bytes, media: bytes) -> tuple[str, ...]:
     """The charset of a text in UTF-16 or UTF-32: by its byte order mark, by the zeros beside its first characters (RFC 4627
-    section 3), or by its media type.
+    section 3), or by its media type. Zeros, and a type without an order, leave the order open (`一` has a zero where ASCII has
+    none): then it is searched in both, for the wrong one makes no words of ASCII.
     """
     first = content[:4]
     zeros = tuple(at for at, byte in enumerate(first) if not byte)
     if first[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") or zeros in ((1, 2, 3), (0, 1, 2)):
-        return "utf-32-le" if first[:1] != b"\0" else "utf-32-be"
+        return ("utf-32-le",) if first[:1] != b"\0" else ("utf-32-be",)
     if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16-le" if first[:1] == b"\xff" else "utf-16-be"
-    if zeros in ((1, 3), (0, 2)):
-        return "utf-16-le" if zeros == (1, 3) else "utf-16-be"
+        return ("utf-16-le",) if first[:1] == b"\xff" else ("utf-16-be",)
     named = _UTF_16.search(media[:1024])
-    return "" if not named else "utf-16-le" if (named[1] or b"").lower() == b"le" else "utf-16-be"
+    if zeros in ((1, 3), (0, 2)) or (named and not named[1]):
+        return ("utf-16-le", "utf-16-be")
+    return (f"utf-16-{named[1].decode().lower()}",) if named else ()

@@ -359,6 +359,20 @@ def test_wide_charsets(charset: str) -> None:
     assert json.loads(redacted)["é"] == "€"
 
 
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "before", ["表", "表" * 1000, "一\u3000Ā" * 1000, "é表", "", "a"], ids=["one", "many", "zeros", "second", "none", "ascii"]
+)
+@pytest.mark.parametrize("text", ['{"password":"%s"}', "password=%s", "no secret, max_tokens: 7"])
+def test_utf_16_whose_order_nothing_tells(charset: str, before: str, text: str) -> None:
+    """RFC 2781 section 4.3 has it big-endian then, but .NET writes it in the order of the machine."""
+    whole = (before + text.replace("%s", S.decode())).encode(charset)
+    redacted = body_of(whole, b"text/plain; charset=utf-16").decode(charset)
+    assert redacted.startswith(before)
+    assert S.decode() not in redacted
+    assert ("REDACTED-" in redacted) == ("%s" in text)
+
+
 @pytest.mark.parametrize("media", [b"application/json; charset=utf-16", b"text/plain; charset=utf-16le"])
 @pytest.mark.parametrize("mark", [b"", b"\xfe\xff", b"\xff\xfe"])
 def test_text_that_is_not_in_the_charset_that_it_is_said_to_be_in(media: bytes, mark: bytes) -> None:
