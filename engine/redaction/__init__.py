@@ -36,9 +36,12 @@ JOINED_LIMIT = 64 * 1024
 _NOTE = re.compile(rb"\[[0-9]{1,12} bytes not stored: (?:" + "|".join(Reason).encode() + rb")\]")
 """What was redacted before, to the letter: nothing else may pass for it."""
 
-
-_SESSION = re.compile(rb"(?i)sess|sid$")
-"""Names of cookies that hold a session, besides those that any secret has: `PHPSESSID`, `connect.sid`."""
+LONG_COOKIE = 16
+"""Bytes of a random value that is a secret whatever its cookie is called. Shorter ones, and numbers, are ids of things as well
+(`user_id=10482213`, `last_viewed=B08N5WRWNW`), which answers have in any field.
+"""
+_SESSION = re.compile(rb"(?i)(?<![a-z]s)sess|sid$|auth(?!or)|identity|remember|aspnetcore|wordpress")
+"""Names of cookies that tell who asks, besides those that any secret has: `PHPSESSID`, `connect.sid`, but not `assessment`."""
 _FRAMING = frozenset(b"content-length content-type content-encoding transfer-encoding connection host".split())
 """Header fields by which a message is read: no secret of another place is looked for in them."""
 _Head = tuple[bytes, Fields, Fields]
@@ -232,7 +235,8 @@ class Redactor:
             return cookie
         plain = unquote_to_bytes(secret) if b"%" in secret else secret
         named = name.strip()
-        echoes = rules.kind_of(named) is not None or _SESSION.search(named) is not None or looks_random(plain)
+        is_long = len(plain) >= LONG_COOKIE and not plain.isdigit() and looks_random(plain)
+        echoes = rules.kind_of(named) is not None or _SESSION.search(named) is not None or is_long
         new = self._texts.secret(b"", plain, "cookie", search, echoes=echoes)
         return cookie if new == plain else name + equals + value[:at] + new + value[at + len(secret) :]
 

@@ -150,6 +150,56 @@ def test_what_is_short_or_a_part_of_something_else_stays(secret: bytes, answer: 
     assert answer_to(((b"X-Api-Key", secret),), answer).body == answer
 
 
+THINGS = """user_id=10482213 account_id=48151623 device=iPhone15ProMax build=2024w31r4a cart=ab12cd34 cart_id=4815162342108
+last_viewed=B08N5WRWNW assessment_id=10482213 order=48151623421084815 visitor_no=a1b2c3d4e5"""
+"""Ids of things, which look random: answers have them in fields of any name."""
+SESSIONS = """session session_id sessionid sid connect.sid JSESSIONID PHPSESSID ASP.NET_SessionId ASPSESSIONIDQQACTDBB
+.AspNetCore.Session .AspNetCore.Cookies .AspNetCore.Identity.Application .ASPXAUTH laravel_session XSRF-TOKEN csrftoken _csrf
+_myapp_session rack.session koa.sess koa:sess express:sess beaker.session.id SSESS0a1b SESS0a1b __session __Host-session
+__Secure-next-auth.session-token next-auth.csrf-token authjs.session-token sb-access-token access_token id_token jwt auth
+auth_token remember_token remember_user_token remember_web_59ba36 remember-me REMEMBERME grafana_session ory_kratos_session
+KEYCLOAK_IDENTITY KEYCLOAK_SESSION AUTH_SESSION_ID user_session appSession PLAY_SESSION ring-session ci_session ssoToken CFTOKEN
+_identity wordpress_logged_in_0a1b wordpress_sec_0a1b _oauth2_proxy LtpaToken2 SMSESSION MRHSession _gitlab_session
+auth._token.local mod_auth_openidc_session"""
+"""Cookies by which servers and frameworks know who asks."""
+
+
+@pytest.mark.parametrize("cookie", THINGS.encode().split())
+@pytest.mark.parametrize("by", [b"Cookie", b"Set-Cookie"])
+def test_the_id_of_a_thing_stays_elsewhere(cookie: bytes, by: bytes) -> None:
+    value = cookie.partition(b"=")[2]
+    body = b'{"total_cents":%b,"model":"%b"}' % (value if value.isdigit() else b"1", value)
+    _, shown, other = exchanges(by, cookie, body)
+    assert shown == other == body
+
+
+@pytest.mark.parametrize("name", SESSIONS.encode().split())
+@pytest.mark.parametrize("value", [b"48151623", b"ab12cd34", S])
+def test_what_the_cookie_of_a_session_has_is_known_elsewhere(name: bytes, value: bytes) -> None:
+    body = b'{"x":"%b"}' % value
+    header, shown, other = exchanges(b"Set-Cookie", name + b"=" + value, body)
+    assert value not in header
+    assert shown == other == b'{"x":"%b"}' % header.partition(b"=")[2]
+
+
+@pytest.mark.parametrize("value", [b"5af6c0ff-ee81-4a5b-9c3d-2e1f0a9b8c7d", b"Zk3vT9qLm2xR7bNc", b"5af6c0ffee815af6"])
+def test_what_is_long_and_random_is_known_elsewhere_whatever_its_cookie_is_called(value: bytes) -> None:
+    header, shown, other = exchanges(b"Set-Cookie", b"cart=" + value, b'{"x":"%b"}' % value)
+    assert value not in header
+    assert value not in shown + other
+
+
+def exchanges(by: bytes, cookie: bytes, body: bytes) -> tuple[bytes, bytes, bytes]:
+    """What becomes of a cookie, of the body of its answer, and of that of another one."""
+    redactor = Redactor(b"j" * 32)
+    asked = ((by, cookie),) if by == b"Cookie" else ()
+    first = pair(headers=asked, response=Message(b"HTTP/1.1 200 OK", () if asked else ((by, cookie),), body))
+    one, two = (redactor.pair(each) for each in (first, pair(response=Message(b"HTTP/1.1 200 OK", (), body))))
+    assert one.response
+    assert two.response
+    return (one.request if asked else one.response).header(by.lower()) or b"", one.response.body, two.response.body
+
+
 @pytest.mark.parametrize("cookie", [b"lang=English-UK", b"tz=Europe/Berlin", b"day=2026-11-24"])
 def test_a_cookie_that_identifies_nobody_is_no_secret_elsewhere(cookie: bytes) -> None:
     body = b'{"x":"%s"}' % cookie.partition(b"=")[2]
