@@ -32,6 +32,7 @@ typedef _Bool bool;
 #define DNS bpf_htons(53)
 #define MAPPED bpf_htonl(0xffff) /* third word of ::ffff:a.b.c.d */
 #define LOOPBACK bpf_htonl(0x7f000001)
+#define LOOPBACK_INDEX 1 /* of the device, in every network (LOOPBACK_IFINDEX, include/net/flow.h) */
 
 /* A value of the context that the compiler must read by itself: joined with another's reading, the address is computed, which the
  * verifier does not allow. */
@@ -115,6 +116,24 @@ struct {
 	__type(key, u32);
 	__type(value, u8);
 } known_ports SEC(".maps");
+
+/* Addresses of the machine in the workload's network when it began, port 0, but for those of the loopback. A machine has some, a node
+ * of a cluster one for each of its services; a call of one that found no room is judged as another machine's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct destination);
+	__type(value, u8);
+} own_addresses SEC(".maps");
+
+/* TCP sockets that the workload has bound. Goes with the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, u8);
+} own_sockets SEC(".maps");
 
 /* News: 256 KiB are 4,600 refused calls between two looks of a reader that is woken for each. */
 struct {
@@ -227,6 +246,32 @@ static __always_inline bool is_same(const struct destination *one, const struct 
 	       one->address[2] == other->address[2] && one->address[3] == other->address[3] && one->port == other->port;
 }
 
+/* Whether a connection is to an address of the machine and meets nobody there but the workload, or nobody at all. Who listens on all
+ * addresses is found for any, another machine's, too, so the address must be known. */
+static __always_inline bool is_to_itself(struct bpf_sock_addr *ctx, const struct destination *to)
+{
+	struct destination address = *to;
+	address.port = 0;
+	if (!bpf_map_lookup_elem(&own_addresses, &address))
+		return false;
+	struct bpf_sock_tuple tuple = {};
+	u32 size = sizeof(tuple.ipv6);
+	if (is_mapped(to)) {
+		size = sizeof(tuple.ipv4);
+		tuple.ipv4.daddr = to->address[3];
+		tuple.ipv4.dport = to->port;
+	} else {
+		__builtin_memcpy(tuple.ipv6.daddr, to->address, sizeof(to->address));
+		tuple.ipv6.dport = to->port;
+	}
+	struct bpf_sock *listener = bpf_sk_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!listener)
+		return true;
+	bool own = bpf_sk_storage_get(&own_sockets, listener, 0, 0);
+	bpf_sk_release(listener);
+	return own;
+}
+
 /* The resolver's ports for a question by UDP. */
 static __always_inline void choose_port(struct bpf_sock_addr *ctx, const struct takeover_settings *set, const struct call *call,
 					u16 *port4, u16 *port6)
@@ -277,7 +322,7 @@ static __always_inline int refuse(void)
 
 /* What becomes of a datagram or a connection to a destination that is not DNS. A datagram to a recorded destination is refused
  * (QUIC: its caller comes again by TCP), but for the loopback, where it is somebody else. */
-static __always_inline enum verdict judge(struct takeover_settings *set, u32 protocol, struct call *call)
+static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, struct takeover_settings *set, u32 protocol, struct call *call)
 {
 	struct rule *rule = bpf_map_lookup_elem(&rules, &call->destination);
 	if (rule && rule->action == ACTION_PASS) {
@@ -286,7 +331,8 @@ static __always_inline enum verdict judge(struct takeover_settings *set, u32 pro
 	}
 	if (rule && rule->action == ACTION_RESPOND && protocol == IPPROTO_TCP)
 		return set->closed ? REFUSE : REDIRECT;
-	if (is_local(&call->destination) && !(rule && rule->action == ACTION_REFUSE)) {
+	bool here = is_local(&call->destination) || (protocol == IPPROTO_TCP && is_to_itself(ctx, &call->destination));
+	if (here && !(rule && rule->action == ACTION_REFUSE)) {
 		if (is_responder(set, protocol, &call->destination))
 			return NOTE;
 		tell_local(protocol, call);
@@ -320,7 +366,7 @@ static __always_inline enum verdict judge_connect(struct bpf_sock_addr *ctx, str
 	}
 	enum verdict verdict = LEAVE;
 	if (tcp) {
-		verdict = judge(set, protocol, call);
+		verdict = judge(ctx, set, protocol, call);
 	} else {
 		struct rule *rule = bpf_map_lookup_elem(&rules, &call->destination);
 		if (rule && rule->action == ACTION_PASS)
@@ -425,7 +471,7 @@ static __always_inline enum verdict judge_datagram(struct bpf_sock_addr *ctx, st
 		choose_port(ctx, set, call, port4, port6);
 		return REDIRECT;
 	}
-	enum verdict verdict = judge(set, IPPROTO_UDP, call);
+	enum verdict verdict = judge(ctx, set, IPPROTO_UDP, call);
 	if (verdict == TRANSLATE)
 		remember(ctx, call);
 	return verdict;
@@ -464,18 +510,24 @@ int takeover_sendmsg6(struct bpf_sock_addr *ctx)
 }
 
 /* What the workload binds is its own: calls to it stay within. */
+static __always_inline int bind(struct bpf_sock *sk)
+{
+	is_new_port(sk->protocol, bpf_htons(sk->src_port));
+	if (sk->protocol == IPPROTO_TCP)
+		bpf_sk_storage_get(&own_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	return 1;
+}
+
 SEC("cgroup/post_bind4")
 int takeover_bind4(struct bpf_sock *sk)
 {
-	is_new_port(sk->protocol, bpf_htons(sk->src_port));
-	return 1;
+	return bind(sk);
 }
 
 SEC("cgroup/post_bind6")
 int takeover_bind6(struct bpf_sock *sk)
 {
-	is_new_port(sk->protocol, bpf_htons(sk->src_port));
-	return 1;
+	return bind(sk);
 }
 
 /* --- What the program is shown --- */
@@ -754,7 +806,7 @@ int takeover_egress(struct __sk_buff *skb)
 	}
 	struct bpf_sock *sk = skb->sk;
 	sk = sk ? bpf_sk_fullsock(sk) : 0;
-	if (opens_none && sk && is_tcp(sk))
+	if (sk && is_tcp(sk) && (opens_none || skb->ifindex == LOOPBACK_INDEX)) /* a call that stays here was judged by connect */
 		return 1;
 	struct call *origin = sk ? bpf_sk_storage_get(&sockets, sk, 0, 0) : 0;
 	if (origin) {

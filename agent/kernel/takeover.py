@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from ctypes import c_uint32, c_uint64
+from ctypes import c_uint8, c_uint32, c_uint64
 from pathlib import Path
 
 from agent.kernel import libbpf
@@ -28,6 +28,7 @@ class Hooks:
         try:
             self._object.load()
             self._rules = self._object.map("rules")
+            self._own_addresses = self._object.map("own_addresses")
             self._settings = self._object.map("settings")
             self._lost = self._object.map("news_lost")
             self._news = self._object.ring("news")
@@ -75,6 +76,10 @@ class Hooks:
     def rule(self, address: Address, port: int, action: Action, real: Address | None = None) -> None:
         """Say what happens to a destination, which may stand for a real one. OSError where there are too many."""
         self._rules.put(Destination.of(address, port), Rule.of(action, real))
+
+    def own(self, address: Address) -> None:
+        """Say that an address is the machine's in the workload's network. OSError where there are too many."""
+        self._own_addresses.put(Destination.of(address, 0), c_uint8(1))
 
     @property
     def epoll_fd(self) -> int:

@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agent.takeover.events import Address
@@ -20,6 +21,9 @@ CLONE_NEWNET = 0x40000000
 LEASE_SECONDS = 60
 RENEW_SECONDS = 20.0
 """Addresses on the loopback end by themselves when the agent no longer renews them."""
+
+ADDRESSES_MAX = 2048
+"""Addresses of a family that are read. Few machines have more than some; a node of a cluster has one for each of its services."""
 
 _SIOCGIFCONF = 0x8912
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
@@ -54,6 +58,13 @@ def is_own(pid: int) -> bool:
         with contextlib.suppress(OSError):
             return theirs != Path(f"/proc/{reference}/ns/net").stat().st_ino
     return False
+
+
+def addresses(pid: int) -> list[Address]:
+    """The machine's addresses in the network of a process, the first ones of each family."""
+    with ThreadPoolExecutor(1) as inside:
+        inside.submit(enter, pid).result()
+        return inside.submit(lambda: _addresses(4) + _addresses(6)).result()
 
 
 class Loopback:
@@ -111,16 +122,22 @@ class Loopback:
 
 def _has_another(version: int) -> bool:
     """Whether this thread's network has an address of a family other than 127.0.0.1 or ::1."""
+    return any(str(address) not in ("127.0.0.1", "::1") for address in _addresses(version))
+
+
+def _addresses(version: int) -> list[Address]:
+    """Of a family, in this thread's network; where it has more than ADDRESSES_MAX, the first ones."""
     if version == 6:
-        lines = Path("/proc/thread-self/net/if_inet6").read_text().splitlines() if socket.has_ipv6 else []
-        return any(line.split()[0] != f"{1:032x}" for line in lines)
+        table = Path("/proc/thread-self/net/if_inet6")  # not there where IPv6 is switched off
+        lines = table.read_text().splitlines() if table.exists() else []
+        return [ipaddress.IPv6Address(bytes.fromhex(line.split()[0])) for line in lines[:ADDRESSES_MAX]]
     # struct ifconf and struct ifreq (netdevice(7)): 40 bytes each, with an IPv4 address at 20.
-    buffer = bytearray(40 * 256)
+    buffer = bytearray(40 * ADDRESSES_MAX)
     place = (ctypes.c_char * len(buffer)).from_buffer(buffer)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         filled = fcntl.ioctl(probe, _SIOCGIFCONF, struct.pack("iP", len(buffer), ctypes.addressof(place)))
     length = struct.unpack("iP", filled)[0]
-    return any(bytes(buffer[start + 20 : start + 24]) != b"\x7f\0\0\1" for start in range(0, length, 40))
+    return [ipaddress.IPv4Address(bytes(buffer[start + 20 : start + 24])) for start in range(0, length, 40)]
 
 
 def _change(kind: int, address: Address) -> None:

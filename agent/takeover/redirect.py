@@ -24,13 +24,12 @@ from agent.departed import Departed, departed
 from agent.kernel.departures import Departures
 from agent.kernel.takeover import Hooks
 from agent.news import Outbox
-from agent.takeover import helper, sockets, trust
+from agent.takeover import helper, network, sockets, trust
 from agent.takeover.bundles import Command
 from agent.takeover.dns import Own, Resolver, Server
 from agent.takeover.events import Action, Address, Call, Settings, decode, network_order
 from agent.takeover.keeper import Plan, populated, without_names, without_responder
 from agent.takeover.names import Backend, Names, Way, actions_of, normal, read_hosts, read_resolver_configuration
-from agent.takeover.network import Loopback
 from agent.takeover.trust import Trust
 from agent.workloads import Cgroup, Workload
 
@@ -123,10 +122,13 @@ class Redirect:
             self._hooks = Hooks()
             self._undo.callback(self._hooks.close)
             self._write_rules(_read(pid, "etc/hosts"))
+            for address in network.addresses(pid):
+                if not address.is_loopback:
+                    self._hooks.own(address)
             self._resolver = Resolver(self.names, _servers(pid), self._learned, self._hooks.question_filter)
             self._undo.callback(self._resolver.stop)
             self._resolver.start(pid)
-            loopback = Loopback(pid, os.getpid() + self._number)
+            loopback = network.Loopback(pid, os.getpid() + self._number)
             self._undo.callback(loopback.stop)
             loopback.start()
             self._settings = _settings(wanted, self._resolver)

@@ -187,8 +187,8 @@ def command(
     """Stand in for the backends of SNAPSHOT: for CMD, with nothing changed in it; or, without CMD, until Ctrl-C.
 
     CMD runs as you, also under sudo, and what it calls is answered from the recording. Everything else is refused and reported,
-    also what was recorded but cannot be stood in for, such as a database: --except lets it through. Only programs on this machine
-    are left alone, and listed. Exit status is that of CMD; 125 where mocking failed.
+    also what was recorded but cannot be stood in for, such as a database: --except lets it through. Only programs on the loopback
+    are left alone, and listed, and CMD itself where it calls itself. Exit status is that of CMD; 125 where mocking failed.
 
     Without CMD, one port takes HTTP and HTTPS for all backends, directly and as a proxy. What was not recorded gets an answer that
     says so, and which recording is nearest. Nothing reaches a real backend, unless --on-miss says so.

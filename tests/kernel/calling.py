@@ -90,10 +90,22 @@ def connect(host: str, port: str) -> object:
         return {"error": type(error).__name__, "seconds": time.monotonic() - started}
 
 
-def to_itself() -> object:
-    """To a port of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return connect(*map(str, listener.getsockname()))
+def to_itself(address: str = "127.0.0.1", bound: str = "", port: str = "0") -> object:
+    """To a port of its own, which is bound to another address perhaps: "::" takes calls of both families."""
+    bound = bound or address
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with socket.create_server((bound, int(port)), family=family, dualstack_ipv6=bound == "::") as listener:
+        own = str(listener.getsockname()[1])
+        return mapped(address.removeprefix("::ffff:"), own) if address.startswith("::ffff:") else connect(address, own)
+
+
+def after_it_went(address: str, port: str) -> object:
+    """To a port of its own at an address that is the machine's no more: nobody answers."""
+    with socket.create_server(("0.0.0.0", int(port))), socket.socket(socket.AF_INET) as connection:
+        subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True)
+        connection.setblocking(False)
+        code = connection.connect_ex((address, int(port)))
+        return os.strerror(code)
 
 
 def read(host: str, port: str) -> object:

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
 
-SOCKETS, TLS, EARLY, BYSTANDERS, UNSEEN, LARGE, OVERFLOW, FULL, TAKEOVER, CALLERS, DEPARTURES = (
+SOCKETS, TLS, EARLY, BYSTANDERS, UNSEEN, LARGE, OVERFLOW, FULL, TAKEOVER, NETWORK, CALLERS, DEPARTURES = (
     "tests/kernel/test_sockets.py",
     "tests/kernel/test_tls.py",
     "tests/kernel/test_tls_early.py",
@@ -25,6 +25,7 @@ SOCKETS, TLS, EARLY, BYSTANDERS, UNSEEN, LARGE, OVERFLOW, FULL, TAKEOVER, CALLER
     "tests/kernel/test_large.py::test_a_call_of_more_than_the_ring_holds_is_counted",
     "tests/kernel/test_large.py::test_a_full_ring_has_room_for_how_streams_begin_and_end",
     "tests/kernel/test_takeover.py",
+    "tests/kernel/test_takeover_network.py",
     "tests/kernel/test_takeover_callers.py",
     "tests/kernel/test_takeover_departures.py",
 )
@@ -236,6 +237,27 @@ MUTANTS = (
         "own ? own : LOOPBACK",
         "own ? LOOPBACK : LOOPBACK",
         f"{TAKEOVER}::test_the_unspecified_address_is_a_bound_socket_s_own",
+    ),
+    Mutant(
+        "another machine is not this one",
+        "takeover.bpf.c",
+        "!bpf_map_lookup_elem(&own_addresses, &address)",
+        "!bpf_map_lookup_elem(&own_addresses, &address) && false",
+        f"{NETWORK}::test_another_machine_is_not_taken_for_this_one_by_its_port",
+    ),
+    Mutant(
+        "an address that went away is not this machine's",
+        "takeover.bpf.c",
+        "skb->ifindex == LOOPBACK_INDEX",
+        "skb->ifindex",
+        f"{NETWORK}::test_an_address_that_is_this_machine_s_no_more_is_not_reached",
+    ),
+    Mutant(
+        "what others serve on this machine is not the workload's",
+        "takeover.bpf.c",
+        "\tbpf_sk_release(listener);\n\treturn own;",
+        "\tbpf_sk_release(listener);\n\treturn own || true;",
+        f"{TAKEOVER}::test_what_others_serve_at_the_machine_s_own_address_is_refused",
     ),
     Mutant(
         "a call that failed lends its port to nobody", "takeover.bpf.c", "bpf_map_delete_elem(&originals, &local);", ";", CALLERS

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
 import sys
 from pathlib import Path
 
@@ -205,6 +206,65 @@ def test_a_port_of_this_machine_is_told_of_once_and_the_workload_s_own_never(lon
         said, running = lonely.said("several", *[f"connect 127.0.0.1 {port}"] * 3, "to_itself")
     assert all("peer" in step for step in said)
     assert [port for _, _, port, _ in running.told("local")] == [port]
+
+
+OWN4, OWN6 = "10.66.7.2", "fd66:7::2"
+
+
+@pytest.fixture
+def addressed(lonely: Taking) -> Taking:
+    """With addresses of its own besides those of the loopback, as every machine and container has."""
+    for address in ([f"{OWN4}/32"], [f"{OWN6}/128", "nodad"]):
+        lonely.place.run(subprocess.run, ["ip", "address", "add", *address, "dev", "lo"], check=True)
+    return lonely
+
+
+@pytest.mark.parametrize(
+    ("address", "bound"),
+    [(OWN4, OWN4), (OWN4, "0.0.0.0"), (OWN6, OWN6), (OWN6, "::"), (f"::ffff:{OWN4}", OWN4), (f"::ffff:{OWN4}", "::"), (OWN4, "::")],
+)
+def test_a_call_to_itself_by_the_machine_s_own_address_is_left_alone(addressed: Taking, address: str, bound: str) -> None:
+    """As on the loopback: a service that calls itself by the machine's name, which is this address in /etc/hosts."""
+    said, running = addressed.said("to_itself", address, bound, recorded=[backend(HOST)])
+    assert said["peer"][0] == address
+    assert running.told("refused") == running.told("local") == []
+
+
+def test_a_call_to_the_machine_s_own_address_where_nobody_listens_yet_is_no_miss(addressed: Taking) -> None:
+    """A service that is waited for; the kernel says that nobody is there, as on the loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    steps = [f"connect {OWN4} {port}", f"to_itself {OWN4} 0.0.0.0 {port}"]
+    said, running = addressed.said("several", *steps, recorded=[backend(HOST)])
+    assert (said[0]["error"], said[1].get("peer")) == ("ConnectionRefusedError", [OWN4, port])
+    assert (running.told("refused"), running.told("local")) == ([], [("", OWN4, port, 6)])
+
+
+def test_a_recorded_backend_at_the_machine_s_own_address_is_stood_in_for(addressed: Taking) -> None:
+    with addressed.place.run(socket.create_server, (OWN4, 0)) as beside:
+        port = beside.getsockname()[1]
+        said, _ = addressed.said("with_urllib", f"http://{OWN4}:{port}/", recorded=[backend("beside", port, OWN4)])
+    assert (said, addressed.responder.next()["original"]) == (ANSWER, [OWN4, port])
+
+
+@pytest.mark.parametrize("address", [OWN4, OWN6])
+def test_what_others_serve_at_the_machine_s_own_address_is_refused(addressed: Taking, address: str) -> None:
+    """It may be anybody's, a database's of this machine say, which was not recorded."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with addressed.place.run(socket.create_server, (address, 0), family=family) as beside:
+        port = beside.getsockname()[1]
+        said, running = addressed.said("several", "to_itself", f"connect {address} {port}", recorded=[backend(HOST)])
+    assert said[1]["error"] == "ConnectionRefusedError"
+    assert running.told("refused") == [("", address, port, 6)]
+
+
+def test_a_proxy_at_the_machine_s_own_address_is_refused(addressed: Taking) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said, _ = addressed.said("to_itself", OWN4, "0.0.0.0", str(port), refused=[backend(OWN4, port)])
+    assert said["error"] == "ConnectionRefusedError"
 
 
 def test_what_is_refused_on_the_loopback(lonely: Taking) -> None:

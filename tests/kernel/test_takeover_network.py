@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from tests.kernel.world import BACKEND4, BACKEND6, GATEWAY, HOME, HOME6, PORT
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 
 HOST = "api.real.test"
+GONE = "198.51.100.77"
 Joined = tuple[Taking, World]
 
 
@@ -42,6 +46,33 @@ def test_nothing_leaves_for_what_was_not_recorded(joined: Joined, host: str) -> 
     assert said["error"] == "ConnectionRefusedError"
     assert {(name, port) for name, _, port, _ in running.told("refused")} == {("" if host in (BACKEND4, BACKEND6) else host, PORT)}
     assert without_dns(world.packets()) == []
+
+
+@pytest.mark.parametrize(("address", "bound"), [(BACKEND4, "0.0.0.0"), (BACKEND6, "::"), (f"::ffff:{BACKEND4}", "::")])
+def test_another_machine_is_not_taken_for_this_one_by_its_port(joined: Joined, address: str, bound: str) -> None:
+    """The program takes calls at that port of all addresses of its own: this is none of them."""
+    taking, world = joined
+    said, running = taking.said("to_itself", address, bound, str(PORT), recorded=[backend(HOST)])
+    assert said["error"] == "ConnectionRefusedError"
+    assert running.told("refused") == [("", address.removeprefix("::ffff:"), PORT, 6)]
+    assert world.packets() == []
+
+
+def test_what_was_recorded_of_another_machine_is_stood_in_for_at_the_program_s_own_port(joined: Joined) -> None:
+    taking, world = joined
+    said, _ = taking.said("to_itself", BACKEND4, "0.0.0.0", str(PORT), recorded=[backend(HOST, PORT, BACKEND4)])
+    assert said["peer"] == [BACKEND4, PORT]
+    assert taking.responder.next()["original"] == [BACKEND4, PORT]
+    assert world.packets() == []
+
+
+def test_an_address_that_is_this_machine_s_no_more_is_not_reached(joined: Joined) -> None:
+    taking, world = joined
+    taking.place.run(subprocess.run, ["ip", "address", "add", f"{GONE}/32", "dev", "lo"], check=True)
+    said, running = taking.said("after_it_went", GONE, str(PORT), recorded=[backend(HOST)])
+    assert said in (os.strerror(errno.EINPROGRESS), os.strerror(errno.ECONNREFUSED))
+    assert {call[:3] for call in running.told("refused")} == {("", GONE, PORT)}
+    assert world.packets() == []
 
 
 def test_a_name_of_the_search_list_is_what_the_program_meant(joined: Joined) -> None:

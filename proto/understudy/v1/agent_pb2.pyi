@@ -457,7 +457,9 @@ class RedirectRequest(_message.Message):
     it is already in that of a capture.
     """
     pass_unrecorded: _builtins.bool
-    """Whether everything else keeps its real connection, too. Else it is refused, save for the loopback."""
+    """Whether everything else keeps its real connection, too. Else it is refused, save for the loopback
+    and what the process itself serves at other addresses of the machine.
+    """
     ca_pem: _builtins.str
     """The responder's authority, a certificate in PEM, which the process shall trust. Empty: nothing is changed."""
     keep_departed: _builtins.bool

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from agent.takeover.network import Loopback
+from agent.takeover.network import addresses as found
 
 pytestmark = pytest.mark.kernel
 
@@ -30,6 +31,14 @@ def addresses(pid: int) -> set[str]:
     """Of all interfaces in the network of a process, as ip-address(8) shows them."""
     shown = subprocess.check_output(["nsenter", "--target", str(pid), "--net", "ip", "-json", "address"])
     return {each["local"] for link in json.loads(shown) for each in link["addr_info"]}
+
+
+def test_the_addresses_of_a_network_are_found() -> None:
+    """Of all interfaces, whatever their labels, several at one, and in either family."""
+    added = ["10.66.7.2/24", "10.66.7.3/24", "192.0.2.1/32", "fd66:7::2/64"]
+    steps = [f"ip address add {each} dev one" for each in added]
+    with network("ip link add one type veth peer two", "ip link set lo up", "ip link set one up", *steps) as pid:
+        assert {str(each) for each in found(pid)} == addresses(pid) >= {each.partition("/")[0] for each in added}
 
 
 @pytest.mark.parametrize("rename", [[], ["ip link set lo name other"]])
