@@ -17,7 +17,7 @@ from types import TracebackType
 from engine.matching.signature import SIGNATURE_VERSION, signature
 from engine.redaction import Redactor
 from engine.redaction.handed_out import handed_out
-from engine.rrpair import Connection, Direction, Flow, RRPair
+from engine.rrpair import Connection, Direction, Flow, Role, RRPair
 from engine.servicemap import ServiceMap, service_map
 from engine.store import NOTHING_REFUTED, Answer, Entry, Heads, Kind, NotASnapshotError, Progress, Row, SnapshotError, Store
 from engine.store.files import check_file, readable, settle
@@ -354,9 +354,13 @@ class Snapshot:
         """Who called the service, and whom it called."""
         return service_map(self.info.service, self._store.groups(), self._store.flows())
 
-    def served_ports(self) -> frozenset[int]:
-        """Ports at which the service was called."""
-        return frozenset(group.port for group in self._store.groups(Direction.IN))
+    def served(self) -> frozenset[tuple[str, int]]:
+        """Addresses ("" where that is not known) and ports at which the service was called, in whatever protocol."""
+        ends = [flow.connection for flow in self._store.flows() if flow.connection.role is Role.SERVER]
+        return frozenset(
+            [(group.address, group.port) for group in self._store.groups(Direction.IN)]
+            + [(end.local_address, end.local_port) for end in ends]
+        )
 
     def close(self) -> None:
         """Let go of the file."""

@@ -49,6 +49,9 @@ def render_not_mocked(console: Console, responder: control_pb2.Responder, *, pas
     """Name the backends that are not stood in for, and what becomes of them."""
     if responder.left_out:
         console.print(Text(clean(f"understudy: left out, so not mocked: {_names(responder.left_out)}"), "yellow"), soft_wrap=True)
+    if responder.itself:
+        text = f"understudy: the recorded program itself, so not mocked: {_names(responder.itself)}"
+        console.print(Text(clean(text)), soft_wrap=True)
     if responder.unservable:
         fate = "real" if passes else "refused, but on the loopback; --except HOST:PORT lets one through"
         text = f"understudy: recorded, but cannot be stood in for ({fate}): {_names(responder.unservable)}"

@@ -23,6 +23,7 @@ from engine.report import Call, Departed, FailedHandshake, More
 LAST_NEWS_SECONDS = 2.0
 """How long the news of a command that has ended may take; they end by themselves unless it left processes behind."""
 
+ITSELF = "the recorded program itself answered there, and does not here"
 UNSERVABLE = "it was recorded, but cannot be stood in for"
 A_PROXY = "the environment names it as a proxy, which would lead past the recording"
 
@@ -96,6 +97,7 @@ class Takeover:
         )
         self._left_out = _places(responder.left_out)
         self._unservable = _places(responder.unservable)
+        self._itself = _places(responder.itself)
         self._proxies = _places(backend_pb2.Backend(host=host, port=port) for host, port in proxies(who.environment))
         self._lock = threading.Lock()
         self._calls: dict[str, _Counts[Call]] = {kind: _Counts() for kind in ("refused", "passed", "unrecorded", "local")}
@@ -188,6 +190,8 @@ class Takeover:
     def _with_reason(self, call: Call) -> Call:
         if self._is_of(self._unservable, call):
             return replace(call, reason=UNSERVABLE)
+        if self._is_of(self._itself, call):
+            return replace(call, reason=ITSELF)
         return replace(call, reason=A_PROXY) if self._is_of(self._proxies, call) else call
 
     @staticmethod

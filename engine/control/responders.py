@@ -176,7 +176,8 @@ class Responders:
 
 
 def _is_new(item: RRPair | Flow, responder: Responder | None) -> bool:
-    """Whether a captured call went to somebody who was neither stood in for nor left out; none where no responder started."""
+    """Whether a captured call went to somebody who was neither stood in for nor left out, nor to the program itself; none where no
+    responder started."""
     if responder is None:
         return False
     connection = item.connection
@@ -185,7 +186,8 @@ def _is_new(item: RRPair | Flow, responder: Responder | None) -> bool:
     else:
         is_call = connection.role is Role.CLIENT
         place = (connection.server_name or connection.remote_address, connection.remote_port)
-    if not is_call or not connection.remote_address or place in responder.backends.off | responder.backends.unservable:
+    known = responder.backends
+    if not is_call or not connection.remote_address or place in known.off | known.unservable | known.own.keys():
         return False
     return connection.remote_port != responder.port or not ip_address(connection.remote_address).is_loopback
 
@@ -201,6 +203,7 @@ def _message(identity: str, responder: Responder) -> pb.Responder:
         backends=[_backend(place, backends.addresses[place]) for place in backends.indexes],
         left_out=[_backend(place, backends.addresses[place]) for place in sorted(backends.off)],
         unservable=[_backend(place, backends.addresses[place]) for place in sorted(backends.unservable)],
+        itself=[_backend(place, addresses) for place, addresses in sorted(backends.own.items())],
     )
 
 

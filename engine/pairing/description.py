@@ -43,7 +43,7 @@ def describe(connection: Connection, service: str, direction: Direction, exchang
     name, port = _host_and_port((authority or index.get(b"host", b"").decode("latin-1"))[:HOST_LENGTH])
     if authority and direction is Direction.OUT:
         connection = _behind_proxy(connection, name, port or default_port(target))
-    host = name or host_name(connection.server_name) or _server_address(connection, direction)
+    host = name or host_name(connection.server_name) or server_address(connection, direction)
     body = request.message.body if request else b""
     answer = response.index if response else _NOTHING
     time = first.time
@@ -89,7 +89,7 @@ def default_port(target: str) -> int:
 
 def placed(place: Place, direction: Direction, connection: Connection) -> Place:
     """The place of a pair's server with what became known of its connection since the pair was made."""
-    address = _server_address(connection, direction)
+    address = server_address(connection, direction)
     host = place.host if place.host not in ("", address) else host_name(connection.server_name) or address
     port = server_port(connection, direction) or place.port
     return Place(host, port, with_tls(place.technology, connection.tls_version))
@@ -108,7 +108,8 @@ def server_port(connection: Connection, direction: Direction) -> int:
     return connection.remote_port if direction is Direction.OUT else connection.local_port
 
 
-def _server_address(connection: Connection, direction: Direction) -> str:
+def server_address(connection: Connection, direction: Direction) -> str:
+    """Address of the server's end; "" where the stream is not bound."""
     return connection.remote_address if direction is Direction.OUT else connection.local_address
 
 

@@ -80,6 +80,8 @@ class Answering:
         name = f"{place[0]}:{place[1]}"
         if place in self._backends.off:
             return Explanation(f"{name} was recorded, but is left out of this run")
+        if place in self._backends.own:
+            return Explanation(f"the recorded program itself answered at {name}, so that is not stood in for")
         return self._elsewhere(name, request)
 
     def _elsewhere(self, name: str, request: Request) -> Explanation:

@@ -43,8 +43,9 @@ class Backends:
         Raises SnapshotError, and ValueError where a name is no backend's, or `only` leaves nobody to stand in for.
         """
         self._only, self._left_out = set(only), {*excluded, *snapshot.unchecked}
-        self._served = snapshot.served_ports()
-        """Ports at which the recorded workload itself was asked."""
+        self._served = snapshot.served()
+        """Addresses and ports at which the recorded workload itself was asked."""
+        self._served_ports = {port for _, port in self._served}
         self.indexes: dict[Place, Index] = {}
         self.off: set[Place] = set()
         """Not stood in for by choice."""
@@ -55,8 +56,9 @@ class Backends:
         self.unread: dict[Place, str] = {}
         """In what protocol they said something that could not be read, so was not recorded."""
         self._tls: dict[Place, bool] = {}
-        self._own: set[Place] = set()
-        """The recorded workload itself, asked by a part of it, as a test does that starts its service: it is there again."""
+        self.own: dict[Place, set[str]] = {}
+        """The recorded workload itself, and where a part of it reached it, as a test does that starts its service: it is there
+        again, perhaps at another address, so it is neither stood in for nor let through unless it is named."""
         for entry in snapshot.entries():
             if self._take(entry, snapshot):
                 self.indexes[entry.host, entry.port].add(entry)
@@ -69,6 +71,7 @@ class Backends:
         for index in self.indexes.values():
             index.settle()
         self._take_flows(snapshot.flows())
+        self.own = {place: addresses for place, addresses in self.own.items() if place not in self.addresses}
         self.off = {place for place in self.addresses if not self._is_wanted(place)}
         self.unservable = self.addresses.keys() - self.indexes.keys() - self.off
         self._check_names(set(only), set(excluded), snapshot)
@@ -81,9 +84,8 @@ class Backends:
         place = (entry.host, entry.port)
         if entry.method == "CONNECT":  # what went through the tunnel is recorded by itself, of the server that it led to
             return False
-        self._see(place, entry.address)
-        if entry.port in self._served and _is_loopback(entry.address):
-            self._own.add(place)
+        if not self._see(place, entry.address):
+            return False
         if entry.protocol != HTTP1 or 0 < entry.status < 200:
             return False
         self._tls[place] = entry.tls
@@ -91,10 +93,19 @@ class Backends:
             self.indexes[place] = Index(snapshot.asked, snapshot.heads)
         return place in self.indexes
 
-    def _see(self, place: Place, address: str) -> None:
-        addresses = self.addresses.setdefault(place, set())
+    def _see(self, place: Place, address: str) -> bool:
+        """Note where somebody was reached; return whether that is a backend."""
+        is_own = self._is_own(address, place[1]) and not named_by(place, (*self._only, *self._left_out))
+        addresses = (self.own if is_own else self.addresses).setdefault(place, set())
         if address:
             addresses.add(address)
+        return not is_own
+
+    def _is_own(self, address: str, port: int) -> bool:
+        """Whether the recorded workload answered there. Of the loopback the port tells: it is nobody else's machine."""
+        if not address or port not in self._served_ports:
+            return False
+        return (address, port) in self._served or _is_loopback(address)
 
     def _take_flows(self, flows: Iterable[Flow]) -> None:
         """What was never parsed cannot be served."""
@@ -104,14 +115,13 @@ class Backends:
             is_tunnel = flow.protocol == TUNNEL  # what went through it is recorded by itself, of the server that it led to
             if connection.role is Role.CLIENT and host and not is_tunnel:
                 place = (host, connection.remote_port)
-                self._see(place, connection.remote_address)
-                if place not in self.unread or flow.protocol != HTTP1:
+                if self._see(place, connection.remote_address) and (place not in self.unread or flow.protocol != HTTP1):
                     self.unread[place] = _PROTOCOLS.get(flow.protocol, flow.protocol)
 
     def _is_wanted(self, place: Place) -> bool:
         if named_by(place, self._left_out):
             return False
-        return named_by(place, self._only) if self._only else place not in self._own
+        return not self._only or named_by(place, self._only)
 
     def _check_names(self, only: set[str], excluded: set[str], snapshot: Snapshot) -> None:
         for name in sorted(only | excluded):
@@ -119,7 +129,8 @@ class Backends:
                 continue
             host, port = host_and_port(name)
             if name not in excluded or not host or not port or (":" in host and not name.startswith("[")):
-                places = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in sorted(self.addresses)]
+                found = sorted({*self.addresses, *self.own})
+                places = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found]
                 known = ", ".join(places) or "none"
                 hint = f"; one that was not recorded needs its port: {name}:443" if name in excluded and host and not port else ""
                 raise ValueError(f"{name} is no backend of {snapshot.path.name}: it has {known}{hint}")

@@ -116,7 +116,10 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Pairs of one backend (or of one port of the service) that have the same technologies, counted."""
+    """Pairs of one backend (or of one port of the service) that have the same technologies, counted.
+
+    `address` is that of the server's end, "" where it is not known.
+    """
 
     direction: Direction
     protocol: str
@@ -126,6 +129,7 @@ class Group:
     technology: tuple[str, ...]
     requests: int
     complete: int
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

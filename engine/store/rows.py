@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from engine.pairing.description import Place, placed
+from engine.pairing.description import Place, placed, server_address
 from engine.protocols.http1 import query_of
 from engine.redaction.learned import Digest
 from engine.rrpair import UNREAD, Connection, Direction, Flow, Role, RRPair
@@ -229,7 +229,8 @@ def group_of(row: Values) -> Group:
     _check_small(port)
     way, connection = Direction(direction), connection_of(facts)
     place = _place(way, host, port, technology, connection)
-    return Group(way, protocol, connection.tls, place.host, place.port, place.technology, requests, complete)
+    address = server_address(connection, way)
+    return Group(way, protocol, connection.tls, place.host, place.port, place.technology, requests, complete, address)
 
 
 @lru_cache(CONNECTIONS_KEPT)

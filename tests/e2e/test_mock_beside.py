@@ -9,6 +9,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,6 +83,48 @@ def elsewhere() -> Iterator[tuple[str, ...]]:
         words = ("nsenter", "-t", str(home), "-n")
         subprocess.run([*words, "ip", "address", "add", f"{PLACE}/32", "dev", "lo"], check=True)
         yield words
+
+
+SELF = """
+import http.server, sys, threading, urllib.request
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "9")
+        self.end_headers()
+        self.wfile.write(b"version " + sys.argv[1].encode())
+
+server = http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[2])), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+for host in sys.argv[3:]:
+    print(urllib.request.urlopen(f"http://{host}:{server.server_port}/", timeout=20).read().decode())
+"""
+"""A service, and its test, which asks it by names of the machine."""
+
+
+@pytest.mark.parametrize("host", [PLACE, "box", "127.0.0.1"])
+def test_a_service_that_calls_itself_is_answered_by_itself(host: str, elsewhere: tuple[str, ...], tmp_path: Path) -> None:
+    """By what it is under `mock`, not by what it was; whether it was recorded or not. /etc/hosts names it, as in a container."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n{PLACE} box\n")
+    before = (*elsewhere, "unshare", "-m", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    snapshot, report = tmp_path / "snapshot", tmp_path / "report"
+
+    def command(version: str, *hosts: str) -> tuple[str, ...]:
+        return (sys.executable, "-c", SELF, version, port, *hosts)
+
+    recorded = understudy("record", "-o", snapshot, "--", *command("1", host), before=before)
+    assert recorded.stdout == b"version 1\n", recorded.stderr
+    options = ("--fail-on-miss", "--report", report, "--")
+    mocked = understudy("mock", snapshot, *options, *command("2", host, PLACE, "box", "127.0.0.1"), before=before)
+    found = json.loads(report.read_text())
+    assert (mocked.status, mocked.stdout) == (0, b"version 2\n" * 4), mocked.stderr
+    assert (found["requests"], found["refused"], found["local"], found["missed"]) == (0, [], [], False)
+    assert f"the recorded program itself, so not mocked: {host}:{port}" in mocked.stderr
 
 
 def test_postgres_elsewhere_is_refused_unless_it_is_chosen(elsewhere: tuple[str, ...], tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.pairing import Conversation
-from engine.rrpair import Connection, Role, RRPair, Way
+from engine.rrpair import Connection, Direction, Role, RRPair, Way
 from engine.snapshot import SnapshotWriter
 
 Headers = tuple[tuple[str, str], ...]
@@ -90,5 +90,18 @@ def write_snapshot(path: Path, *exchanges: Exchange) -> Path:
     writer = SnapshotWriter.create(path, service="test", capture_id="c", created=0, tool_version="0")
     writer.add(pairs_of(*exchanges))
     writer.set_ledger({"seen": 1, "delivered": 1, "lost": 0})
+    writer.finish()
+    return path
+
+
+def write_own_service(path: Path, *called: str, asked_at: str = "127.0.0.1", host: str = "127.0.0.1") -> Path:
+    """Write one in which one process asked another at port 8099 by some addresses, and was recorded at one; and a backend."""
+    calls = [Exchange("GET /own", host=host, port=8099, tls=False) for _ in called]
+    *asked, backend = pairs_of(*calls, Exchange("GET /", host="a.example"))
+    asked = [replace(pair, connection=replace(pair.connection, remote_address=to)) for pair, to in zip(asked, called, strict=True)]
+    end = replace(asked[0].connection, id="end", role=Role.SERVER, local_address=asked_at, local_port=8099)
+    answered = replace(asked[0], id=f"{1:016x}", direction=Direction.IN, connection=end)
+    writer = SnapshotWriter.create(path, service="s", capture_id="c", created=0, tool_version="0")
+    writer.add([*asked, answered, backend])
     writer.finish()
     return path

@@ -33,7 +33,7 @@ from engine.rrpair import RRPair
 from engine.snapshot import Snapshot, uncheck
 from engine.store.sqlite import SqliteStore
 from tests.e2e.machine import eventually
-from tests.engine.making import Exchange, Headers, write_snapshot
+from tests.engine.making import Exchange, Headers, write_own_service, write_snapshot
 
 JSON: Headers = (("Content-Type", "application/json"),)
 ASKED = b"GET /a?b=c HTTP/1.1\r\nHost: api.example\r\n\r\n"
@@ -688,9 +688,9 @@ def start(engine: Engine, **options: Any) -> control_pb2.Responder:
     return engine.control.StartResponder(control_pb2.StartResponderRequest(snapshot="a.snapshot", **options)).responder
 
 
-def ask(responder: control_pb2.Responder, path: str) -> int:
+def ask(responder: control_pb2.Responder, path: str, host: str = "api.example.com") -> int:
     connection = http.client.HTTPConnection(responder.address, responder.port, timeout=10)
-    connection.request("GET", path, headers={"Host": "api.example.com", "Connection": "close"})
+    connection.request("GET", path, headers={"Host": host, "Connection": "close"})
     with contextlib.closing(connection):
         return connection.getresponse().status
 
@@ -881,6 +881,21 @@ def test_what_a_capture_saw_beside_the_responder_is_added(engine: Engine) -> Non
             ("api.example.com", "/x"),
             ("left.out", "/x"),
         ]
+
+
+def test_what_the_recorded_program_answered_itself_is_told_and_neither_answered_nor_added(engine: Engine) -> None:
+    write_own_service(engine.folder / "a.snapshot", "10.66.7.2", asked_at="10.66.7.2", host="api.example")
+    responder = start(engine, on_miss=control_pb2.ON_MISS_RECORD, capture_id="c1")
+    assert [(b.host, b.port, list(b.addresses)) for b in responder.itself] == [("api.example", 8099, ["10.66.7.2"])]
+    assert ([b.host for b in responder.backends], list(responder.left_out)) == (["a.example"], [])
+    _, opened, bound, *chunks = conversation(1)
+    bound.bound.remote.CopyFrom(pb.Endpoint(address="10.66.7.2", port=8099))
+    engine.upload([opened, bound, *chunks])
+    assert stop(engine, responder).added_pairs == 0
+    responder = start(engine)
+    assert ask(responder, "/own", "api.example:8099") == 418
+    [miss] = stop(engine, responder).misses
+    assert miss.reason == "the recorded program itself answered at api.example:8099, so that is not stood in for"
 
 
 def test_unknown_snapshots_and_responders(engine: Engine) -> None:

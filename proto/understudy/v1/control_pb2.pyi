@@ -683,6 +683,7 @@ class Responder(_message.Message):
     BACKENDS_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
     UNSERVABLE_FIELD_NUMBER: _builtins.int
+    ITSELF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identity, as long as the engine runs."""
     address: _builtins.str
@@ -705,6 +706,12 @@ class Responder(_message.Message):
     def unservable(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
         """Those of the snapshot that cannot be stood in for: their protocol is not spoken, or nothing of them was understood."""
 
+    @_builtins.property
+    def itself(self) -> _containers.RepeatedCompositeFieldContainer[_backend_pb2.Backend]:
+        """Those of the snapshot that are the recorded program itself, which a part of it called: they are neither stood in for nor let
+        through, unless the request names them.
+        """
+
     def __init__(
         self,
         *,
@@ -716,10 +723,11 @@ class Responder(_message.Message):
         backends: _abc.Iterable[_backend_pb2.Backend] | None = ...,
         left_out: _abc.Iterable[_backend_pb2.Backend] | None = ...,
         unservable: _abc.Iterable[_backend_pb2.Backend] | None = ...,
+        itself: _abc.Iterable[_backend_pb2.Backend] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "backends", b"backends", "ca_certificate", b"ca_certificate", "ca_file", b"ca_file", "id", b"id", "left_out", b"left_out", "port", b"port", "unservable", b"unservable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "backends", b"backends", "ca_certificate", b"ca_certificate", "ca_file", b"ca_file", "id", b"id", "itself", b"itself", "left_out", b"left_out", "port", b"port", "unservable", b"unservable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

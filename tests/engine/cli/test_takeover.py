@@ -16,7 +16,7 @@ from engine.cli.caller import Caller
 from engine.cli.launcher import Launcher
 from engine.cli.parts import Parts
 from engine.cli.render_mock import SHOWN, render_summary
-from engine.cli.takeover import BUNDLES_MAX, KEPT_MAX, Takeover
+from engine.cli.takeover import BUNDLES_MAX, ITSELF, KEPT_MAX, Takeover
 from engine.report import FailedHandshake, MockReport
 
 READY = agent_pb2.RedirectResponse(ready=agent_pb2.RedirectReady(cgroup="/c"))
@@ -55,7 +55,8 @@ def taken(news: News) -> Takeover:
     launcher = SimpleNamespace(process=SimpleNamespace(pid=2))
     who = SimpleNamespace(environment={}, uid=1, gid=1, groups=[])
     left_out: Any = [{"host": "out.test", "port": 1}]
-    responder = control_pb2.Responder(port=1, left_out=left_out)
+    itself: Any = [{"host": "box", "port": 1, "addresses": ["10.0.0.0"]}]
+    responder = control_pb2.Responder(port=1, left_out=left_out, itself=itself)
     takeover = Takeover(cast("Parts", parts), responder, cast("Launcher", launcher), ("/bin/x",), cast("Caller", who), passes=False)
     takeover.stop()
     return takeover
@@ -91,6 +92,11 @@ def test_news_that_ends_with_the_command_is_none() -> None:
     report = reported(takeover)
     assert report.more.untold == 4
     assert any("no room to tell of 4 more calls" in line for line in lines(report))
+
+
+def test_a_call_to_what_the_recorded_program_answered_itself_says_so() -> None:
+    refused = taken(News(*calls("refused", 2))).refused()
+    assert [(call.address, call.reason) for call in refused] == [("10.0.0.0", ITSELF), ("10.0.0.1", "")]
 
 
 @pytest.mark.parametrize(

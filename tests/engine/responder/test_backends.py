@@ -14,12 +14,12 @@ from engine.matching.explain import explain
 from engine.matching.index import Request, Sequence, Undecided
 from engine.protocols import UNKNOWN
 from engine.responder.backends import Backends, Scope, named_by
-from engine.rrpair import Connection, Direction, Flow, Role
+from engine.rrpair import Connection, Flow, Role
 from engine.snapshot import Snapshot, SnapshotWriter, uncheck
 from engine.store import rows
 from engine.store.rows import CONNECTIONS_KEPT, connection_of
 from engine.store.sqlite import SqliteStore
-from tests.engine.making import Exchange, pairs_of, write_snapshot
+from tests.engine.making import Exchange, pairs_of, write_own_service, write_snapshot
 
 OWN = 40000
 EXCHANGES = (
@@ -150,30 +150,67 @@ def test_nothing_left_to_stand_in_for_is_told(mixed: Path, options: dict[str, tu
         backends(mixed, **options)
 
 
-def own_service(tmp_path: Path, address: str = "127.0.0.1") -> Path:
-    """A recording in which one process asked another at a port, and both were recorded; and a backend."""
-    asked, backend = pairs_of(Exchange("GET /own", host="127.0.0.1", port=8099, tls=False), Exchange("GET /", host="a.example"))
-    asked = replace(asked, connection=replace(asked.connection, remote_address=address))
-    answered = replace(asked, id=f"{1:016x}", direction=Direction.IN, connection=replace(asked.connection, role=Role.SERVER))
-    writer = SnapshotWriter.create(tmp_path / "own.snapshot", service="s", capture_id="c", created=0, tool_version="0")
-    writer.add([asked, answered, backend])
-    writer.finish()
-    return tmp_path / "own.snapshot"
+LOCAL, BOX, OTHER = "127.0.0.1", "10.66.7.2", "10.66.7.3"
 
 
-def test_the_recorded_service_itself_is_not_stood_in_for(tmp_path: Path) -> None:
-    """Else the old answers would hide what a test is there to find."""
-    found = backends(own_service(tmp_path))
+@pytest.mark.parametrize(
+    ("called", "asked_at"),
+    [(LOCAL, LOCAL), (LOCAL, BOX), (BOX, BOX), ("fd66::2", "fd66::2")],
+    ids=["loopback", "any", "own", "IPv6"],
+)
+@pytest.mark.parametrize("host", ["box", LOCAL])
+def test_the_recorded_service_itself_is_not_stood_in_for(tmp_path: Path, called: str, asked_at: str, host: str) -> None:
+    """Else the old answers would hide what a test is there to find. Nor is it let through: it may be elsewhere by now."""
+    found = backends(write_own_service(tmp_path / "own.snapshot", called, asked_at=asked_at, host=host))
     assert set(found.indexes) == {("a.example", 443)}
-    assert found.off == {("127.0.0.1", 8099)}
+    assert (found.own, found.off, found.unservable) == ({(host, 8099): {called}}, set(), set())
 
 
 def test_the_recorded_service_itself_is_stood_in_for_where_it_is_named(tmp_path: Path) -> None:
-    assert set(backends(own_service(tmp_path), only=("127.0.0.1:8099",)).indexes) == {("127.0.0.1", 8099)}
+    assert set(backends(write_own_service(tmp_path / "own.snapshot", LOCAL), only=("127.0.0.1:8099",)).indexes) == {
+        ("127.0.0.1", 8099)
+    }
+    found = backends(write_own_service(tmp_path / "own.snapshot", BOX, asked_at=BOX, host="box"), only=("box",))
+    assert (found.own, found.addresses["box", 8099]) == ({}, {BOX})
+
+
+def test_the_recorded_service_itself_is_let_through_only_where_it_is_named(tmp_path: Path) -> None:
+    path = write_own_service(tmp_path / "own.snapshot", BOX, asked_at=BOX, host="box")
+    assert backends(path, excluded=("box:8099",)).off == {("box", 8099)}
+    assert backends(path, only=("a.example",)).off == set()
+    with pytest.raises(ValueError, match=r"it has a.example:443, box:8099"):
+        backends(path, only=("nobody",))
 
 
 def test_another_machine_may_have_the_same_port(tmp_path: Path) -> None:
-    assert ("127.0.0.1", 8099) in backends(own_service(tmp_path, "192.0.2.1")).indexes
+    assert (LOCAL, 8099) in backends(write_own_service(tmp_path / "own.snapshot", "192.0.2.1")).indexes
+    found = backends(write_own_service(tmp_path / "own.snapshot", OTHER, asked_at=BOX, host="other"))
+    assert (("other", 8099) in found.indexes, found.own) == (True, {})
+
+
+def test_a_name_of_several_machines_is_stood_in_for_but_for_this_one(tmp_path: Path) -> None:
+    """One of a cluster: what the others answered was recorded, and is asked for at their addresses."""
+    for called in ((BOX, OTHER), (OTHER, BOX)):
+        found = backends(write_own_service(tmp_path / "own.snapshot", *called, asked_at=BOX, host="cluster"))
+        assert (found.addresses["cluster", 8099], found.own) == ({OTHER}, {})
+
+
+def test_where_nothing_is_known_of_either_end_it_is_a_backend(tmp_path: Path) -> None:
+    assert ("box", 8099) in backends(write_own_service(tmp_path / "own.snapshot", "", asked_at="", host="box")).indexes
+
+
+def test_the_recorded_service_itself_may_speak_what_is_not_understood(tmp_path: Path) -> None:
+    writer = SnapshotWriter.create(tmp_path / "own.snapshot", service="s", capture_id="c", created=0, tool_version="0")
+    call, other = flow("", 6379, BOX), flow("db.example", 6379, OTHER)
+    end = Connection("end", role=Role.SERVER, local_address=BOX, local_port=6379, remote_address=BOX, remote_port=40000)
+    writer.add([*pairs_of(EXCHANGES[0]), call, other, replace(call, connection=end)])
+    writer.finish()
+    found = backends(tmp_path / "own.snapshot")
+    assert (set(found.own), found.unservable, set(found.unread)) == (
+        {(BOX, 6379)},
+        {("db.example", 6379)},
+        {("db.example", 6379)},
+    )
 
 
 def test_what_is_known_of_a_connection_is_read_once(tmp_path: Path) -> None:
