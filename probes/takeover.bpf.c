@@ -383,16 +383,22 @@ static __always_inline enum verdict judge_connect(struct bpf_sock_addr *ctx, str
 }
 
 /* A call of the unspecified address is one of the address where Linux connects it: of IPv4 the socket's own, where it is bound to one, else
- * the loopback. That is the one in a recording, and what getpeername says. */
+ * the loopback; of IPv6 the loopback, that of IPv4 where the socket is bound to one of IPv4's. That is the one in a recording, and what
+ * getpeername says. Of a socket that is tied to a device it is some address of that device, and stays what it is. */
 static __always_inline void resolve_unspecified(struct bpf_sock_addr *ctx, struct destination *to)
 {
 	if (to->address[3])
 		return;
+	struct bpf_sock *sk = ctx->sk;
 	if (is_mapped(to)) {
-		u32 own = ctx->sk->src_ip4;
-		to->address[3] = own ? own : LOOPBACK;
+		u32 own = sk->src_ip4;
+		if (own || sk->bound_dev_if <= LOOPBACK_INDEX)
+			to->address[3] = own ? own : LOOPBACK;
 	} else if (!to->address[0] && !to->address[1] && !to->address[2]) {
-		to->address[3] = bpf_htonl(1);
+		if (sk->src_ip6[2] == MAPPED)
+			set_ip4(to, LOOPBACK);
+		else
+			to->address[3] = bpf_htonl(1);
 	}
 }
 

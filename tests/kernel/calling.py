@@ -108,6 +108,23 @@ def after_it_went(address: str, port: str) -> object:
         return os.strerror(code)
 
 
+def of_device(device: str, address: str, port: str) -> object:
+    """By a socket that is tied to a network device (SO_BINDTODEVICE of socket(7))."""
+    with socket.socket(socket.AF_INET) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        connection.settimeout(20)
+        return os.strerror(connection.connect_ex((address, int(port))))
+
+
+def bound_mapped(address: str, port: str) -> object:
+    """By an IPv6 socket that is bound to an IPv4 address of the loopback."""
+    with socket.socket(socket.AF_INET6) as connection:
+        connection.settimeout(20)
+        connection.bind(("::ffff:127.0.0.1", 0))
+        connection.connect((address, int(port)))
+        return {"peer": connection.getpeername()[:2]}
+
+
 def read(host: str, port: str) -> object:
     """What is said there."""
     with socket.create_connection((host, int(port)), timeout=20) as connection:

@@ -260,6 +260,13 @@ MUTANTS = (
         f"{TAKEOVER}::test_what_others_serve_at_the_machine_s_own_address_is_refused",
     ),
     Mutant(
+        "the unspecified address of a socket that is tied to a device is not the loopback",
+        "takeover.bpf.c",
+        "own || sk->bound_dev_if <= LOOPBACK_INDEX",
+        "true",
+        f"{TAKEOVER}::test_the_unspecified_address_of_a_socket_that_is_tied_to_a_device_is_not_the_loopback",
+    ),
+    Mutant(
         "a call that failed lends its port to nobody", "takeover.bpf.c", "bpf_map_delete_elem(&originals, &local);", ";", CALLERS
     ),
     Mutant("only the workload asks the resolver", "takeover.bpf.c", "skb->priority == VOUCHED ? -1 : 0", "-1", CALLERS),

@@ -200,6 +200,20 @@ def test_the_unspecified_address_is_a_bound_socket_s_own(lonely: Taking) -> None
     assert running.told("local") == [("", "127.0.0.2", port, 6)]
 
 
+def test_the_unspecified_address_of_a_socket_that_is_tied_to_a_device_is_not_the_loopback(addressed: Taking) -> None:
+    """Linux connects it to the device's own address, where nothing was recorded."""
+    steps = "ip link add tied type veth peer end && ip link set tied up && ip address add 192.0.2.7/32 dev tied"
+    addressed.place.run(subprocess.run, steps, shell=True, check=True)
+    said, running = addressed.said("of_device", "tied", "0.0.0.0", "5000", recorded=[backend("peer", 5000, "127.0.0.1")])
+    assert said == os.strerror(errno.ECONNREFUSED)
+    assert running.told("refused") == [("", "0.0.0.0", 5000, 6)]
+
+
+def test_the_unspecified_address_of_an_ipv6_socket_that_is_bound_to_ipv4_is_ipv4_s_loopback(lonely: Taking) -> None:
+    said, _ = lonely.said("bound_mapped", "::", "5000", recorded=[backend("peer", 5000, "127.0.0.1")])
+    assert said == {"peer": ["::ffff:127.0.0.1", 5000]}
+
+
 def test_a_port_of_this_machine_is_told_of_once_and_the_workload_s_own_never(lonely: Taking) -> None:
     with lonely.place.run(socket.create_server, ("127.0.0.1", 0)) as beside:
         port = beside.getsockname()[1]
