@@ -13,16 +13,12 @@ from engine.redaction.edits import Edit, apply
 from engine.redaction.lengths import Lengths
 from engine.redaction.randomness import is_one_word, looks_random
 
-SECRETS_LIMIT = 10_000
-"""Secrets that are remembered, the latest: some 3 MB."""
-
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-"
 """None of these is ever escaped."""
 _BETWEEN = bytes(range(33)) + b"/?#&=\"'<>\\,;:|`()[]{}" + bytes(range(127, 256))
 _IS_ONE = re.compile(rb"[A-Za-z0-9._~\-]{8,64}")
 _BEFORE_VALUE = re.compile(rb"[\\\"'\s]{0,16}[:=]")
-IS_KEY = re.compile(rb"\\{0,16}[\"']\s{0,16}:")
-"""What is behind the name of a field of JSON: a name is no value."""
+"""What is behind the name of a field: a name is no value."""
 
 
 class Alone:
@@ -35,15 +31,16 @@ class Alone:
         """Of these, and of others that are to be looked for: what has such a length may be one."""
 
     def learn(self, original: bytes, token: bytes) -> bool:
-        """Remember a secret, and say whether it is new; not one whose token already stands for another, as that of a number may."""
+        """Remember a secret, and say whether it is one; not where its token already stands for another, as that of a number may."""
         if token == original or not _is_one(original) or self._originals.setdefault(token, original) != original:
             return False
-        new = original not in self._tokens
         self._tokens[original] = token
         self.lengths.add(len(original))
-        if len(self._tokens) > SECRETS_LIMIT:
-            del self._originals[self._tokens.pop(next(iter(self._tokens)))]
-        return new
+        return True
+
+    def forget(self, original: bytes) -> None:
+        """Remember a secret no longer."""
+        del self._originals[self._tokens.pop(original)]
 
     def found(self, text: bytes) -> bool:
         """Whether any of these secrets may be in a text."""
@@ -66,7 +63,5 @@ def _is_one(value: bytes) -> bool:
 
 
 def _is_name(text: bytes, start: int, end: int) -> bool:
-    """Whether it is the name of something, and happens to be the same word."""
-    if any(48 <= byte <= 57 for byte in text[start:end]):
-        return IS_KEY.match(text, end) is not None
-    return _BEFORE_VALUE.match(text, end) is not None
+    """Whether it is the name of something, and happens to be the same word. What is random is no other's name."""
+    return _BEFORE_VALUE.match(text, end) is not None and not looks_random(text[start:end])

@@ -15,7 +15,13 @@ FEW = 16
 PIECE = 64 * 1024
 """Bytes of a text that are taken apart at a time."""
 
-_ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
+_PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
+_DEEPER = re.compile(
+    rb"%(?:25)*5[Cc](?:[nrt]|u[0-9A-Fa-f]{4})|%(?:25)+(?:[01][0-9A-Fa-f]|2[0-46-9A-Fa-f]|3[A-Fa-f]|40|5[B-Fb-f]|60|7[B-Fb-f])"
+)
+"""An escape of JSON in percent-encoding; what is neither a letter nor a digit, encoded more than once."""
+_CODED = ((b"\\u", re.compile(rb"\\u[0-9A-Fa-f]{4}"), b" " * 6), (b"\\x", re.compile(rb"\\x[0-9A-Fa-f]{2}"), b" " * 4))
+_LINES = (b"\\n", b"\\r", b"\\t")
 _WORD = re.compile(rb"[^ ]+")
 
 
@@ -26,10 +32,25 @@ def _tables(letters: bytes, between: bytes) -> tuple[bytes, bytes]:
     return blanked, bytes(97 if byte in letters else 32 if byte in between else 98 for byte in range(256))
 
 
+def without_escapes(text: bytes) -> bytes:
+    """A text with blanks for its escapes, whose letters would otherwise be taken for those of a word beside them. Places stay."""
+    if b"%" in text:
+        if b"%25" in text or b"%5C" in text or b"%5c" in text:
+            text = _DEEPER.sub(lambda found: b" " * len(found[0]), text)
+        text = _PERCENT.sub(b"   ", text)
+    if b"\\" in text:
+        for line in _LINES:
+            text = text.replace(line, b"  ")
+        for begin, escape, blanks in _CODED:
+            if begin in text:
+                text = escape.sub(blanks, text)
+    return text
+
+
 class Lengths:
     """Lengths of the words that are looked for, of `letters`. What is neither those nor `between` is in no word, nor beside one.
 
-    What is percent-encoded is between words.
+    Escapes are between words.
     """
 
     def __init__(self, letters: bytes, between: bytes) -> None:
@@ -63,8 +84,7 @@ class Lengths:
         """A text with blanks between words, piece by piece; nothing where it has no word of these lengths."""
         if self._pattern is None:
             return
-        if b"%" in text:
-            text = _ESCAPE.sub(b"   ", text)
+        text = without_escapes(text)
         if not self._pattern.found(text.translate(self._marked)):
             return
         text = text.translate(self._blanked)

@@ -123,7 +123,7 @@ _UPDATE = (  # what redaction changes
     " response_size = :response_size, redacted = :redacted, signature = :signature, compressed = :compressed, heads = :heads,"
     " request_body = :request_body, response_body = :response_body WHERE rowid = :rowid"
 )
-_FORGET = "DELETE FROM learned WHERE rowid <= (SELECT MAX(rowid) FROM learned) - ?"
+_FORGET = "DELETE FROM learned WHERE rowid <= (SELECT rowid FROM learned ORDER BY rowid DESC LIMIT 1 OFFSET ?)"
 _UNSTORABLE = (UnicodeError, OverflowError, sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError)
 """A value that cannot be written: it says nothing of the rest, nor of the disk."""
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import html
 import json
+import random
+import re
+import string
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 
-from engine.redaction import Digest, Redactor, echoes, learned, lengths
+from engine.redaction import Digest, Redactor, echoes, learned, lengths, spelt
 from engine.redaction.alone import Alone
 from engine.redaction.learned import Learned
+from engine.redaction.tokens import Tokens
 from engine.rrpair import Message, RRPair
 from engine.snapshot import Snapshot
 from tests.engine.making import Exchange, pairs_of, write_snapshot
@@ -97,7 +103,7 @@ def test_what_may_be_something_else_is_not_learned(told: str) -> None:
     assert dict(echo.request.headers)[b"X-A"] == told.encode()
 
 
-@pytest.mark.parametrize("told", ["kdkslfkjdlskfjqwpeoi", "48151623", "ab12cd34", "a1b2.c3d4.e5f6"])
+@pytest.mark.parametrize("told", ["kdkslfkjdlskfjqwpeoi", "48151623", "ab12cd34", "a1b2.c3d4"])
 def test_what_may_be_a_word_or_number_is_known_where_it_stands_alone(told: str) -> None:
     before = json.dumps(
         {"a": f"x{told} {told}x", "b": f"/{told}/x", "c": f"-{told}", "d": f"{told}.5", "kdkslfkjdlskfjqwpeoi": f"u=%2F{told}"}
@@ -132,14 +138,17 @@ def test_a_cookie_that_is_no_secret_changes_nothing_else(name: str) -> None:
     assert kept == pairs_of(page, other)[1]
 
 
-@pytest.mark.parametrize("told", [TOKEN, "48151623", "ab12cd34"])
-def test_a_name_of_json_is_no_value(told: str) -> None:
+@pytest.mark.parametrize("told", [TOKEN, "48151623", "ab12cd34", "2f1c7a90-5b1e-4c8f-9d3a-7e6b5a4c3d2e"])
+def test_a_random_name_of_json_is_replaced_as_a_value_is(told: str) -> None:
+    """As in a map from sessions: a client looks up what stands in for it."""
     text = json.dumps({told: {"a": told}, "b": json.dumps({told: 1})})
     _, echo = redacted(Exchange("POST /login", json.dumps({"session_id": told}).encode()), Exchange("GET /echo", text.encode()))
     assert echo.response
     found = json.loads(echo.response.body)
-    assert found[told]["a"] != told
-    assert json.loads(found["b"]) == {told: 1}
+    standing_in = found[next(name for name in found if name != "b")]["a"]
+    assert standing_in != told
+    assert set(found) == {standing_in, "b"}
+    assert json.loads(found["b"]) == {standing_in: 1}
 
 
 def test_two_numbers_with_one_token_are_not_both_known() -> None:
@@ -167,9 +176,183 @@ def test_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(known._by_word) == 2
 
 
+def test_one_that_is_told_again_is_one_of_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a CSRF token is with each page; those that are known alone and the others are one count."""
+    monkeypatch.setattr(learned, "SECRETS_LIMIT", 4)
+    known = Learned()
+    secrets = {secret: Tokens(b"").token("secret", secret) for secret in (b"tok-5af6c0ffee80", b"ab12cd34")}
+    kept: dict[bytes, Digest] = {}
+    for n in range(2, 30):
+        other = b"a1b2c3%02d" % n if n % 2 else b"5af6c0ffee9%02d" % n
+        known.learn({**secrets, other: b"REDACTED-secret-%015x" % n})
+        for digest in known.take_new():
+            kept.pop(digest.word, None)
+            kept[digest.word] = digest
+        assert len(known._told) == len(known._by_word) + len(known._alone._tokens) == min(n + 1, 4)
+        latest = Learned(b"", list(kept.values())[-4:])
+        for secret, token in secrets.items():
+            for each in (known, latest):
+                assert each.found(b"/%b/" % secret)
+                assert each.replaced(b"/%b/" % secret) == b"/%b/" % token
+    assert sum(digest.token in secrets.values() for digest in kept.values()) == 2
+
+
 def test_a_recording_has_it_nowhere(tmp_path: Path) -> None:
     path = write_snapshot(tmp_path / "a.snapshot", LOGIN, *(each for name, each in ECHOES.items() if "compressed" not in name))
     assert TOKEN.encode() not in path.read_bytes()
+
+
+# -- as others write it ------------------------------------------------------------------------------------------------
+
+
+def in_lower_case(text: str) -> str:
+    """As .NET's HttpUtility writes escapes."""
+    return "".join(char if char.isalnum() else "".join(f"%{byte:02x}" for byte in char.encode()) for char in text)
+
+
+def in_json(text: str) -> str:
+    """Not for Windows-1252 or the like: as header fields have it here."""
+    return json.dumps(text)[1:-1]
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "lower-case escapes": in_lower_case,
+    "a step of a path": lambda text: quote(text, safe="+=!$&'()*,;:@"),
+    "only slashes": lambda text: text.replace("/", "%2F"),
+    "escaped twice": lambda text: quote(quote(text, safe=""), safe=""),
+    "escaped twice in lower case": lambda text: in_lower_case(in_lower_case(text)),
+    "a form": lambda text: quote_plus(text, safe=""),
+    "JSON": in_json,
+    "JSON of PHP": lambda text: in_json(text).replace("/", "\\/"),
+    "JSON of Gson": lambda text: "".join(f"\\u{ord(char):04x}" if char in "=&<>'" else in_json(char) for char in text),
+    "JSON in JSON": lambda text: in_json(in_json(text).replace("/", "\\/")),
+    "JSON in a query": lambda text: quote(in_json(text).replace("/", "\\/"), safe=""),
+    "JavaScript": lambda text: "".join(char if char.isalnum() else f"\\x{ord(char):02x}" for char in text),
+    "HTML": lambda text: html.escape(text),
+    "HTML by number": lambda text: "".join(char if char.isalnum() else f"&#{ord(char)};" for char in text),
+    "HTML by hexadecimal number": lambda text: "".join(char if char.isalnum() else f"&#x{ord(char):X};" for char in text),
+}
+SPELT = [
+    "q7Rk2vXb9T/Lm3ZpW8c+Yd5NfH1sUa6e/g==",
+    "/Zk3vT9qLm2xR7b=",
+    "Zk3vT9qLm2xR7b:p w",
+    'aB3$x"k9Zq<4w&Lm2>/xR7b',
+    "9f86d081884c7d659a2feaa0c55ad015",
+]
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize("secret", SPELT)
+@pytest.mark.parametrize(
+    "around", ["{}", "before {} after", "/x/{}", "x={}&y", "well,\\n{}\\n", "\\u003e{}\\u003c", "sess_{}_1", "a%252F{}%252f"]
+)
+def test_a_secret_is_known_in_each_spelling(name: str, secret: str, around: str) -> None:
+    """To the recording, and by its digest."""
+    [digest] = told(secret)
+    text = around.format(SPELLINGS[name](secret)).encode()
+    wanted = around.format(digest.token.decode()).encode()
+    known = Learned()
+    known.learn({secret.encode(): digest.token})
+    later = Learned(KEY, [digest])
+    later.recall(text)
+    for each in (known, later):
+        assert each.found(text)
+        assert each.replaced(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "spelling", ["{}\\ud83d\\ude00Zk3vT9qLm2xR7b", "{}%F0%9f%98%80Zk3vT9qLm2xR7b", "{}&#128512;Zk3vT9qLm2xR7b"]
+)
+def test_a_character_outside_the_basic_plane_is_read(spelling: str) -> None:
+    known = Learned()
+    known.learn({"\U0001f600Zk3vT9qLm2xR7b".encode(): b"REDACTED-secret-1"})
+    assert known.replaced(spelling.format("a ").encode()) == b"a REDACTED-secret-1"
+
+
+@pytest.mark.parametrize("text", [b"%25" * 30_000, b"\\" * 90_000, b"&amp;" * 20_000, b"%5C" * 30_000, b"%25%5C\\" * 15_000])
+def test_what_is_read_around_a_word_is_bounded(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    meant = spelt._meant
+
+    def counted(found: re.Match[bytes]) -> bytes:
+        nonlocal read
+        read += len(found[0])
+        assert len(found[0]) <= spelt.ESCAPE
+        return meant(found)
+
+    monkeypatch.setattr(spelt, "_meant", counted)
+    known = Learned()
+    known.learn({b"/=" * 8 + b"Zk3vT9qLm2xR7b" + b"/=" * 8: b"REDACTED-secret-1"})
+    text = b"%b/Zk3vT9qLm2xR7b/%b" % (text, text)
+    assert known.replaced(text) == text
+    assert read <= 32 * spelt.ESCAPE
+
+
+# -- what is learned ---------------------------------------------------------------------------------------------------
+
+PRINTABLE = string.ascii_letters + string.digits + "!#$%^*()-_+=.,:;@~"
+LEARNED: dict[str, tuple[float, Callable[[random.Random], str]]] = {
+    "base64 of 16 bytes": (0.97, lambda rnd: base64.b64encode(rnd.randbytes(16)).decode()),
+    "base64 of 18 bytes": (0.96, lambda rnd: base64.b64encode(rnd.randbytes(18)).decode()),
+    "base64 of 20 bytes": (0.97, lambda rnd: base64.b64encode(rnd.randbytes(20)).decode()),
+    "base64 of 32 bytes": (0.99, lambda rnd: base64.b64encode(rnd.randbytes(32)).decode()),
+    "16 of base32": (0.87, lambda rnd: "".join(rnd.choices(string.ascii_uppercase + "234567", k=16))),
+    "24 printable": (0.76, lambda rnd: "".join(rnd.choices(PRINTABLE, k=24))),
+    "12 letters and digits": (0.66, lambda rnd: "".join(rnd.choices(string.ascii_letters + string.digits, k=12))),
+    "16 letters and digits": (0.94, lambda rnd: "".join(rnd.choices(string.ascii_letters + string.digits, k=16))),
+    "two halves of a UUID": (0.99, lambda rnd: f"{rnd.randbytes(6).hex()}.{rnd.randbytes(6).hex()}"),
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_was_made_at_random_is_learned_whole(name: str) -> None:
+    share, make = LEARNED[name]
+    rnd = random.Random(7)
+    count = 0
+    for _ in range(1000):
+        secret = make(rnd).encode()
+        known = Learned()
+        known.learn({secret: b"REDACTED-secret-1"})
+        count += known.replaced(b'{"ref":"%b"}' % secret) == b'{"ref":"REDACTED-secret-1"}'
+    assert count >= share * 1000
+
+
+USUAL = """
+https://api.example.com/v1/Users?Id=3&Page=2 https://example.com/a/b/c.html?utm_source=Newsletter&utm_medium=Email
+/usr/share/doc/Python3.11/README.Debian C:\\Users\\Public\\Documents\\Report2024.docx
+john.doe+newsletter@Example.com Mozilla/5.0(X11;Linux)
+application/vnd.openxmlformats-officedocument.spreadsheetml.sheet text/html;charset=UTF-8 arn:aws:iam::123456789012:role/MyRole
+arn:aws:s3:::my-bucket/Key2 arn:aws:lambda:us-east-1:123456789012:function:ProcessOrder:PROD 1.4.0-beta.2+exp.sha.5114f85
+2.10.3-rc.1+build.45 2024-11-24T10:11:12.123+02:00 2024-11-24T10:11:12Z api-7f.eu-west-1.compute.amazonaws.com */5,0,*,*,1-5
+0/15;8-18;*;*;MON-FRI America/Argentina/Buenos_Aires en-US,en;q=0.9,de;q=0.8 urn:ietf:params:oauth:grant-type:jwt-bearer
+postgres://localhost:5432/AppDb s3://my-bucket/Data/2024/11/24/part-0001.parquet user:read,user:write,Repo:Admin
+projects/my-project-123/locations/europe-west1/keyRings/MyRing/cryptoKeys/MyKey ghcr.io/Org/Image:v1.2.3 pkg:pypi/Django@5.1.3
+/api/v2/Orders(42)/Lines?$filter=Qty%20gt%203 $filter=Name+eq+'Bob'&$top=10 ${DB_PASSWORD} {{access_token}} Summer2024!
+page=2&size=50&sort=createdAt,desc AWS::EC2::Instance X-Amz-Date;X-Amz-Target SHA-256=:base64:
+"""
+SENTENCES = [
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/131.0.0.0",
+    "Your Token No 4a7B2 is in Use by User9",
+    "0 5 * * 1-5",
+    "Sun, 24 Nov 2024 10:11:12 GMT",
+]
+
+
+@pytest.mark.parametrize("usual", [*USUAL.split(), *SENTENCES])
+def test_what_people_write_is_not_learned(usual: str) -> None:
+    known = Learned()
+    known.learn({usual.encode(): b"REDACTED-secret-1"})
+    assert known._told == {}
+
+
+@pytest.mark.parametrize("length", [8, 9, 10, 16])
+def test_neither_half_of_a_random_secret_can_be_found_by_trying(length: int) -> None:
+    """The digest of a word tells when a guess of it is right, and then the token when that of the rest is."""
+    rnd = random.Random(7)
+    for _ in range(50):
+        halves = ["".join(rnd.choices(string.ascii_letters + string.digits, k=length)) for _ in range(2)]
+        for digest in told(":".join(halves)):
+            assert max(digest.length, digest.before + digest.after) >= 10
 
 
 # -- by its digest -----------------------------------------------------------------------------------------------------
@@ -245,9 +428,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_words_of_a_message_are_digested_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each text is searched several times. A word of another length is none that was told."""
     digests = told(TOKEN)
-    words = [b"unknown-word-%03d" % n for n in range(20)]
-    assert {len(word) for word in words} == {len(TOKEN)}
-    body = b" ".join([*words, *(b"short-word-%d" % n for n in range(20))]) + b' password="a secret of its own"'
+    words = [b"unknownwo%03d" % n for n in range(20)]
+    assert {len(word) for word in words} == {digest.length for digest in digests}
+    body = b" ".join([*words, *(b"shortword%d" % n for n in range(20))]) + b' password="a secret of its own"'
     digested = counted(monkeypatch)
     Redactor(KEY, digests).request(pairs_of(Exchange("POST /a", body=body))[0].request)
     assert len(digested) <= 3 * len(words), "as it came, and with each secret replaced"
@@ -261,7 +444,7 @@ def test_digesting_is_bounded(monkeypatch: pytest.MonkeyPatch, size: str) -> Non
     digests = told(TOKEN)
     count = 100 * learned.DIGESTED_TOGETHER // (4 if size != "too many" else 1) * 2
     digested = counted(monkeypatch)
-    body = b" ".join(b"unknown-wor-%04d" % n for n in range(count))
+    body = b" ".join(b"unknown%05d" % n for n in range(count))
     message, _ = Redactor(KEY, digests).request(pairs_of(Exchange("POST /a", body=body))[0].request)
     assert (b"not stored" in message.body) == (size == "too many")
     assert len(digested) <= 101 * learned.DIGESTED_TOGETHER

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from engine.redaction import lengths
 from engine.redaction.lengths import Lengths
 
-texts = st.text("ab.@ %2F", max_size=60).map(str.encode)
+texts = st.one_of(
+    st.text("ab.@ %2F", max_size=60),
+    st.lists(st.sampled_from([*"ab.@ %2F\\nu", "\\n", "\\u002f", "%252F"]), max_size=40).map("".join),
+).map(str.encode)
+_ESCAPE = re.compile(rb"%252F|%[0-9A-Fa-f]{2}|\\\\[nrt]|\\\\u[0-9A-Fa-f]{4}")
 
 
 @given(texts, st.sets(st.integers(1, 6), min_size=1))
@@ -19,7 +23,7 @@ def test_words_are_those_of_a_naive_search(text: bytes, wanted: set[int]) -> Non
     some = Lengths(b"ab2F", b" .")
     for length in wanted:
         some.add(length)
-    plain = re.sub(rb"%[0-9A-Fa-f]{2}", b"   ", text)
+    plain = _ESCAPE.sub(lambda found: b" " * len(found[0]), text)
     naive = [word for word in re.split(rb"[ .]", plain) if len(word) in wanted and re.fullmatch(rb"[ab2F]+", word)]
     found = set(some.words(text))
     assert found >= set(naive)
