@@ -10,7 +10,7 @@ from engine.redaction import rules
 from engine.redaction.fields import Budget
 from engine.redaction.pattern import Pattern, Span
 
-__all__ = ["Assignment", "assignments", "keys", "name_before", "named_values", "private_keys"]
+__all__ = ["Assignment", "assignments", "keys", "name_before", "named_values", "parameter_end", "private_keys"]
 
 
 class Assignment(NamedTuple):
@@ -35,6 +35,10 @@ _PADDING = re.compile(rb"={1,2}(\\{0,16}[\"'])")
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/_\-]{4})++[A-Za-z0-9+/_\-]{2,3}={1,2}(?<=[A-Za-z0-9+/_\-=]{16})")
 _QUOTE = re.compile(rb"(?:[bru]{0,2})((?:\\{0,16}\"){3}|\\{0,16}[\"'`]|&quot;|&#34;|&#39;)")
 _BARE = re.compile(rb"[^\s&,;\"'<>\\]++")
+_BARE_IN_QUERY = re.compile(rb"[^\s&,;#\"'<>\\]++")
+_PAIR = re.compile(rb"[A-Za-z_][A-Za-z0-9_.\-]{0,63}=(?![=\s]|\Z)")
+_NEXT_PAIR = re.compile(rb"(?:[,;&][ \t]*+|(?<![ \t])[ \t]++)[^\s,;&=\"'<>]{1,128}=(?![=\s]|\Z)")
+_NEXT_PARAMETER = re.compile(rb"," + _PAIR.pattern)
 _CREDENTIALS = re.compile(rb"[^\r\n&;\"'<>\\]*+")
 _LINE = re.compile(rb"[^\r\n]*+")
 _LINE_START = re.compile(rb"[ \t]*(?:- |export |set )?[ \t]*")
@@ -107,7 +111,10 @@ def _assignment(
         if flow and not quoted:
             end = _end(_FLOW_WORDS, text, at)
         else:
-            end = _end(_CREDENTIALS, text, at) if credentials else _bare_end(text, start, at, quoted=quoted)
+            equals = b"=" in operator[0]
+            end = _end(_CREDENTIALS, text, at) if credentials else _bare_end(text, start, at, quoted=quoted, equals=equals)
+            if equals and b"\n" in operator[0] and _PAIR.match(text, at):
+                return None  # the next line of a file whose value is empty
         if end == at or _NOT_SECRET.fullmatch(text, at, end):
             return None
     else:
@@ -193,17 +200,31 @@ def _closing(text: bytes, at: int, quote: bytes) -> int:
     return len(text) if end < 0 else end
 
 
-def _bare_end(text: bytes, start: int, at: int, *, quoted: bool) -> int:
-    """Where a value without quotes ends: with its line where its name began it, else with the word."""
+def parameter_end(text: bytes, start: int, end: int) -> int:
+    """Where the value of a URL's parameter ends in a text, in which marks of the text may follow it."""
+    pair = _NEXT_PARAMETER.search(text, start, end)
+    if pair:
+        return pair.start()
+    return end if text[end : end + 1] in (b"&", b"#") else start + len(text[start:end].rstrip(b",.)"))
+
+
+def _bare_end(text: bytes, start: int, at: int, *, quoted: bool, equals: bool) -> int:
+    """Where a value without quotes ends: with its line where its name began it, else with the word.
+
+    `equals`: whether an equals sign is before it. Then another pair may follow in the line: `token=x expires=2026 path=/`.
+    """
     low = max(0, start - rules.NAME_LIMIT)
     line_start = max(text.rfind(b"\n", low, start), text.rfind(b"\r", low, start)) + 1
     begins_line = (line_start or not low) and _LINE_START.fullmatch(text, line_start, start)
     if quoted or not begins_line:
-        return at + len(text[at : _end(_BARE, text, at)].rstrip(b")}]."))
+        in_query = text[max(0, start - 5) : start].endswith((b"?", b"&", b"#", b"[", b"&amp;"))
+        return at + len(text[at : _end(_BARE_IN_QUERY if in_query else _BARE, text, at)].rstrip(b")}]."))
     block = _BLOCK.match(text, at)
     if block:
         return _block_end(text, block.end(), start - line_start)
-    return _end(_LINE, text, at)
+    end = _end(_LINE, text, at)
+    pair = _NEXT_PAIR.search(text, at, end) if equals else None
+    return pair.start() if pair else end
 
 
 def _end(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:

@@ -10,7 +10,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from engine.redaction import rules
 from engine.redaction.content import NotInspected, Reason
@@ -18,10 +18,10 @@ from engine.redaction.csv_text import csv_fields
 from engine.redaction.echoes import Echoes
 from engine.redaction.edits import Edit, apply
 from engine.redaction.fields import FOUND_COST, TEXTS_LIMIT, Budget, Codec, Field, Group
-from engine.redaction.form_text import FORM, form_fields, looks_like_form, unquote
+from engine.redaction.form_text import FORM, form_fields, looks_like_form, looks_like_url, quote, unquote, url_fields
 from engine.redaction.json_text import STRING, json_fields
 from engine.redaction.originals import Originals
-from engine.redaction.plain import Assignment, assignments, keys, named_values, private_keys
+from engine.redaction.plain import Assignment, assignments, keys, named_values, parameter_end, private_keys
 from engine.redaction.refit import Allowance
 from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
 from engine.redaction.words import is_opaque, is_word
@@ -293,14 +293,15 @@ class Texts:
     def _parameters(self, text: bytes, search: Search, depth: int) -> Iterator[Edit]:
         if b"=" not in text:
             return
-        for name, value in search.budget.each(rules.PARAMETER.spans(text, 1, 2)):
+        for name, (start, end) in search.budget.each(rules.PARAMETER.spans(text, 1, 2)):
+            value = start, parameter_end(text, start, end)
             raw = text[slice(*value)]
             kind = rules.kind_of(unquote(text[slice(*name)]), parameter=True)
             if kind and raw and not rules.is_count(text[slice(*name)], raw):
                 decoded = unquote(raw)
                 new = self.secret(b"", decoded, kind, search)
                 if new != decoded:
-                    yield (*value, FORM.encode(new, raw) if b"%" in raw else new, kind)
+                    yield (*value, FORM.encode(new, raw), kind)
             elif b"%" in raw:
                 decoded = unquote(raw)
                 new = self.text(decoded, search, depth=depth + 1)
@@ -381,7 +382,7 @@ class Texts:
                 decoded = unquote_to_bytes(raw)
                 new = self.text(decoded, search, depth=depth + 1)
                 if new != decoded:
-                    yield (*span, quote(new, safe=bytes(set(raw) - {37})).encode(), "token")
+                    yield (*span, quote(new, raw, plus=False), "token")
 
     def _private_keys(self, text: bytes, search: Search) -> bytes:
         if b"PRIVATE KEY" not in text:
@@ -471,4 +472,6 @@ def _reader(text: bytes, media: bytes) -> Reader | None:
         return xml_fields
     if looks_like_form(text):
         return form_fields
-    return json_fields if b"json" in media else xml_fields if b"xml" in media else form_fields if b"urlencoded" in media else None
+    if b"json" in media or b"xml" in media:
+        return json_fields if b"json" in media else xml_fields
+    return form_fields if b"urlencoded" in media else url_fields if looks_like_url(text) else None

@@ -3,8 +3,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import zlib
 from dataclasses import replace
+from random import Random
 from urllib.parse import parse_qsl, quote_plus, urlencode
 
 import pytest
@@ -259,3 +261,67 @@ def test_nothing_is_raised_on_any_body(body: bytes, media: bytes) -> None:
 @given(st.binary(max_size=60), st.sampled_from([STRIPE, AWS_KEY, b"ghp_" + b"a1" * 18, JWT]), st.binary(max_size=60))
 def test_known_shapes_never_stay(before: bytes, secret: bytes, after: bytes) -> None:
     assert secret not in REDACTOR.pair(pair(before + b" " + secret + b" " + after, b"text/plain")).request.body
+
+
+# -- what stands beside a secret -------------------------------------------------------------------------------------------
+
+BESIDE = """/cb?code=S#_=_
+/cb?state=abc&code=S#access_token=S&token_type=bearer
+/land?token=S&next=%2Fa#/dash?x=1
+/lang?token=S&q=a%20b&r=c+d&e=%7bx%7D&u=~&flag&semi=a;b
+/go?next=https%3a%2f%2fh%2f%3fq=+%3B%26token=S%26y=a%23%2fx%2fy&c=%zz
+https://h/p?token=S#/x?y=1
+https://h/p?pin=N#/x?y=1
+https://h/p?a=1&token=S&b=c d#frag=2&z=%zz
+see https://h/p?token=S, then call 5 & more = fun
+see https://h/p?token=S,other=1
+(https://h/p?token=S)
+token=S expires=2026-11-24T17:00:00Z path=/x?y=z
+pin=N expires=2026-11-24T17:00:00Z path=/x?y=z
+password=S; other=1, third=two%20x
+password=S,host=h,port=1
+password=S;host=h&port=1
+key=val;token=S;q=a+b c
+user=bob&password=S&next=/a#frag
+a=b%20c+d&url=https://h/?token=S#x/%2f%2F&z={}
+DefaultEndpointsProtocol=https;AccountName=a;AccountKey=B;EndpointSuffix=core.windows.net
+Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=B;EntityPath=q
+AccountKey=B;EndpointSuffix=core.windows.net
+Server=tcp:h,1433;Database=d;User ID=u;Password=S;Encrypt=true;
+host=db user=app password=S dbname=x sslmode=require"""
+SECRETS = {b"S": b"sEcr3tW0rd9xQz7", b"N": b"48151623", b"B": base64.b64encode(b"\xff\xfb" * 20)}
+
+
+@pytest.mark.parametrize("line", BESIDE.encode().split(b"\n"))
+def test_what_stands_beside_a_secret_stays(line: bytes) -> None:
+    tokens = Tokens(b"k" * 32)
+    before = re.sub(rb"\b[SNB]\b", lambda found: SECRETS[found[0]], line)
+    after = re.sub(rb"\b[SNB]\b", lambda found: tokens.value(SECRETS[found[0]], Originals()), line)
+    assert json.loads(body_of(json.dumps({"text": before.decode()}).encode(), b"application/json"))["text"].encode() == after
+    assert body_of(before, b"text/plain") == after
+    assert header_of(b"Location", before) == after
+    assert body_of(after, b"text/plain") == after
+
+
+@pytest.mark.parametrize("value", ["a;b#c", "a,b c", "one two; three", "a&b"])
+def test_a_password_of_a_line_is_replaced_to_its_end(value: str) -> None:
+    assert re.fullmatch(rb"x: 1\nDB_PASSWORD=REDACTED-[a-z0-9-]+\ny=2\n", body_of(f"x: 1\nDB_PASSWORD={value}\ny=2\n".encode()))
+
+
+_words = st.sampled_from(["x", "the end", "a,b", "2026-11-24T17:00:00Z", "h/p", "50%", "%2f", "ü", "a+b", "c%20d"])
+_joints = st.sampled_from([" ", ", ", "; ", "&", "\n", ";", ","])
+_names = st.sampled_from(["password", "api_key", "DB_PASSWORD", "access_token", "x", "path", "other"])
+_pieces = st.tuples(_joints, _names, st.just("") | st.just("?"), _words)
+
+
+@given(_words, st.lists(_pieces, min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_nothing_beside_secrets_is_lost(first: str, pieces: list[tuple[str, str, str, str]], random: Random) -> None:
+    """In pairs of a name and a value, whatever separates them, only the values of secret names change."""
+    before = after = f"{first} "
+    for joint, name, mark, word in pieces:
+        secret = f"q{random.getrandbits(64):016x}Z7"
+        hidden = name not in ("x", "path", "other")
+        before += f"{joint}{mark}{name}={secret if hidden else word}"
+        after += f"{joint}{mark}{name}={'T' if hidden else word}"
+    for media in (b"text/plain", b"application/octet-stream"):
+        assert re.sub(rb"REDACTED-secret-[0-9a-f]{15}", b"T", body_of(before.encode(), media)) == after.encode()
