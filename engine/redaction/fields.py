@@ -16,6 +16,10 @@ FOUND_COST = 4
 """Fields that something found in a text without structure counts for, and a text within a text: what they take of time."""
 TEXTS_LIMIT = 16
 """Texts within texts that are gone into: JSON in a string of JSON in a field of a form."""
+BASE64 = frozenset(
+    b"plaintext ciphertextblob secretbinary privatekeyplaintext privatekeyciphertextblob sharedsecret binaryvalue".split()
+)
+"""Fields that are base64 whatever they hold: of KMS and Secrets Manager, which clients decode unasked."""
 ANCESTORS_LIMIT = 4
 """Levels up that are asked for a name: {"name": "password", "value": {"stringValue": "…"}}."""
 
@@ -45,10 +49,10 @@ class Group:
     """What fields stand in: an object, a list, an element.
 
     `kind`: that of a secret whose name, `secret`, it has, or what it stands in itself. `named`: names of fields that are secret
-    because another field says so, which calls them `naming`.
+    because another field says so, which calls them `naming`. `resource`: whether it is a Secret of Kubernetes, or a list of them.
     """
 
-    __slots__ = ("kind", "name", "named", "naming", "parent", "secret")
+    __slots__ = ("kind", "name", "named", "naming", "parent", "resource", "secret")
 
     def __init__(self, name: bytes, parent: Group | None = None, *, is_secret: bool = False) -> None:
         self.name, self.parent = name, parent
@@ -56,6 +60,7 @@ class Group:
         self.kind = rules.kind_of(self.secret, container=True) if self.secret else None
         self.named: frozenset[bytes] = frozenset()
         self.naming = b""
+        self.resource = False
 
     @classmethod
     def below(cls, parent: Group | None, name: bytes) -> Group:
@@ -117,6 +122,20 @@ class Field:
         group.named |= named
         group.naming = value
         return True
+
+    def is_base64(self) -> bool:
+        """Whether clients decode it as base64 whatever it looks like: they fail where it is none."""
+        if self.name.lower() in BASE64 or self.name in (b"B", b"BS"):  # DynamoDB
+            return True
+        group: Group | None = self.group
+        if group and group.name == b"payload":  # Google's Secret Manager
+            return self.name == b"data"
+        if group and group.name == b"data":
+            for _ in range(ANCESTORS_LIMIT):
+                group = group and group.parent
+                if group and group.resource:
+                    return True
+        return False
 
     def in_cards(self) -> bool:
         """Whether it stands where card numbers do."""

@@ -55,6 +55,8 @@ _PRINTABLE = frozenset(range(0x21, 0x7F))
 _NUMBER = re.compile(rb"-?[0-9][0-9.eE+\-]*")
 _CONNECTION = re.compile(rb"[A-Za-z][^=;]*+=[^;]++(?:;[A-Za-z][^=;]*+=[^;]*+)++;?+")
 _PART = re.compile(rb"([^=;]++)=([^;]*+)")
+_RESOURCES = (b"Secret", b"SecretList")
+"""Kinds of Kubernetes."""
 _ESCAPES = {b"&quot;": XML, b"&#34;": XML, b"&#39;": XML}
 
 
@@ -113,10 +115,10 @@ class Texts:
         fields = list(form_fields(query, search.budget))
         return self._fields(query, fields, search, 0, bare=True, parameters=True)
 
-    def secret(self, name: bytes, value: bytes, kind: str, search: Search, *, echoes: bool = True) -> bytes:
+    def secret(self, name: bytes, value: bytes, kind: str, search: Search, *, echoes: bool = True, base64: bool = False) -> bytes:
         """Give what stands in for a value that is secret by its name; of one without a name nothing is kept but a token.
 
-        `echoes`: whether the value is secret wherever else it stands.
+        `echoes`: whether the value is secret wherever else it stands. `base64`: whether clients decode it whatever it looks like.
         """
         bare = value.strip(_AROUND)
         if not bare.strip(b"*") or begins_with_token(bare):
@@ -130,14 +132,14 @@ class Texts:
         elif rules.is_connection(name) and _CONNECTION.fullmatch(value):
             new = self._connection(value, search)
         else:
-            new = self._token(value, search, echoes=echoes)
+            new = self._token(value, search, echoes=echoes, base64=base64)
         if new != value:
             search.kinds.add(kind)
             return new
         return value
 
-    def _token(self, secret: bytes, search: Search, *, echoes: bool = True) -> bytes:
-        token = self._tokens.value(secret, search.originals)
+    def _token(self, secret: bytes, search: Search, *, echoes: bool = True, base64: bool = False) -> bytes:
+        token = self._tokens.value(secret, search.originals, base64=base64)
         if echoes:
             search.echoes.add(secret, token)
             if rules.CARD_WHOLE.fullmatch(secret):
@@ -220,6 +222,8 @@ class Texts:
             if field.name in rules.NAMING_AS_SPELT and not field.number:
                 named = field.note(text[field.start : field.end]) or named
             granted = granted or field.name == b"grant_type"
+            if field.name == b"kind" and text[field.start : field.end] in _RESOURCES:
+                field.group.resource = True
         for field in fields:
             raw = text[field.start : field.end]
             kind = self._kind(text, field, raw, field.named() if named else None, parameter=parameters)
@@ -255,7 +259,7 @@ class Texts:
         if not kind and value != raw and self._is_card(value) and field.in_cards():
             kind = "card"
         if kind:
-            new = self.secret(field.name, value, kind, search)
+            new = self.secret(field.name, value, kind, search, base64=field.is_base64())
         else:
             bare = bare and field.name.lower() not in _QUERIES
             new = self.text(value, search, depth=depth + 1, bare=bare)

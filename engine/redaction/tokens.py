@@ -3,7 +3,8 @@
 A token is REDACTED-<kind>-<hash>, the hash being HMAC-SHA256 of the secret under the snapshot's key. The kind follows
 from the secret itself, never from where it stands, so that a token handed out in a body and shown in a header stay
 the same. UUIDs, long hexadecimal digits and base64 keep their forms, for clients decode them before they use them: they have the
-mark and the hash in that form. Text in base64 becomes a token in base64.
+mark and the hash in that form. Text in base64 becomes a token in base64. Short base64 without padding is not known by its form:
+there the field tells.
 
 A client under mock sends back the tokens that it was given, so every kind is recognised and never replaced again. Numbers
 and card numbers have no room for a mark; there a part of the token is a check value of the rest under the key. A real
@@ -30,6 +31,8 @@ MARK = (b"REDACTED-", b"52454441-4354-4544-8", b"5245444143544544", b"UkVEQUNURU
 """How a token may begin: as `bytes.startswith` takes it. That a UUID is of version 4 is luck."""
 TEXT_IN_BASE64 = b"UkVEQUNURUQt"
 """How a token of text in base64 begins."""
+BYTES_LEAST = 16
+"""Bytes in the token of fewer ones in base64: the mark and 56 bits of hash, as no two secrets may share a token."""
 NUMBER_DIGITS = 15
 """Digits of a token that must be a number: as many as a double holds exactly, for that is what JavaScript sends back. The last 5
 check the others, which are one of 4 * 10^9."""
@@ -46,6 +49,9 @@ _UUID = re.compile(_DASHED + rb"|" + _DASHED.replace(b"a-f", b"A-F"))
 _HEX = re.compile(rb"[0-9a-f]{32,}|[0-9A-F]{32,}")
 _BASE64 = re.compile(rb"(?=.*=|(?=.*[a-z])(?=.*[A-Z]).*[0-9])(?:[A-Za-z0-9+/]{22,}|[A-Za-z0-9_-]{22,})={0,2}")
 """In one alphabet: 24 characters that are no word. What has no padding has letters of both cases and digits."""
+_BASE64_SHORT = re.compile(rb"(?:[A-Za-z0-9+/]{2,}|[A-Za-z0-9_-]{2,})={1,2}")
+"""Shorter, but with padding."""
+_BASE64_ANY = re.compile(rb"(?:[A-Za-z0-9+/]{2,}|[A-Za-z0-9_-]{2,})={0,2}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ALNUM = bytes.maketrans(b"+/", b"AB")
@@ -73,13 +79,16 @@ class Tokens:
         """Give what tells the secrets of a request from others with the same tokens."""
         return originals.digest(self._key)
 
-    def value(self, secret: bytes, originals: Originals) -> bytes:
+    def value(self, secret: bytes, originals: Originals, *, base64: bool = False) -> bytes:
         """Give the token of a secret; its form decides of what kind. A token stays as it is.
 
         Digits stay digits, in a text as well: what an answer has as a number goes into a path or a form as a text.
+        `base64`: whether clients decode it whatever it looks like.
         """
         if is_token(secret):
             return secret
+        if base64 and (token := self._base64(secret, originals, _BASE64_ANY)):
+            return token
         jwt = rules.JWT_WHOLE.fullmatch(secret)
         if jwt and is_jwt(jwt[1]):
             return secret[: jwt.start(2)] + self.jwt(secret, jwt[2])
@@ -91,7 +100,8 @@ class Tokens:
             return self.number(secret, originals)
         if rules.KEY.fits(secret):
             return self.token("key", secret)
-        return self._uuid(secret) or self._hex(secret) or self._base64(secret, originals) or self.token("secret", secret)
+        token = self._uuid(secret) or self._hex(secret) or self._base64(secret, originals, _BASE64)
+        return token or self._base64(secret, originals, _BASE64_SHORT) or self.token("secret", secret)
 
     def _uuid(self, secret: bytes) -> bytes:
         """Give the token of a UUID; empty where it is none. One in capitals is the same secret: clients write it either way."""
@@ -108,12 +118,12 @@ class Tokens:
         token = (b"REDACTED".hex() + self._hash(secret)).encode().ljust(len(secret), b"0")[: len(secret)]
         return token.upper() if secret.isupper() else token
 
-    def _base64(self, secret: bytes, originals: Originals) -> bytes:
+    def _base64(self, secret: bytes, originals: Originals, form: re.Pattern[bytes]) -> bytes:
         """Give the token of base64, in letters and digits, so that it is of both alphabets; empty where it is none.
 
-        Text stays text. Of other bytes the length stays, and 56 bits at least are the hash.
+        Text stays text. Of other bytes the length stays where there is room for the hash.
         """
-        if len(secret) % 4 or not _BASE64.fullmatch(secret):
+        if len(secret) % 4 or not form.fullmatch(secret):
             return b""
         plain = secret.translate(_URL_SAFE)
         decoded = b64decode(plain)
@@ -122,7 +132,8 @@ class Tokens:
         if is_token(decoded):
             return secret
         if not _is_text(decoded):
-            token = (b"REDACTED\0" + hmac.digest(self._key, plain, "sha256")).ljust(len(decoded), b"\0")[: len(decoded)]
+            size = max(len(decoded), BYTES_LEAST)
+            token = (b"REDACTED\0" + hmac.digest(self._key, plain, "sha256")).ljust(size, b"\0")[:size]
             return b64encode(token).translate(_ALNUM)
         pair = _PAIR.fullmatch(decoded)
         if pair:
@@ -135,7 +146,9 @@ class Tokens:
 
     def is_of(self, token: bytes, secret: bytes) -> bool:
         """Whether a token with a hash stands in for this secret."""
-        return token.endswith(b"-" + self._hash(secret)[:HASH_DIGITS].encode()) or token == self.value(secret, Originals())
+        if token.endswith(b"-" + self._hash(secret)[:HASH_DIGITS].encode()):
+            return True
+        return any(token == self.value(secret, Originals(), base64=base64) for base64 in (False, True))
 
     def jwt(self, whole: bytes, signature: bytes) -> bytes:
         """Stand-in for a JWT's last part; header and payload stay as they are."""

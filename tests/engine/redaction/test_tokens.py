@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import uuid
+from collections.abc import Callable
 
 import pytest
 from cryptography.fernet import Fernet
@@ -200,3 +201,55 @@ def test_a_token_of_any_form_was_handed_out(secret: bytes) -> None:
     for shift in range(3):
         assert handed_out(Message(b"POST / HTTP/1.1", (), base64.b64encode(b"x" * shift + TOKENS.value(b"hunter2", Originals()))))
     assert not handed_out(Message(b"POST / HTTP/1.1", (), secret))
+
+
+# -- short base64 ----------------------------------------------------------------------------------------------------------
+
+HELD = [
+    lambda value: {"Plaintext": value, "KeyId": "k"},
+    lambda value: {"ARN": "a", "SecretBinary": value},
+    lambda value: {"Item": {"password": {"B": value}}},
+    lambda value: {"Item": {"password": {"BS": [value]}}},
+    lambda value: {"data": {"password": value}, "kind": "Secret", "apiVersion": "v1"},
+    lambda value: {"kind": "SecretList", "items": [{"data": {"password": value}, "type": "Opaque"}]},
+    lambda value: {"password": {"payload": {"data": value}}},
+]  # fmt: skip
+"""Where a client decodes base64, whatever it holds."""
+
+
+def _secret_in(document: object) -> str:
+    """The one text of a document that is a token or holds one."""
+    if isinstance(document, dict | list):
+        return "".join(map(_secret_in, document.values() if isinstance(document, dict) else document))
+    return str(document) if "UkVEQUNURUQ" in str(document) else ""
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("secret", [b"A", b"abc", b"password1", b"12", b"\xff", b"\xff\xfe\xfd", b"\xd7\x6d\xf8", b"\x00" * 15])
+def test_short_base64_stays_base64_where_clients_decode_it(held: Callable[[str], object], secret: bytes) -> None:
+    value = base64.b64encode(secret).decode()
+    told = body_of(json.dumps(held(value)).encode(), JSON)
+    token = _secret_in(json.loads(told))
+    decoded = base64.b64decode(token, validate=True)
+    assert json.loads(told) == held(token)
+    assert base64.b64encode(decoded).decode() == token != value
+    assert decoded == TOKENS.value(secret, Originals()) if secret in (b"A", b"abc", b"password1") else b"REDACTED" in decoded
+    assert body_of(told, JSON) == told
+    assert TOKENS.value(token.encode(), Originals()) == token.encode()
+    assert TOKENS.is_of(token.encode(), value.encode())
+    for text in (token.encode(), decoded):
+        assert handed_out(Message(b"POST / HTTP/1.1", (), text))
+
+
+def test_short_base64_with_padding_is_base64_under_any_secret_name() -> None:
+    for value in ("QQ==", "YWI=", "aHVudGVyMg==", "/w==", "__8="):
+        token = json.loads(body_of(json.dumps({"api_token": value}).encode(), JSON))["api_token"]
+        assert b"REDACTED" in base64.b64decode(token, validate=True)
+    for value in ("YWJj", "QR==", "a=b=", "hunter22"):
+        told = json.loads(body_of(json.dumps({"data": {"password": value}}).encode(), JSON))
+        assert told["data"]["password"].startswith("REDACTED-")
+
+
+def test_short_base64_stands_for_one_secret_only() -> None:
+    secrets = [base64.b64encode(bytes([0xFF, first, second])) for first in range(64) for second in range(64)]
+    assert len({TOKENS.value(secret, Originals(), base64=True) for secret in secrets}) == len(secrets)
