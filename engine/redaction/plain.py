@@ -31,7 +31,7 @@ RECORD_LIMIT = 4096
 
 _NAME_BYTE = re.compile(rb"[A-Za-z0-9_.\-]")
 _OPERATOR = re.compile(rb"(?:\\{0,16}[\"'`]|\]|&quot;|&#34;|&#39;){0,3}[ \t\r\n]{0,64}(?:=>|:=|={1,3}|:)[ \t\r\n]{0,64}")
-_PADDING = re.compile(rb"={1,2}(\\{0,16}[\"'])")
+_PADDING = re.compile(rb"={1,2}(\\{0,16}[\"']|/)")
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/_\-]{4})++[A-Za-z0-9+/_\-]{2,3}={1,2}(?<=[A-Za-z0-9+/_\-=]{16})")
 _QUOTE = re.compile(rb"(?:[bru]{0,2})((?:\\{0,16}\"){3}|\\{0,16}[\"'`]|&quot;|&#34;|&#39;)")
 _BARE = re.compile(rb"[^\s&,;\"'<>\\]++")
@@ -84,7 +84,7 @@ def assignments(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]
 
 
 def _is_padding(text: bytes, at: int) -> bool:
-    """Whether what looks like an operator ends a string that is base64, in which letters happen to make a name."""
+    """Whether what looks like an operator ends a string, or a step of a path, that is base64: its letters happen to make a name."""
     padding = _PADDING.match(text, at)
     if not padding:
         return False
