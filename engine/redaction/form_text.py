@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import quote_plus, unquote_to_bytes
 
 from engine.redaction.fields import Budget, Codec, Field, Group
+from engine.redaction.plain import is_padding
 
 _PAIR = re.compile(rb"(?:\A|&)([^&=]*+)=?+([^&]*+)")
 _LOOKS = re.compile(rb"[^\s=&<>{}\"?#;]{1,256}=[^\s<>{}\"]*+")
@@ -22,6 +23,8 @@ def form_fields(text: bytes, budget: Budget) -> Iterator[Field]:
     groups: dict[bytes, Group] = {}
     for pair in _PAIR.finditer(text):
         budget.spend()
+        if is_padding(text, pair.end(1)):
+            continue
         name = unquote(pair[1]).rstrip(b"]")
         cut = max(name.rfind(b"["), name.rfind(b".")) + 1
         before = name[:cut].rstrip(b"[.]")

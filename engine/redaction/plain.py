@@ -10,7 +10,7 @@ from engine.redaction import rules
 from engine.redaction.fields import Budget
 from engine.redaction.pattern import Pattern, Span
 
-__all__ = ["Assignment", "assignments", "keys", "name_before", "named_values", "parameter_end", "private_keys"]
+__all__ = ["Assignment", "assignments", "is_padding", "keys", "name_before", "named_values", "parameter_end", "private_keys"]
 
 
 class Assignment(NamedTuple):
@@ -74,7 +74,7 @@ def assignments(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]
         if end <= covered:
             continue
         operator = _OPERATOR.match(text, end)
-        if not operator or operator.end() >= len(text) or _is_padding(text, end):
+        if not operator or operator.end() >= len(text) or is_padding(text, end):
             continue
         name, start = name_before(text, end)
         assignment = _assignment(text, name, start, operator, bare)
@@ -83,7 +83,7 @@ def assignments(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]
             yield assignment
 
 
-def _is_padding(text: bytes, at: int) -> bool:
+def is_padding(text: bytes, at: int) -> bool:
     """Whether what looks like an operator ends a string, or a step of a path, that is base64: its letters happen to make a name."""
     padding = _PADDING.match(text, at)
     if not padding:

@@ -21,7 +21,7 @@ from engine.redaction.fields import FOUND_COST, TEXTS_LIMIT, Budget, Codec, Fiel
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, looks_like_url, quote, unquote, url_fields
 from engine.redaction.json_text import STRING, json_fields
 from engine.redaction.originals import Originals
-from engine.redaction.plain import Assignment, assignments, keys, named_values, parameter_end, private_keys
+from engine.redaction.plain import Assignment, assignments, is_padding, keys, named_values, parameter_end, private_keys
 from engine.redaction.refit import Allowance
 from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
 from engine.redaction.words import is_opaque, is_word
@@ -298,6 +298,8 @@ class Texts:
         if b"=" not in text:
             return
         for name, (start, end) in search.budget.each(rules.PARAMETER.spans(text, 1, 2)):
+            if is_padding(text, name[1]):
+                continue
             value = start, parameter_end(text, start, end)
             raw = text[slice(*value)]
             kind = rules.kind_of(unquote(text[slice(*name)]), parameter=True)
