@@ -62,18 +62,18 @@ class Redactor:
             return pair
         kinds: set[str] = set()
         lost: list[str] = []
-        asked = Search(Echoes(learned=self._learned))
+        asked = Search(Echoes(learned=self._learned), request_words(pair.request.start_line)[1])
         request = self._message(pair.request, "request", asked, lost)
         kinds |= asked.kinds
-        told = asked.echoes
+        told, target = asked.echoes, request_words(pair.request.start_line)[1]
         interim = []
         for part in pair.interim:
-            answer, told = self._answer(part, "interim response", told, kinds, lost)
+            answer, told = self._answer(part, "interim response", told, kinds, lost, target)
             interim.append(answer)
         response = None
         if pair.response:
-            response, told = self._answer(pair.response, "response", told, kinds, lost)
-            interim = [self._answer(part, "interim response", told, kinds, lost)[0] for part in interim]
+            response, told = self._answer(pair.response, "response", told, kinds, lost, target)
+            interim = [self._answer(part, "interim response", told, kinds, lost, target)[0] for part in interim]
         if (request, response, tuple(interim)) != (pair.request, pair.response, pair.interim):
             kinds = kinds or {"repeated"}
         if not kinds and not lost:
@@ -94,7 +94,7 @@ class Redactor:
 
     def request(self, message: Message) -> tuple[Message, bytes]:
         """Redact a request, and give what tells its secrets from others: see `engine.redaction.originals`."""
-        search = Search(Echoes(learned=self._learned))
+        search = Search(Echoes(learned=self._learned), request_words(message.start_line)[1])
         redacted = self._message(message, "request", search, [])
         return redacted, self._texts.originals(search)
 
@@ -117,9 +117,11 @@ class Redactor:
         values = [value for fields in (message.headers, message.trailers) for _, value in fields]
         return self._learned.found(b"\n".join((message.start_line, *values, body)))
 
-    def _answer(self, message: Message, part: str, told: Echoes, kinds: set[str], lost: list[str]) -> tuple[Message, Echoes]:
-        """Redact a message that may repeat secrets that others told, and give these and its own."""
-        search = Search(told)
+    def _answer(
+        self, message: Message, part: str, told: Echoes, kinds: set[str], lost: list[str], target: bytes = b""
+    ) -> tuple[Message, Echoes]:
+        """Redact a message that may repeat secrets that others told, and give these and its own. `target`: of its request."""
+        search = Search(told, target)
         redacted = self._message(message, part, search, lost)
         kinds |= search.kinds
         return redacted, search.echoes

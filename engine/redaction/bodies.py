@@ -55,7 +55,8 @@ class Bodies:
             raise NotInspected(Reason.PARTS)
         if content.startswith(_BOM):
             return _BOM + self._content(content[len(_BOM) :], media, search, depth + 1)
-        if b"cbor" not in media.lower() and not rules.HINT_OR_BINARY.found(content) and not search.echoes.found(content):
+        hinted = search.placed or b"cbor" in media.lower() or rules.HINT_OR_BINARY.found(content)
+        if not hinted and not search.echoes.found(content):
             return content
         boundary = boundary_of(media)
         if boundary and b"--" + boundary in content:

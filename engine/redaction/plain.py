@@ -258,7 +258,7 @@ def private_keys(text: bytes, budget: Budget) -> Iterator[Span]:
             yield end, covered
 
 
-_KEYS: tuple[Pattern, ...] = (rules.KEYS, rules.AWS_SECRET, rules.HOOK, rules.BEARER)
+_KEYS: tuple[Pattern, ...] = (rules.KEYS, rules.AWS_SECRET, rules.HOOK, rules.BEARER, rules.PRIVATE_KEY_CODED, rules.CRYPT)
 
 
 def keys(text: bytes, budget: Budget) -> Iterator[Span]:

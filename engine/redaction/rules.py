@@ -6,6 +6,7 @@ To add a rule, add a line. `HINT` is made of the same tables, so that it cannot 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from functools import lru_cache
 
 from engine.redaction.pattern import Pattern
@@ -43,7 +44,7 @@ _ENDINGS = {
         " sess_id client_assertion code_verifier amz_signature amz_credential goog_signature goog_credential csrf xsrf"
         " credential credentials plaintext bearer jwt secret_id secret_hash client_key tokens secrets device_code assertion"
         " saml_response saml_art mfa_code otp_code totp_code sms_code verification_code recovery_code"
-        " recovery_codes backup_code backup_codes auth_code authorization_code mnemonic seed_phrase recovery_phrase"
+        " recovery_codes backup_code backup_codes security_answer auth_code authorization_code mnemonic seed_phrase recovery_phrase"
     ),
     "card": "cvc cvv cvv2 cvc2 security_code card_number card_no cc_number",
 }
@@ -88,9 +89,9 @@ NAMING = frozenset(
     b"name key field fieldname fieldid param parameter parametername header headername attribute type k id path".split()
 )
 """In {"name": "password", "value": "…"} these say what the value is."""
-JWK_TYPES = frozenset(b"oct RSA EC OKP AKP".split())
-JWK_PRIVATE = frozenset(b"k d p q dp dq qi oth priv".split())
-"""In an object whose `kty` is one of these, these are secret (RFC 7518 section 6, RFC 8037)."""
+JWK_TYPES = frozenset(b"oct RSA EC OKP AKP oct-HSM RSA-HSM EC-HSM".split())
+JWK_PRIVATE = frozenset(b"k d p q dp dq qi oth priv key_hsm".split())
+"""In an object whose `kty` is one of these, these are secret (RFC 7518 section 6, RFC 8037, and Azure's of hardware)."""
 NAMING_AS_SPELT = (
     {b"kty"} | NAMING | {name.capitalize() for name in NAMING} | {name.upper() for name in NAMING} | {b"fieldName", b"FieldName"}
 )
@@ -286,6 +287,30 @@ JWT = Pattern(rb"(?:^|[^A-Za-z0-9_.\-])(eyJ[A-Za-z0-9_\-]{4,})(?:\.[A-Za-z0-9_\-
 JWT_WHOLE = re.compile(rb"(eyJ[A-Za-z0-9_-]{4,})(?:\.[A-Za-z0-9_-]*){1,3}\.([A-Za-z0-9_-]+)")
 """RFC 7519: header, payload, signature; RFC 7516 has two more parts. The last one is what makes it a credential."""
 
+_CODED = [
+    b64encode(b"-----BEGIN " + kind + b"PRIVATE KEY-----") for kind in (b"", b"RSA ", b"EC ", b"DSA ", b"OPENSSH ", b"ENCRYPTED ")
+]
+PRIVATE_KEY_CODED = Pattern(rb"((?:" + rb"|".join(each[:28] for each in _CODED) + rb")(?:\\?[A-Za-z0-9+/_\-]){16,}={0,2})")
+"""The same in base64, by what no certificate begins with."""
+
+CRYPT = Pattern(
+    rb"(?:^|[^A-Za-z0-9$])(\$2[abxy]?\$[0-9]{2}\$(?:\\?[A-Za-z0-9./]){53}"
+    rb"|\$(?:[156]|y)\$(?:rounds=[0-9]{1,9}\$)?(?:\\?[A-Za-z0-9./]){1,32}\$(?:(?:\\?[A-Za-z0-9./]){1,64}\$)?(?:\\?[A-Za-z0-9./]){22,86}"
+    rb"|\$argon2(?:id|i|d)\$(?:v=[0-9]{1,4}\$)?[mtp=0-9,]{1,64}\$(?:\\?[A-Za-z0-9+/]){8,128}\$(?:\\?[A-Za-z0-9+/]){16,256})"
+)
+"""Hashes of passwords as crypt(3) writes them."""
+
+_CODED_BEGIN, _CRYPT_BEGIN = rb"LS0tLS1CRUdJTi", rb"\$(?:2[abxy]?|[156y]|argon2(?:id|i|d))\$"
+
+COMMAND = Pattern(
+    rb"--(?:[a-z]{1,16}-){0,3}(?:password|passwd|pass|token|secret|key|passphrase)[ \t]{1,4}(?:\\?[\"'])?"
+    rb"([^\s\"'\\,;<>(){}$\-][^\s\"'\\,;<>(){}]*)"
+    rb"|\bcurl\s(?:[^\n\"']{0,200}\s)?(?:-u|--user)[ \t=]?(?:\\?[\"'])?[^\s:\"'\\]{1,64}:([^\s\"'\\]+)"
+    rb"|\b(?:mysql|mariadb)[a-z\-]{0,8}\s(?:[^\n\"']{0,200}\s)?-p([^\s\"'\\]+)"
+)
+"""Passwords in command lines, behind a blank (group 1; only those with digits, for the next word of a text may be there) or as some
+programs take them (groups 2, 3)."""
+
 PRIVATE_KEY = Pattern(rb"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY[A-Z ]{0,16}-----")
 """RFC 7468."""
 
@@ -298,6 +323,7 @@ CARD_NAMED = Pattern(rb"(?i:card|\bpan\b|\bccnum)[^0-9\n]{0,24}([2-6][0-9]{12,18
 """A card number in a text that says so. Others are ids, which stay as they are although one in ten is Luhn-valid."""
 FORMS = Pattern(
     rb"(?:^|[^A-Za-z0-9_])(?:bot)?(?:" + _KEY + rb")|A[KS]IA[A-Z0-9]{16}|" + _HOOK + rb"|(?i:bearer)(?:\s|\+|%20)|"
+    + _CODED_BEGIN + rb"|" + _CRYPT_BEGIN + rb"|"
     + _GROUPED + rb"|(?i:card|pan|ccnum)[^0-9\n]{0,24}[2-6][0-9]{12}"
 )  # fmt: skip
 """One of these is in every text with a key or a card number."""
@@ -379,6 +405,20 @@ def is_no_coding(name: bytes, value: bytes) -> bool:
 # -- hints ---------------------------------------------------------------------------------------------------------------
 
 _LETTER = rb"(?:[46][1-9A-Fa-f]|[57][0-9Aa]|3[0-9]|5[Ff]|2[Dd])"
+_PLACE = (
+    rb"/secrets/|"
+    rb"/(?:keys|certificates)/[^\s?\"]+(?:/backup|/import|crypt|wrapkey)|/(?:keys|certificates)/restore|(?i:/(?:list|regenerate)[a-z]*key)"
+    rb"|"
+    rb"/v1/(?:secret|kv|cubbyhole)/|/v1/[^\s?\"]+/data/|/v3/configs/config/secret|/namespaces/[^\s?\"]+/secrets"
+)
+PLACE = Pattern(_PLACE)
+"""One of these is in every target of a request that tells what its bodies are."""
+_MANAGED = (
+    rb"secrets\\?/|keyName|secondaryKey|\blease_id\b|\bCONCEALED\b|\"(?:PASSWORD|OTP)\\?\"|\bcomputed\\?\"|\bkind\\?[\"']?\s*:\s*\\?[\"']?Secret"
+    rb"|\bredirect_uri\b|\bservice\\?\"\s*:\s*\\?\"(?:common|object)|(?i:\bexp(?:iry|iration)?[_\-]?(?:month|date|mm)|\bcard_?exp|\bexpiry\b)"
+)
+MANAGED = Pattern(_MANAGED + rb"|\baccessor\b|\bvariables\b|(?i:cvc|cvv|csc|security_?code)")
+"""One of these is in every text in which `engine.redaction.managers` finds something whatever the path."""
 _HINTS = (
     rb"(?:" + _LONGER + rb"|" + _NAME + rb")(?:[^A-Za-z0-9_\-]|$)",
     rb"grant_type|(?i:identified)\s|\bkty\b",
@@ -395,6 +435,9 @@ _HINTS = (
     rb"(?i:bearer)(?:\s|\+|%20|\\u)",
     _GROUPED,
     rb"(?i:card|pan|ccnum)[^0-9\n]{0,24}[2-6][0-9]{12}",
+    _CODED_BEGIN + rb"|" + _CRYPT_BEGIN + rb"|(?:\bcurl|\bmysql|\bmariadb)[a-z\-]*\s[^\n]*-[up]|\bcurl\s[^\n]*--user",
+    _MANAGED,
+    _PLACE,
 )
 HINT = Pattern(rb"|".join(_HINTS))
 """One pass that tells that there is nothing secret in a text. Most texts have nothing: this is what they cost."""

@@ -20,6 +20,7 @@ from engine.redaction.edits import Edit, apply
 from engine.redaction.fields import FOUND_COST, TEXTS_LIMIT, Budget, Codec, Field, Group
 from engine.redaction.form_text import FORM, form_fields, looks_like_form, looks_like_url, quote, unquote, url_fields
 from engine.redaction.json_text import STRING, json_fields
+from engine.redaction.managers import BASE64, managed, manifests
 from engine.redaction.originals import Originals
 from engine.redaction.plain import Assignment, assignments, is_padding, keys, named_values, parameter_end, private_keys
 from engine.redaction.refit import Allowance
@@ -61,9 +62,13 @@ _ESCAPES = {b"&quot;": XML, b"&#34;": XML, b"&#39;": XML}
 
 
 class Search:
-    """What came of looking through a message so far. `echoes`: the secrets of the request that it answers, or none yet."""
+    """What came of looking through a message so far. `echoes`: the secrets of the request that it answers, or none yet.
 
-    def __init__(self, echoes: Echoes) -> None:
+    `target`: of the request. `placed`: it may tell by itself that something in the bodies is secret.
+    """
+
+    def __init__(self, echoes: Echoes, target: bytes = b"") -> None:
+        self.target, self.placed = target, rules.PLACE.found(target)
         self.kinds: set[str] = set()
         self.budget = Budget()
         self.checksums = Allowance()
@@ -88,7 +93,7 @@ class Texts:
 
         `bare`: whether words without quotes may be values. In programs and queries they are expressions.
         """
-        if len(text) < SHORTEST or not rules.HINT.found(text):
+        if len(text) < SHORTEST or not ((search.placed and not depth) or rules.HINT.found(text)):
             return text
         if depth > TEXTS_LIMIT:
             raise NotInspected(Reason.TEXTS)
@@ -224,9 +229,14 @@ class Texts:
             granted = granted or field.name == b"grant_type"
             if field.name == b"kind" and text[field.start : field.end] in _RESOURCES:
                 field.group.resource = True
-        for field in fields:
+        beside = managed(text, fields, b"" if depth else search.target)
+        for at, field in enumerate(fields):
             raw = text[field.start : field.end]
-            kind = self._kind(text, field, raw, field.named() if named else None, parameter=parameters)
+            if beside.get(at) == BASE64:
+                if (new := self._coded(field.name, raw, search)) != raw:
+                    edits.append((field.start, field.end, new, ""))
+                continue
+            kind = beside.get(at) or self._kind(text, field, raw, field.named() if named else None, parameter=parameters)
             if granted and field.name == b"code":
                 kind = "token"  # RFC 6749 section 4.1.3
             if not kind and rules.CARD_WHOLE.fullmatch(raw) and self._is_card(raw) and field.in_cards():
@@ -237,6 +247,18 @@ class Texts:
             if new != raw:
                 edits.append((field.start, field.end, new, ""))
         return apply(text, edits) if edits else text
+
+    def _coded(self, name: bytes, raw: bytes, search: Search) -> bytes:
+        """What is written in base64 stays so, whatever its length."""
+        try:
+            secret = b64decode(raw.replace(b"\\/", b"/"), validate=True)
+        except ValueError:
+            return self.secret(b"", raw, "token", search)
+        new = self.secret(name, secret, "token", search)
+        if new == secret:
+            return raw
+        search.echoes.add(raw, b64encode(new))
+        return b64encode(new)
 
     @staticmethod
     def _kind(text: bytes, field: Field, raw: bytes, naming: bytes | None, *, parameter: bool = False) -> str | None:
@@ -277,6 +299,8 @@ class Texts:
         text = self._edited(text, self._parameters(text, search, depth), search)
         for find in (assignments, named_values):
             text = self._edited(text, self._assigned(text, find(text, bare, search.budget), search, bare, read), search)
+        text = self._edited(text, self._manifests(text, search), search)
+        text = self._edited(text, self._commands(text, search), search)
         text = self._edited(text, self._statements(text, search), search)
         text = self._edited(text, self._serialized(text, search), search)
         text = self._edited(text, self._encoded(text, search, depth), search)
@@ -350,6 +374,19 @@ class Texts:
                 new = self._token(value, search)  # there is no saying how JSON is to be escaped there
             if new != value:
                 yield found.start, found.end, codec.encode(new, raw), kind
+
+    def _manifests(self, text: bytes, search: Search) -> Iterator[Edit]:
+        """Of Kubernetes' Secrets in YAML."""
+        for span, kind in search.budget.each(manifests(text)):
+            raw = text[slice(*span)]
+            yield (*span, self._coded(b"data", raw, search) if kind == BASE64 else self.secret(b"data", raw, kind, search), "token")
+
+    def _commands(self, text: bytes, search: Search) -> Iterator[Edit]:
+        for word, *others in search.budget.each(rules.COMMAND.spans(text, 1, 2, 3)):
+            span = max(word, *others)
+            raw = text[slice(*span)]
+            if span != word or any(48 <= byte <= 57 for byte in raw):
+                yield (*span, self.secret(b"", raw, "password", search), "password")
 
     def _statements(self, text: bytes, search: Search) -> Iterator[Edit]:
         if b"'" in text:
