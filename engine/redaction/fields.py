@@ -49,10 +49,10 @@ class Group:
     """What fields stand in: an object, a list, an element.
 
     `kind`: that of a secret whose name, `secret`, it has, or what it stands in itself. `named`: names of fields that are secret
-    because another field says so, which calls them `naming`. `resource`: whether it is a Secret of Kubernetes, or a list of them.
+    because another field says so, which calls them `naming`.
     """
 
-    __slots__ = ("kind", "name", "named", "naming", "parent", "resource", "secret")
+    __slots__ = ("kind", "name", "named", "naming", "parent", "secret")
 
     def __init__(self, name: bytes, parent: Group | None = None, *, is_secret: bool = False) -> None:
         self.name, self.parent = name, parent
@@ -60,7 +60,6 @@ class Group:
         self.kind = rules.kind_of(self.secret, container=True) if self.secret else None
         self.named: frozenset[bytes] = frozenset()
         self.naming = b""
-        self.resource = False
 
     @classmethod
     def below(cls, parent: Group | None, name: bytes) -> Group:
@@ -127,15 +126,7 @@ class Field:
         """Whether clients decode it as base64 whatever it looks like: they fail where it is none."""
         if self.name.lower() in BASE64 or self.name in (b"B", b"BS"):  # DynamoDB
             return True
-        group: Group | None = self.group
-        if group and group.name == b"payload":  # Google's Secret Manager
-            return self.name == b"data"
-        if group and group.name == b"data":
-            for _ in range(ANCESTORS_LIMIT):
-                group = group and group.parent
-                if group and group.resource:
-                    return True
-        return False
+        return self.name == b"data" and self.group.name == b"payload"  # Google's Secret Manager
 
     def in_cards(self) -> bool:
         """Whether it stands where card numbers do."""

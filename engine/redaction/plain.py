@@ -26,12 +26,15 @@ class Assignment(NamedTuple):
     escaped: bool
 
 
+PART_LIMIT = 4096
+"""Bytes of base64 in a part of a URL that are looked at."""
 RECORD_LIMIT = 4096
 """Bytes before and behind a naming field in which a value is looked for."""
 
 _NAME_BYTE = re.compile(rb"[A-Za-z0-9_.\-]")
 _OPERATOR = re.compile(rb"(?:\\{0,16}[\"'`]|\]|&quot;|&#34;|&#39;){0,3}[ \t\r\n]{0,64}(?:=>|:=|={1,3}|:)[ \t\r\n]{0,64}")
-_PADDING = re.compile(rb"={1,2}(\\{0,16}[\"']|/)")
+_PADDING = re.compile(rb"={1,2}(\\{0,16}[\"']|[/?#&])")
+_URL_MARKS = (b"/", b"?", b"#", b"&")
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/_\-]{4})++[A-Za-z0-9+/_\-]{2,3}={1,2}(?<=[A-Za-z0-9+/_\-=]{16})")
 _QUOTE = re.compile(rb"(?:[bru]{0,2})((?:\\{0,16}\"){3}|\\{0,16}[\"'`]|&quot;|&#34;|&#39;)")
 _BARE = re.compile(rb"[^\s&,;\"'<>\\]++")
@@ -84,11 +87,15 @@ def assignments(text: bytes, bare: bool, budget: Budget) -> Iterator[Assignment]
 
 
 def is_padding(text: bytes, at: int) -> bool:
-    """Whether what looks like an operator ends a string, or a step of a path, that is base64: its letters happen to make a name."""
+    """Whether what looks like an operator ends a string, or a part of a URL, that is base64: its letters happen to make a name."""
     padding = _PADDING.match(text, at)
     if not padding:
         return False
-    begin = text.rfind(padding[1], 0, at)
+    if padding[1] in _URL_MARKS:
+        low = max(0, at - PART_LIMIT)
+        begin = max(text.rfind(b"/", low, at), text.rfind(b"=", low, at))
+    else:
+        begin = text.rfind(padding[1], 0, at)
     return begin >= 0 and _BASE64.fullmatch(text, begin + len(padding[1]), padding.start(1)) is not None
 
 

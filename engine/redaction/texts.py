@@ -24,7 +24,7 @@ from engine.redaction.managers import BASE64, managed, manifests
 from engine.redaction.originals import Originals
 from engine.redaction.plain import Assignment, assignments, is_padding, keys, named_values, parameter_end, private_keys
 from engine.redaction.refit import Allowance
-from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_token
+from engine.redaction.tokens import Tokens, begins_with_token, is_jwt, is_luhn_valid, is_text, is_token
 from engine.redaction.words import is_opaque, is_word
 from engine.redaction.xml_text import XML, xml_fields
 
@@ -56,8 +56,6 @@ _PRINTABLE = frozenset(range(0x21, 0x7F))
 _NUMBER = re.compile(rb"-?[0-9][0-9.eE+\-]*")
 _CONNECTION = re.compile(rb"[A-Za-z][^=;]*+=[^;]++(?:;[A-Za-z][^=;]*+=[^;]*+)++;?+")
 _PART = re.compile(rb"([^=;]++)=([^;]*+)")
-_RESOURCES = (b"Secret", b"SecretList")
-"""Kinds of Kubernetes."""
 _ESCAPES = {b"&quot;": XML, b"&#34;": XML, b"&#39;": XML}
 
 
@@ -227,8 +225,6 @@ class Texts:
             if field.name in rules.NAMING_AS_SPELT and not field.number:
                 named = field.note(text[field.start : field.end]) or named
             granted = granted or field.name == b"grant_type"
-            if field.name == b"kind" and text[field.start : field.end] in _RESOURCES:
-                field.group.resource = True
         beside = managed(text, fields, b"" if depth else search.target)
         for at, field in enumerate(fields):
             raw = text[field.start : field.end]
@@ -254,6 +250,8 @@ class Texts:
             secret = b64decode(raw.replace(b"\\/", b"/"), validate=True)
         except ValueError:
             return self.secret(b"", raw, "token", search)
+        if not is_text(secret) or not (b"-----BEGIN" in secret or _is_json(secret)):
+            return self.secret(b"", raw, "token", search, base64=True)
         new = self.secret(name, secret, "token", search)
         if new == secret:
             return raw

@@ -131,7 +131,7 @@ class Tokens:
             return b""
         if is_token(decoded):
             return secret
-        if not _is_text(decoded):
+        if not is_text(decoded):
             size = max(len(decoded), BYTES_LEAST)
             token = (b"REDACTED\0" + hmac.digest(self._key, plain, "sha256")).ljust(size, b"\0")[:size]
             return b64encode(token).translate(_ALNUM)
@@ -193,7 +193,8 @@ class Tokens:
         return hmac.digest(self._key, secret, "sha256").hex()
 
 
-def _is_text(decoded: bytes) -> bool:
+def is_text(decoded: bytes) -> bool:
+    """Whether these are characters, and none of them controls."""
     try:
         return not _CONTROL.search(decoded.decode())
     except UnicodeDecodeError:

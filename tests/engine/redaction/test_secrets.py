@@ -254,6 +254,7 @@ ORDINARY = {
     "schema": {"properties": {"password": {"type": "string", "minLength": 8, "description": "At least 8", "title": "Password"}}},
     "session": {"session": {"user": "bob", "started": 1764000000}, "session_id": 42},
     "base64": {"etag": "DluQQplL8NNagPwdQVgVLA==", "md5": "bd0HKyOSpABzHNkTpwD2fQ==", "a": "/s/bd0HKyOSpABzHNkTpwD2fQ==/x"},
+    "base64 in a path": {"b": "/bd0HKyOSpABzHNkTpwD2fQ==?c"},
     "counts": {"secret": {"version": 1234567, "createdTime": "2026-01-01T00:00:00Z"}, "tokens": 123456, "secrets": 7},
 }  # fmt: skip
 """What answers hold that no secret is in, under names of secrets."""
