@@ -16,7 +16,7 @@ FOUND_COST = 4
 """Fields that something found in a text without structure counts for, and a text within a text: what they take of time."""
 TEXTS_LIMIT = 16
 """Texts within texts that are gone into: JSON in a string of JSON in a field of a form."""
-BASE64 = frozenset(
+BASE64_NAMES = frozenset(
     b"plaintext ciphertextblob secretbinary privatekeyplaintext privatekeyciphertextblob sharedsecret binaryvalue".split()
 )
 """Fields that are base64 whatever they hold: of KMS and Secrets Manager, which clients decode unasked."""
@@ -124,7 +124,7 @@ class Field:
 
     def is_base64(self) -> bool:
         """Whether clients decode it as base64 whatever it looks like: they fail where it is none."""
-        if self.name.lower() in BASE64 or self.name in (b"B", b"BS"):  # DynamoDB
+        if self.name.lower() in BASE64_NAMES or self.name in (b"B", b"BS"):  # DynamoDB
             return True
         return self.name == b"data" and self.group.name == b"payload"  # Google's Secret Manager
 
